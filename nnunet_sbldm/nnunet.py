@@ -1,0 +1,333 @@
+"""What we ask of nnU-Net: folders, plans, splits, readers, and its preprocessing of one case.
+
+Everything nnU-Net can do is left to nnU-Net; facts it relies on are checked here, once, with a clear sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, temporary_folder, write_atomically, write_json
+from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray, UserError
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+DEFAULT_PLANS = "nnUNetPlans"
+DEFAULT_CONFIGURATION = "3d_fullres"
+WRITABLE_ENDINGS = (".nii.gz", ".nrrd", ".mha", ".gipl")
+NUM_CROSS_VALIDATION_FOLDS = 5
+
+Fold = int | str
+"""A fold number, or ``"all"``."""
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder an nnU-Net environment variable names; it must be set and exist."""
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(
+            f"The environment variable {variable} is not set: export {', '.join(FOLDERS)} as for nnU-Net "
+            "(see its documentation/setting_up_paths.md)."
+        )
+    if not Path(value).is_dir():
+        raise UserError(f"{variable} points to {value}, which is not a folder.")
+    return Path(value)
+
+
+def parse_fold(text: str) -> Fold:
+    """``"all"`` or a non-negative integer, as in nnU-Net."""
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise UserError(f"A fold is a number from 0, or all; got {text!r}.")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class NnunetDataset:
+    """A dataset that nnU-Net has planned and preprocessed, seen through one configuration.
+
+    Attributes:
+        name: ``DatasetXXX_Name``.
+        raw: its folder below ``nnUNet_raw``.
+        preprocessed: its folder below ``nnUNet_preprocessed``.
+        dataset_json: content of the raw ``dataset.json``.
+        plans_name: plans identifier.
+        configuration: configuration name.
+    """
+
+    name: str
+    raw: Path
+    preprocessed: Path
+    dataset_json: dict[str, Any]
+    plans_name: str = DEFAULT_PLANS
+    configuration: str = DEFAULT_CONFIGURATION
+
+    @cached_property
+    def plans(self) -> PlansManager:
+        """nnU-Net's plans."""
+        return PlansManager(str(self.preprocessed / f"{self.plans_name}.json"))
+
+    @cached_property
+    def config(self) -> ConfigurationManager:
+        """The resolved configuration."""
+        return self.plans.get_configuration(self.configuration)
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the preprocessed arrays of this configuration."""
+        return self.preprocessed / self.config.data_identifier
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Channel names in channel order."""
+        names = self.dataset_json.get("channel_names", self.dataset_json.get("modality"))
+        return [names[k] for k in sorted(names, key=int)]
+
+    @cached_property
+    def case_files(self) -> dict[str, dict[str, Any]]:
+        """For every case the image files in channel order and the label file (``images``, ``label``)."""
+        if "dataset" in self.dataset_json:
+            return get_filenames_of_train_images_and_targets(str(self.raw), read_json(self.raw / "dataset.json"))
+        return _scan_case_folder(self.raw, self.dataset_json["file_ending"])
+
+    @cached_property
+    def real_case_ids(self) -> list[str]:
+        """Sorted ids of the real cases, without any synthetic case we ever added."""
+        synthetic = set(self.dataset_json.get("sbldm", {}).get("synthetic_cases", ()))
+        return sorted(c for c in self.case_files if c not in synthetic)
+
+    def plans_hash(self) -> str:
+        """Hash of all that decides how a raw case becomes a preprocessed one in this configuration."""
+        c = self.config.configuration
+        keys = ("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name", "resampling_fn_data",
+                "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs")
+        return sha256_of_json({
+            "transpose_forward": list(self.plans.transpose_forward),
+            "intensities": self.plans.foreground_intensity_properties_per_channel,
+            **{k: c.get(k) for k in keys},
+        })
+
+
+def _scan_case_folder(raw: Path, ending: str) -> dict[str, dict[str, Any]]:
+    """As nnU-Net's own listing, which starts a pool of twelve processes to list one folder."""
+    images: dict[str, list[str]] = {}
+    for path in sorted((raw / "imagesTr").glob(f"*{ending}")):
+        images.setdefault(path.name[: -len(ending) - 5], []).append(str(path))
+    return {c: {"images": files, "label": str(raw / "labelsTr" / f"{c}{ending}")} for c, files in images.items()}
+
+
+def dataset_name(dataset_id: str) -> str:
+    """Full name of a dataset given by number or by name."""
+    for variable in FOLDERS:
+        nnunet_folder(variable)
+    if dataset_id.startswith("Dataset"):
+        return dataset_id
+    if not dataset_id.isdigit():
+        raise UserError(f"A dataset is given by its number or as DatasetXXX_Name; got {dataset_id!r}.")
+    names = list(find_candidate_datasets(int(dataset_id)))
+    if len(names) != 1:
+        found = f"several: {', '.join(names)}" if names else "none"
+        raise UserError(f"Expected one dataset with the id {dataset_id} in nnUNet_raw ({nnunet_folder('nnUNet_raw')}), "
+                        f"nnUNet_preprocessed and nnUNet_results; found {found}.")
+    return str(names[0])
+
+
+def open_dataset(
+    dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration: str = DEFAULT_CONFIGURATION
+) -> NnunetDataset:
+    """Open a planned and preprocessed dataset, or say what is missing and which command makes it.
+
+    Raises:
+        UserError: variables unset, unknown dataset, not planned, not preprocessed, too few cases.
+    """
+    name = dataset_name(dataset_id)
+    raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
+    remedy = f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
+    if not (preprocessed / f"{plans_name}.json").is_file():
+        raise UserError(f"{name} has no plans {plans_name}: {remedy}.")
+    dataset = NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+    if configuration not in dataset.plans.available_configurations:
+        raise UserError(f"The plans {plans_name} of {name} have no configuration {configuration}; "
+                        f"they have {', '.join(dataset.plans.available_configurations)}.")
+    if not dataset.data_folder.is_dir():
+        raise UserError(f"{name} is not preprocessed for {configuration}: {remedy}.")
+    if len(dataset.config.spacing) != 3:
+        raise UserError(f"{name} is planned for {configuration}, which is two-dimensional; SBLDM needs a 3-D configuration.")
+    return dataset
+
+
+# --- splits --------------------------------------------------------------------------------------------------------
+
+
+def splits_of(dataset: NnunetDataset) -> list[dict[str, list[str]]]:
+    """The cross-validation splits over real cases; made and kept exactly as nnU-Net would if there are none yet."""
+    path = dataset.preprocessed / "splits_final.json"
+    if not path.is_file():
+        ids = dataset.real_case_ids
+        if len(ids) < NUM_CROSS_VALIDATION_FOLDS:
+            raise UserError(f"{dataset.name} has {len(ids)} case(s) and no splits_final.json: "
+                            f"nnU-Net needs at least {NUM_CROSS_VALIDATION_FOLDS} cases to make its splits.")
+        splits = generate_crossval_split(ids, seed=12345, n_splits=NUM_CROSS_VALIDATION_FOLDS)
+        write_json(path, [{k: [str(c) for c in v] for k, v in s.items()} for s in splits])
+    real = set(dataset.real_case_ids)
+    return [{k: [c for c in s[k] if c in real] for k in ("train", "val")} for s in read_json(path)]
+
+
+def fold_cases(dataset: NnunetDataset, fold: Fold) -> tuple[list[str], list[str]]:
+    """Real training and validation cases of a fold; for ``"all"`` every case trains and none validates."""
+    if fold == "all":
+        return list(dataset.real_case_ids), []
+    splits = splits_of(dataset)
+    if not isinstance(fold, int) or fold >= len(splits):
+        raise UserError(f"Fold {fold} is not in splits_final.json of {dataset.name}, which has folds 0 to {len(splits) - 1}.")
+    return splits[fold]["train"], splits[fold]["val"]
+
+
+# --- cases ---------------------------------------------------------------------------------------------------------
+
+
+def read_case(dataset: NnunetDataset, case_id: str) -> Case:
+    """Read a raw case, all channels, with nnU-Net's own reader.
+
+    Raises:
+        UserError: unreadable, NaN or infinite values, image and mask of different geometry.
+    """
+    files = dataset.case_files[case_id]
+    reader = dataset.plans.image_reader_writer_class()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the reader prints what it also raises
+            image, properties = reader.read_images(files["images"])
+            label, label_properties = reader.read_seg(files["label"])
+    except (RuntimeError, OSError) as e:
+        raise UserError(f"Case {case_id} of {dataset.name} cannot be read: {str(e).strip() or 'its channels differ in geometry'}") from e
+    if image.shape[1:] != label.shape[1:] or not np.allclose(properties["spacing"], label_properties["spacing"], rtol=1e-3):
+        raise UserError(
+            f"Case {case_id} of {dataset.name}: image {image.shape[1:]} at {_mm(properties)} mm and mask {label.shape[1:]} "
+            f"at {_mm(label_properties)} mm differ in geometry; resample the mask onto the image."
+        )
+    if not np.isfinite(image).all():
+        raise UserError(f"Case {case_id} of {dataset.name} has NaN or infinite voxels; repair or remove it.")
+    return Case(case_id, image.astype(np.float32), label[0].astype(np.int16), geometry_of(properties))
+
+
+def _mm(properties: dict[str, Any]) -> str:
+    return " x ".join(f"{s:.4g}" for s in properties["spacing"])
+
+
+def geometry_of(properties: dict[str, Any]) -> Geometry:
+    """Geometry of a case as its reader saw it (readers that reorient deliver RAS arrays)."""
+    spacing = tuple(float(s) for s in properties["spacing"])
+    if "sitk_stuff" in properties and len(properties["sitk_stuff"]["direction"]) == 9:
+        stuff = properties["sitk_stuff"]
+        return Geometry(spacing, tuple(stuff["origin"]), tuple(stuff["direction"]))  # type: ignore[arg-type]
+    if "nibabel_stuff" in properties:
+        affine = np.asarray(properties["nibabel_stuff"].get("reoriented_affine", properties["nibabel_stuff"]["original_affine"]))
+        lps = np.diag([-1.0, -1.0, 1.0])
+        direction = lps @ affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        return Geometry(spacing, tuple(lps @ affine[:3, 3]), tuple(direction.ravel()))  # type: ignore[arg-type]
+    return Geometry(spacing)  # type: ignore[arg-type]
+
+
+def write_case(case: Case, image_files: Sequence[Path], label_file: Path) -> None:
+    """Write a case as nnU-Net raw files, one per channel and one for the label map, each atomically."""
+    def image_of(array: np.ndarray) -> Any:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([float(s) for s in reversed(case.geometry.spacing_mm)])
+        image.SetOrigin([float(o) for o in case.geometry.origin_mm])
+        image.SetDirection([float(d) for d in case.geometry.direction])
+        return image
+
+    label_type = np.uint8 if case.label.max(initial=0) < 255 else np.uint16
+    write_atomically(label_file, lambda tmp: sitk.WriteImage(image_of(case.label.astype(label_type)), str(tmp), True))
+    for channel, path in zip(case.image, image_files, strict=True):
+        write_atomically(path, lambda tmp, c=channel: sitk.WriteImage(image_of(c), str(tmp), True))  # type: ignore[misc]
+
+
+def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:
+    """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
+    if not (dataset.data_folder / f"{case_id}.pkl").is_file():
+        raise UserError(f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
+                        f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}.")
+    data, seg, _, _ = nnUNetDatasetBlosc2(str(dataset.data_folder), [case_id]).load_case(case_id)
+    return np.asarray(data[:], dtype=np.float32), np.asarray(seg[:], dtype=np.int16)[0]
+
+
+def preprocess_case(dataset: NnunetDataset, case: Case, target: Path, reader_properties: dict[str, Any] | None = None) -> None:
+    """Preprocess one case with nnU-Net's own preprocessor and save it as nnU-Net does.
+
+    Args:
+        dataset: plans and configuration that real cases went through.
+        case: the case, raw intensities.
+        target: folder/CASE without ending; ``.b2nd``, ``_seg.b2nd`` and ``.pkl`` are written, the last one last.
+        reader_properties: what nnU-Net's reader said of the case's files; without files the geometry is enough to train.
+    """
+    cm = dataset.config
+    properties = dict(reader_properties or {"spacing": list(case.geometry.spacing_mm)})
+    label = case.label[None].astype(np.float32)  # an unsigned label map overflows at nnU-Net's -1
+    preprocessor = cm.preprocessor_class(verbose=False)
+    data, seg, properties = preprocessor.run_case_npy(case.image, label, properties, dataset.plans, cm, dataset.dataset_json)
+    data, seg = data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False)
+    blocks, chunks = comp_blosc2_params(data.shape, tuple(cm.patch_size), data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, tuple(cm.patch_size), seg.itemsize)
+    with temporary_folder(target.parent) as tmp:
+        nnUNetDatasetBlosc2.save_case(data, seg, properties, str(tmp / target.name), chunks=chunks, blocks=blocks,
+                                      chunks_seg=chunks_seg, blocks_seg=blocks_seg)
+        for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+            os.replace(tmp / f"{target.name}{ending}", target.parent / f"{target.name}{ending}")
+
+
+# --- content hashes ------------------------------------------------------------------------------------------------
+
+
+def fingerprint_of(case: Case) -> CaseFingerprint:
+    """Content hashes of a raw case."""
+    images = tuple(sha256_of_array(c) for c in case.image if c.min() != c.max())
+    label = sha256_of_array(case.label) if (case.label > 0).any() else ""
+    return CaseFingerprint(case.case_id, images, label)
+
+
+def fingerprints_of(dataset: NnunetDataset, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
+    """Content hashes of real cases, remembered beside the preprocessed data while the raw files stay as they are."""
+    cache_file = dataset.preprocessed / "sbldm" / "content_hashes.json"
+    cache = read_json(cache_file) if cache_file.is_file() else {}
+    found, changed = {}, False
+    for case_id in case_ids:
+        stamp = _stamp(dataset.case_files[case_id])
+        entry = cache.get(case_id)
+        if entry is None or entry["stamp"] != stamp:
+            entry = {"stamp": stamp, **fingerprint_of(read_case(dataset, case_id)).to_json()}
+            cache[case_id], changed = entry, True
+        found[case_id] = CaseFingerprint.from_json(entry)
+    if changed:
+        write_json(cache_file, cache)
+    return found
+
+
+def remembered_fingerprints(preprocessed: Path) -> dict[str, CaseFingerprint]:
+    """Content hashes that an earlier command stored beside preprocessed data (empty if none did)."""
+    cache_file = preprocessed / "sbldm" / "content_hashes.json"
+    cache = read_json(cache_file) if cache_file.is_file() else {}
+    return {case_id: CaseFingerprint.from_json(entry) for case_id, entry in cache.items()}
+
+
+def _stamp(files: dict[str, Any]) -> list[list[int]]:
+    stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+    return [[s.st_size, s.st_mtime_ns] for s in stats]

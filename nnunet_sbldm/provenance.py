@@ -1,0 +1,89 @@
+"""Where synthetic cases come from: one record per case, and one index per place that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.types import UserError
+
+FORMAT_VERSION = 1
+INDEX_NAME = "synthetic_cases.json"
+
+
+@dataclass(frozen=True)
+class SyntheticRecord:
+    """All that is needed to trace one synthetic case and to make it again.
+
+    Attributes:
+        case_id: identifier of the synthetic case.
+        generator_hash: hash of the generator's weights and plan.
+        generator_path: folder of the generator when the case was made.
+        seed: seed of the case's condition and noise.
+        fold: fold for which the case was made.
+        condition_asked: feature name -> value in its unit; missing features are left out.
+        condition_obtained: the same features measured on the decoded mask.
+        sampler: name, steps, guidance scale and batch size.
+        nearest_real_case: nearest training case and its distance, as measured in latent space.
+        versions: library versions and device type.
+    """
+
+    case_id: str
+    generator_hash: str
+    generator_path: str
+    seed: int
+    fold: int | str
+    condition_asked: dict[str, float]
+    condition_obtained: dict[str, float]
+    sampler: dict[str, Any]
+    nearest_real_case: dict[str, Any]
+    versions: dict[str, str]
+
+    def save(self, folder: Path) -> None:
+        """Write ``CASE.json`` into ``folder``."""
+        write_json(folder / f"{self.case_id}.json", {"format": FORMAT_VERSION, **asdict(self)})
+
+
+@dataclass
+class SyntheticIndex:
+    """The synthetic cases of one place (a pool or an expanded dataset) and what their generators have seen.
+
+    Attributes:
+        plans_hash: hash of the preprocessing that the cases went through.
+        cases: synthetic case id -> generator hash.
+        generators: generator hash -> every real case that any part of that generator has seen.
+    """
+
+    plans_hash: str
+    cases: dict[str, str] = field(default_factory=dict)
+    generators: dict[str, tuple[CaseFingerprint, ...]] = field(default_factory=dict)
+
+    def add(self, case_ids: Iterable[str], generator_hash: str, seen: Iterable[CaseFingerprint]) -> None:
+        """Register cases of one generator."""
+        self.generators[generator_hash] = tuple(seen)
+        self.cases.update(dict.fromkeys(case_ids, generator_hash))
+
+    def seen_by(self) -> dict[str, tuple[CaseFingerprint, ...]]:
+        """For each synthetic case the real cases its generator has seen."""
+        return {case_id: self.generators[g] for case_id, g in self.cases.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the index into ``folder`` atomically."""
+        generators = {g: {"seen": [c.to_json() for c in seen]} for g, seen in self.generators.items()}
+        write_json(folder / INDEX_NAME, {"format": FORMAT_VERSION, "plans_hash": self.plans_hash, "cases": self.cases,
+                                         "generators": generators})
+
+    @staticmethod
+    def load(folder: Path) -> SyntheticIndex | None:
+        """The index of ``folder``, or None if there is none."""
+        if not (folder / INDEX_NAME).is_file():
+            return None
+        value = read_json(folder / INDEX_NAME)
+        if value.get("format") != FORMAT_VERSION:
+            raise UserError(f"{folder / INDEX_NAME} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
+        generators = {g: tuple(CaseFingerprint.from_json(c) for c in v["seen"]) for g, v in value["generators"].items()}
+        return SyntheticIndex(value["plans_hash"], value["cases"], generators)
