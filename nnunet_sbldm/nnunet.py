@@ -114,14 +114,18 @@ class NnunetDataset:
 
     def plans_hash(self) -> str:
         """Hash of all that decides how a raw case becomes a preprocessed one in this configuration."""
-        c = self.config.configuration
-        keys = ("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name", "resampling_fn_data",
-                "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs")
-        return sha256_of_json({
-            "transpose_forward": list(self.plans.transpose_forward),
-            "intensities": self.plans.foreground_intensity_properties_per_channel,
-            **{k: c.get(k) for k in keys},
-        })
+        return preprocessing_hash(self.plans, self.config)
+
+
+def preprocessing_hash(plans: PlansManager, config: ConfigurationManager) -> str:
+    """Hash of all that decides how a raw case becomes a preprocessed one: equal in configurations that share their data."""
+    keys = ("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name", "resampling_fn_data",
+            "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs")
+    return sha256_of_json({
+        "transpose_forward": list(plans.transpose_forward),
+        "intensities": plans.foreground_intensity_properties_per_channel,
+        **{k: config.configuration.get(k) for k in keys},
+    })
 
 
 def _scan_case_folder(raw: Path, ending: str) -> dict[str, dict[str, Any]]:

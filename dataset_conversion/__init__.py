@@ -1,0 +1,1 @@
+"""Scripts that write datasets in nnU-Net's raw format."""

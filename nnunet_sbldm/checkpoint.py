@@ -1,0 +1,214 @@
+"""The generator's checkpoint: a folder that is enough to sample from, and to refuse when sampling would leak.
+
+``generator.json`` (written last, so that a checkpoint is complete or absent) holds the generator's plan,
+``autoencoder.safetensors`` and ``denoiser.safetensors`` the averaged weights, ``training_cases.json`` the real cases
+that touched any part of it, ``dataset.json`` the labels and channels. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.conditions import ConditionModel, ConditionScaling, Target
+from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConfig, Preset, StageConfig, from_json
+from nnunet_sbldm.denoiser import VolumeDenoiser
+from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
+from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
+from nnunet_sbldm.types import Geometry, UserError
+
+FORMAT_VERSION = 1
+WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
+
+
+@dataclass(frozen=True)
+class GeneratorPlan:
+    """Everything about a generator but its weights; derived from the training cases and nnU-Net's plans.
+
+    Attributes:
+        dataset_name: dataset it was trained on.
+        plans_name: nnU-Net plans identifier.
+        configuration: configuration whose preprocessed arrays it was trained on.
+        plans_hash: hash of that preprocessing.
+        fold: fold whose training cases it saw.
+        seed: seed of initialisation and training order.
+        library_version: version of this package.
+        preset: sizes and lengths.
+        channel_names: image channels in order.
+        encoding: label values and classes.
+        targets: labels or regions that conditions describe.
+        grid: size, spacing and orientation.
+        intensity: intensity scaling per channel.
+        condition_scaling: condition features, their mean and std.
+        condition_table: training conditions in physical units, None where missing.
+        min_component_voxels: label value (as text) -> voxels of its smallest component in the training cases.
+        template: geometry of one training case.
+        latent_mean: per latent channel, over the training cases; empty until the first stage is done.
+        latent_std: likewise.
+    """
+
+    dataset_name: str
+    plans_name: str
+    configuration: str
+    plans_hash: str
+    fold: Fold
+    seed: int
+    library_version: str
+    preset: Preset
+    channel_names: tuple[str, ...]
+    encoding: LabelEncoding
+    targets: tuple[Target, ...]
+    grid: Grid
+    intensity: IntensityScaling
+    condition_scaling: ConditionScaling
+    condition_table: tuple[tuple[float | None, ...], ...]
+    min_component_voxels: dict[str, int]
+    template: Geometry
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
+
+    @cached_property
+    def condition_model(self) -> ConditionModel:
+        """The condition model fitted to the training cases."""
+        table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
+        return ConditionModel(self.condition_scaling, table)
+
+    def with_latents(self, mean: torch.Tensor, std: torch.Tensor) -> GeneratorPlan:
+        """The same plan with measured latent statistics."""
+        return replace(self, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary."""
+        return {"format": FORMAT_VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> GeneratorPlan:
+        """Inverse of :meth:`to_json`."""
+        nested = {"encoding": LabelEncoding, "grid": Grid, "intensity": IntensityScaling,
+                  "condition_scaling": ConditionScaling, "template": Geometry}
+        parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}
+        parsed["preset"] = _preset_from_json(value["preset"])
+        parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
+        return from_json(GeneratorPlan, {**value, **parsed})
+
+
+def _preset_from_json(value: dict[str, Any]) -> Preset:
+    parts = {"autoencoder": AutoencoderConfig, "denoiser": DenoiserConfig, "autoencoder_stage": StageConfig,
+             "denoiser_stage": StageConfig, "diffusion": DiffusionConfig}
+    return Preset(name=value["name"], **{k: from_json(cls, value[k]) for k, cls in parts.items()})
+
+
+def build_autoencoder(plan: GeneratorPlan) -> SliceAutoencoder:
+    """An untrained autoencoder of the planned size."""
+    network = SliceAutoencoder(len(plan.channel_names), plan.encoding.num_classes, plan.grid.downsampling, plan.preset.autoencoder)
+    return network.to(memory_format=torch.channels_last)  # twice as fast on CPUs
+
+
+def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
+    """An untrained denoiser of the planned size."""
+    z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
+    d, h, w = plan.grid.spacing_mm
+    f = plan.grid.downsampling
+    network = VolumeDenoiser(z, plan.grid.latent_shape, (d, h * f, w * f), len(plan.condition_scaling.names), plan.preset.denoiser)
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator, ready to sample.
+
+    Attributes:
+        folder: where it lies.
+        plan: its plan.
+        autoencoder: first stage, evaluation mode.
+        denoiser: second stage, evaluation mode.
+        seen: every real case that touched any part of it.
+        hash: hash of weights, plan and list of cases.
+    """
+
+    folder: Path
+    plan: GeneratorPlan
+    autoencoder: SliceAutoencoder
+    denoiser: VolumeDenoiser
+    seen: tuple[CaseFingerprint, ...]
+    hash: str
+
+    def to(self, device: torch.device) -> Generator:
+        """Move both networks."""
+        self.autoencoder.to(device)
+        self.denoiser.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.denoiser.parameters()).device
+
+    def latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and std [1, Z, 1, 1, 1] that standardise latent volumes."""
+        shape = (1, -1, 1, 1, 1)
+        return (torch.tensor(self.plan.latent_mean, device=self.device).reshape(shape),
+                torch.tensor(self.plan.latent_std, device=self.device).reshape(shape))
+
+
+def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
+    """``nnUNet_results/DATASET/SBLDM__PLANS__PRESET/fold_F``."""
+    return nnunet_folder("nnUNet_results") / dataset.name / f"SBLDM__{dataset.plans_name}__{preset}" / f"fold_{fold}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder holds a finished generator."""
+    return (folder / "generator.json").is_file()
+
+
+def load_generator(folder: Path, device: torch.device | None = None) -> Generator:
+    """Load a finished generator.
+
+    Raises:
+        UserError: no generator there, damaged, or of another format.
+    """
+    if not is_complete(folder):
+        raise UserError(f"There is no finished SBLDM in {folder}; train one with sbldm_train.")
+    value = read_json(folder / "generator.json")
+    if value.get("format") != FORMAT_VERSION:
+        raise UserError(f"{folder / 'generator.json'} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
+    try:
+        plan = GeneratorPlan.from_json(value)
+        networks = [_load(build(plan), folder / name) for build, name in zip((build_autoencoder, build_denoiser), WEIGHTS, strict=True)]
+        seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as e:
+        raise UserError(f"The SBLDM in {folder} is damaged ({e}); copy it again or retrain it.") from e
+    generator = Generator(folder, plan, *networks, seen, hash_of(folder))  # type: ignore[arg-type]
+    return generator.to(device) if device else generator
+
+
+def _load(network: nn.Module, path: Path) -> nn.Module:
+    network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return network.eval().requires_grad_(False)
+
+
+def hash_of(folder: Path) -> str:
+    """Hash of everything in a checkpoint that decides what it generates or may be used for."""
+    return sha256_of_json([sha256_of_file(folder / n) for n in (*WEIGHTS, "generator.json", "training_cases.json")])[:16]
+
+
+def refuse_mismatch(generator: Generator, dataset: NnunetDataset) -> None:
+    """Raise a :class:`UserError` if channels or labels of a generator are not those of the dataset."""
+    if list(generator.plan.channel_names) != dataset.channel_names:
+        raise UserError(f"The SBLDM in {generator.folder} makes the channels {', '.join(generator.plan.channel_names)}, but "
+                        f"{dataset.name} has {', '.join(dataset.channel_names)}.")
+    theirs = read_json(generator.folder / "dataset.json")["labels"]
+    if theirs != dataset.dataset_json["labels"]:
+        raise UserError(f"The SBLDM in {generator.folder} makes the labels {theirs}, but {dataset.name} has "
+                        f"{dataset.dataset_json['labels']}.")

@@ -1,0 +1,144 @@
+"""Configuration: frozen dataclasses, one per stage, and the presets.
+
+The resolved configuration is saved in every checkpoint. Presets differ in size and length alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Slice autoencoder.
+
+    Attributes:
+        widths: feature channels per resolution level; each further level halves the in-plane size.
+        latent_channels: channels of a slice latent for one image channel; one more for each further channel.
+        embedding_dim: width of the positional embedding l(i).
+        use_position: condition encoder and decoder on l(i); off only for ablation.
+    """
+
+    widths: tuple[int, ...]
+    latent_channels: int = 4
+    embedding_dim: int = 64
+    use_position: bool = True
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Denoiser of the stacked slice latents.
+
+    Attributes:
+        widths: feature channels per resolution level.
+        embedding_dim: width of the embedding of time and condition.
+        dropout: dropout probability inside residual blocks.
+    """
+
+    widths: tuple[int, ...]
+    embedding_dim: int = 128
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Optimisation of one stage.
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: slices (autoencoder) or volumes (denoiser) per step and process.
+        learning_rate: peak learning rate of AdamW; linear warm-up, then cosine decay to zero.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: decoupled weight decay of AdamW.
+        ema_decay: largest decay of the exponential moving average of the weights.
+        max_gradient_norm: gradients are clipped to this norm.
+        picture_every_steps: steps between pictures and resumable states.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 1e-2
+    ema_decay: float = 0.999
+    max_gradient_norm: float = 1.0
+    picture_every_steps: int = 500
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Diffusion process.
+
+    Attributes:
+        prediction_type: what the denoiser predicts, ``v_prediction`` or ``sample`` (x0).
+        num_train_timesteps: T of the discrete process.
+        condition_dropout: probability of training a sample without any condition (learned null).
+        feature_dropout: probability of training a sample with a random half of the features missing.
+    """
+
+    prediction_type: str = "v_prediction"
+    num_train_timesteps: int = 1000
+    condition_dropout: float = 0.1
+    feature_dropout: float = 0.2
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Sampler.
+
+    Attributes:
+        num_steps: denoising steps of DDIM.
+        guidance_scale: classifier-free guidance; 1 samples the plain conditional model.
+        batch_size: cases denoised together; recorded, because float rounding depends on it.
+    """
+
+    num_steps: int = 20
+    guidance_scale: float = 1.5
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One row of the preset table."""
+
+    name: str
+    autoencoder: AutoencoderConfig
+    denoiser: DenoiserConfig
+    autoencoder_stage: StageConfig
+    denoiser_stage: StageConfig
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+
+PRESETS = {
+    "tiny": Preset(
+        "tiny",
+        AutoencoderConfig(widths=(16, 24, 32)),
+        DenoiserConfig(widths=(32, 48), embedding_dim=64),
+        StageConfig(num_steps=500, batch_size=16, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=250),
+        StageConfig(num_steps=600, batch_size=8, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=300),
+    ),
+    "small": Preset(
+        "small",
+        AutoencoderConfig(widths=(24, 48, 64)),
+        DenoiserConfig(widths=(48, 96, 128)),
+        StageConfig(num_steps=1500, batch_size=32, learning_rate=1e-3),
+        StageConfig(num_steps=4000, batch_size=8, learning_rate=5e-4),
+    ),
+    "base": Preset(
+        "base",
+        AutoencoderConfig(widths=(64, 128, 192), embedding_dim=128),
+        DenoiserConfig(widths=(96, 192, 256), embedding_dim=256, dropout=0.1),
+        StageConfig(num_steps=20000, batch_size=32, learning_rate=3e-4, warmup_steps=500, ema_decay=0.9995),
+        StageConfig(num_steps=40000, batch_size=8, learning_rate=2e-4, warmup_steps=500, ema_decay=0.9998),
+    ),
+}
+DEFAULT_PRESET = "small"
+
+
+def from_json(cls: type[Any], value: dict[str, Any]) -> Any:
+    """Rebuild one of the dataclasses of this project from JSON (lists become tuples)."""
+    def as_tuple(v: Any) -> Any:
+        return tuple(as_tuple(x) for x in v) if isinstance(v, list) else v
+
+    return cls(**{f.name: as_tuple(value[f.name]) for f in fields(cls) if f.name in value})

@@ -1,0 +1,157 @@
+"""The denoiser of the stacked slice latents Z (paper section 2, second stage), steered by tau(c).
+
+A 3-D U-Net whose convolutions are factorised into one within slices and one across them. Strides are anisotropic:
+an axis is halved only while its voxels are not much larger than the smallest, as nnU-Net does. Where slices are thin,
+two neighbours enter and leave together, which costs half and ties them to each other. Self-attention at the coarsest
+level ties distant slices together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_sbldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
+from nnunet_sbldm.config import DenoiserConfig
+
+MAX_PERIOD = 10_000.0
+MIN_AXIS = 6
+MAX_ATTENTION_TOKENS = 4096
+
+
+def strides_for(shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int) -> list[tuple[int, int, int]]:
+    """Stride between successive levels: halve the axes whose voxels are within twice the smallest voxel.
+
+    Args:
+        shape: (D, h, w) of the latent volume.
+        voxel_mm: latent voxel size along (D, h, w).
+        num_levels: resolution levels.
+    """
+    shape, voxel_mm, strides = list(shape), list(voxel_mm), []
+    for _ in range(num_levels - 1):
+        can = [n >= MIN_AXIS for n in shape]
+        smallest = min((v for v, c in zip(voxel_mm, can, strict=True) if c), default=0.0)
+        stride = tuple(2 if c and v < 2 * smallest else 1 for v, c in zip(voxel_mm, can, strict=True))
+        shape = [-(-n // s) for n, s in zip(shape, stride, strict=True)]
+        voxel_mm = [v * s for v, s in zip(voxel_mm, stride, strict=True)]
+        strides.append(stride)
+    return strides  # type: ignore[return-value]
+
+
+def slices_per_token(voxel_mm: Sequence[float]) -> int:
+    """Neighbouring slice latents that share a token at the finest level: 2 where slices are much thinner than latents."""
+    return 2 if 2 * voxel_mm[0] <= min(voxel_mm[1:]) else 1
+
+
+class ConditionEncoder(nn.Module):
+    """tau(c): condition vector -> embedding, with a learned token for every missing feature and a learned null."""
+
+    def __init__(self, num_features: int, embedding_dim: int):
+        super().__init__()
+        self.missing = nn.Parameter(torch.zeros(num_features))
+        self.null = nn.Parameter(torch.randn(embedding_dim) * 0.02)
+        self.mlp = nn.Sequential(nn.Linear(2 * num_features, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """[B, F] in network scale, NaN = missing -> [B, E]; a row of NaN alone gives the null embedding."""
+        known = condition.isfinite()
+        values = torch.where(known, condition.nan_to_num(), self.missing)
+        embedding = self.mlp(torch.cat([values, known.to(values)], dim=1))
+        return torch.where(known.any(dim=1, keepdim=True), embedding, self.null)
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over all positions of a small volume, with a residual connection."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.qkv = nn.Conv3d(channels, 3 * channels, 1)
+        self.out = nn.Conv3d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, D, h, w] -> the same shape."""
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # [B, D*h*w, C]
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(1, 2).reshape(x.shape))
+
+
+class VolumeDenoiser(nn.Module):
+    """Predicts v (or x0) of a noisy latent volume.
+
+    Args:
+        latent_channels: Z.
+        latent_shape: (D, h, w).
+        voxel_mm: latent voxel size along (D, h, w).
+        num_features: length of the condition vector.
+        config: widths, embedding, dropout.
+    """
+
+    def __init__(self, latent_channels: int, latent_shape: Sequence[int], voxel_mm: Sequence[float], num_features: int,
+                 config: DenoiserConfig):
+        super().__init__()
+        widths, e = config.widths, config.embedding_dim
+        p = slices_per_token(voxel_mm)
+        latent_shape = (-(-latent_shape[0] // p), *latent_shape[1:])
+        strides = strides_for(latent_shape, (voxel_mm[0] * p, *voxel_mm[1:]), len(widths))
+        self.embedding_dim, self.slices_per_token = e, p
+        self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
+        self.tau = ConditionEncoder(num_features, e)
+        self.conv_in = FactorisedConv(p * latent_channels + 3, widths[0], 3)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
+            self.down.append(nn.ModuleList([ResidualBlock(wide, wide, e, 3, config.dropout), FactorisedConv(wide, wider, 3, stride)]))
+            self.up.insert(0, nn.ModuleList([FactorisedConv(wider, wide, 3), ResidualBlock(2 * wide, wide, e, 3, config.dropout)]))
+        num_tokens = torch.Size(_coarsest(latent_shape, strides)).numel()
+        self.bottom1 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
+        self.attention = SelfAttention(widths[-1]) if num_tokens <= MAX_ATTENTION_TOKENS else nn.Identity()
+        self.bottom2 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
+        self.norm_out = nn.GroupNorm(1, widths[0])
+        self.conv_out = nn.Conv3d(widths[0], p * latent_channels, 1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        """[B, Z, D, h, w], [B], [B, F] (NaN = missing) -> [B, Z, D, h, w]."""
+        embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
+        tokens = _merge_slices(noisy, self.slices_per_token)
+        h = self.conv_in(torch.cat([tokens, _coordinates(tokens)], dim=1))
+        skips = []
+        for block, downsample in self.down:  # type: ignore[misc]
+            h = block(h, embedding)
+            skips.append(h)
+            h = downsample(h)
+        h = self.bottom2(self.attention(self.bottom1(h, embedding)), embedding)
+        for (conv, block), skip in zip(self.up, reversed(skips), strict=True):  # type: ignore[misc]
+            h = F.interpolate(conv(h), size=skip.shape[2:], mode="nearest")
+            h = block(torch.cat([h, skip], dim=1), embedding)
+        return _split_slices(self.conv_out(F.silu(self.norm_out(h))), self.slices_per_token)[:, :, : noisy.shape[2]]
+
+
+def _coarsest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
+    shape = list(shape)
+    for stride in strides:
+        shape = [-(-n // s) for n, s in zip(shape, stride, strict=True)]
+    return shape
+
+
+def _merge_slices(volume: Tensor, p: int) -> Tensor:
+    """[B, Z, D, h, w] -> [B, Z * p, ceil(D / p), h, w]; the last slice is repeated where p does not divide D."""
+    volume = F.pad(volume, (0, 0, 0, 0, 0, -volume.shape[2] % p), mode="replicate") if volume.shape[2] % p else volume
+    return volume.unflatten(2, (-1, p)).movedim(3, 2).flatten(1, 2)
+
+
+def _split_slices(tokens: Tensor, p: int) -> Tensor:
+    """Inverse of :func:`_merge_slices`: [B, Z * p, D', h, w] -> [B, Z, D' * p, h, w]."""
+    return tokens.unflatten(1, (-1, p)).movedim(2, 3).flatten(2, 3)
+
+
+def _coordinates(volume: Tensor) -> Tensor:
+    """Normalised coordinates [B, 3, D, h, w] in [-1, 1]: the positional cue of the second stage."""
+    axes = [torch.linspace(-1, 1, n, device=volume.device, dtype=volume.dtype) for n in volume.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(volume.shape[0], -1, -1, -1, -1)

@@ -1,0 +1,99 @@
+"""The diffusion process over latent volumes: training targets, guidance and DDIM, on diffusers' schedules.
+
+Notation (name in code -> symbol; Ho et al. 2020, Song et al. 2021, Salimans & Ho 2022):
+    clean -> z_0        standardised latent volume Z           timestep -> t in 0..T-1
+    noise -> eps        standard normal                         noisy -> z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
+    condition -> c      NaN marks a missing feature             v -> sqrt(abar_t) eps - sqrt(1 - abar_t) z_0
+    guidance_scale -> w prediction = null + w (conditional - null)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_sbldm.config import DiffusionConfig
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t."""
+
+
+def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
+    """DDIM on the cosine schedule (Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=config.num_train_timesteps, beta_schedule="squaredcos_cap_v2",
+        prediction_type=config.prediction_type, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+    )
+
+
+def diffusion_loss(
+    denoise: Denoise, scheduler: DDIMScheduler, clean: Tensor, condition: Tensor, timestep: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error of the prediction at the given times and noise.
+
+    Args:
+        denoise: the model.
+        scheduler: schedule and parametrisation.
+        clean: [B, Z, D, h, w].
+        condition: [B, F].
+        timestep: [B] int64.
+        noise: like ``clean``.
+    """
+    noisy = scheduler.add_noise(clean, noise, timestep)
+    v_prediction = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(clean, noise, timestep) if v_prediction else clean
+    return F.mse_loss(denoise(noisy, timestep, condition).float(), target)
+
+
+def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
+    """Make some rows fully missing (for guidance) and some half missing (so that users may ask for few features)."""
+    row = torch.rand(len(condition), 1, generator=generator)
+    feature = torch.rand(condition.shape, generator=generator) < 0.5
+    hidden = (row < config.condition_dropout) | (feature & (row < config.condition_dropout + config.feature_dropout))
+    return condition.masked_fill(hidden.to(condition.device), torch.nan)
+
+
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Starting noise [B, *shape]; each sample's depends on its seed alone, never on its batch or device."""
+    def one(seed: int) -> Tensor:
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(np.uint64(seed))))
+
+    return torch.stack([one(seed) for seed in seeds])
+
+
+@torch.inference_mode()
+def ddim(denoise: Denoise, scheduler: DDIMScheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float) -> Tensor:
+    """Deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) with classifier-free guidance (Ho & Salimans 2022).
+
+    Args:
+        denoise: the model.
+        scheduler: schedule and parametrisation; its step state is overwritten.
+        noise: [B, Z, D, h, w] starting point z_T.
+        condition: [B, F].
+        num_steps: denoising steps.
+        guidance_scale: w; 1 needs one evaluation per step, any other value two.
+
+    Returns:
+        [B, Z, D, h, w] samples of z_0.
+    """
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    null = torch.full_like(condition, torch.nan)
+    z = noise
+    for t in scheduler.timesteps:
+        time = t.expand(len(z))
+        prediction = denoise(z, time, condition)
+        if guidance_scale != 1:
+            unconditional = denoise(z, time, null)
+            prediction = unconditional + guidance_scale * (prediction - unconditional)
+        z = scheduler.step(prediction.float(), int(t), z, eta=0.0).prev_sample
+    return z

@@ -1,0 +1,228 @@
+"""Which synthetic cases a fold's training may draw, and the split it trains and validates on.
+
+Everything that could leak, or stop the training hours later, is refused here before the training starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split
+from nnunet_sbldm.nnunet import (
+    DEFAULT_CONFIGURATION,
+    DEFAULT_PLANS,
+    NUM_CROSS_VALIDATION_FOLDS,
+    Fold,
+    NnunetDataset,
+    fingerprints_of,
+    preprocessing_hash,
+    remembered_fingerprints,
+)
+from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
+from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.types import UserError
+
+CASE_FILE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+MAX_CASES_NAMED = 10
+
+Log = Callable[[str], None]
+Split = tuple[list[str], list[str]]
+
+
+@dataclass(frozen=True)
+class TrainingFold:
+    """One fold of a preprocessed dataset, as nnU-Net's trainer knows it.
+
+    Attributes:
+        preprocessed: the dataset's folder below ``nnUNet_preprocessed``.
+        fold: fold number, or ``"all"``.
+        plans: nnU-Net's plans.
+        config: the resolved configuration.
+        dataset_json: content of the preprocessed ``dataset.json``.
+    """
+
+    preprocessed: Path
+    fold: Fold
+    plans: PlansManager = field(repr=False)
+    config: ConfigurationManager = field(repr=False)
+    dataset_json: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def expansion(self) -> dict[str, tuple[CaseFingerprint, ...]]:
+        """For each synthetic id of an expanded dataset what its generator has seen; empty for an ordinary dataset."""
+        index = SyntheticIndex.load(expansion_folder(self.preprocessed))
+        seen = index.seen_by() if index is not None else {}
+        unknown = [c for c in self.dataset_json.get("sbldm", {}).get("synthetic_cases", ()) if c not in seen]
+        if unknown:
+            raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have seen, so the "
+                            f"fold rule cannot be checked: {self.expand_command} again.")
+        return seen
+
+    @property
+    def splits_file(self) -> Path:
+        """nnU-Net's cross-validation splits."""
+        return self.preprocessed / "splits_final.json"
+
+    @property
+    def expand_command(self) -> str:
+        """The command that fills this fold's pool, or the expanded dataset that this is."""
+        source = self.dataset_json.get("sbldm", {}).get("source_dataset")
+        number = int(self.preprocessed.name[7:10])
+        door = f"-d {number} --pool" if source is None else f"-d {int(source[7:10])} -o {number}"
+        plans = self.plans.plans_name
+        configuration = self.config.data_identifier.removeprefix(f"{plans}_")
+        options = "" if plans == DEFAULT_PLANS else f" -p {plans}"
+        options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
+        return f"run sbldm_expand_dataset {door} -f {self.fold} -ratio 1.0{options}"
+
+    def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
+        """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""
+        remembered = remembered_fingerprints(self.preprocessed)
+        raw = Path(os.environ.get("nnUNet_raw", "")) / self.preprocessed.name
+        if not (raw / "dataset.json").is_file():
+            return remembered
+        dataset = NnunetDataset(self.preprocessed.name, raw, self.preprocessed, read_json(raw / "dataset.json"), self.plans.plans_name)
+        return remembered | fingerprints_of(dataset, [c for c in case_ids if _has_raw_files(dataset, c)])
+
+
+def _has_raw_files(dataset: NnunetDataset, case_id: str) -> bool:
+    files = dataset.case_files.get(case_id)
+    return files is not None and all(Path(f).is_file() for f in [*files["images"], files["label"]])
+
+
+# --- splits --------------------------------------------------------------------------------------------------------
+
+
+def split_expanded(fold: TrainingFold, case_ids: Sequence[str], stock_split: Callable[[], Split], log: Log) -> Split:
+    """Split an expanded dataset as nnU-Net would split its real cases; synthetic cases never validate.
+
+    Args:
+        fold: the fold; its dataset is an expanded one.
+        case_ids: every preprocessed case, real and synthetic.
+        stock_split: nnU-Net's own ``do_split``.
+        log: where to say what was done.
+
+    Raises:
+        UserError: a synthetic case in ``train`` comes from a generator that has seen a case of ``val``.
+    """
+    real = [c for c in case_ids if c not in fold.expansion]
+    if isinstance(fold.fold, int):
+        if not fold.splits_file.is_file():
+            _write_real_splits(fold, real, log)
+        if fold.fold >= len(read_json(fold.splits_file)):
+            return _split_past_the_end(fold, real, log)
+    train, val = stock_split()
+    held_out = {} if fold.fold == "all" else fold.fingerprints(c for c in val if c not in fold.expansion)
+    return guard_split(train, val, fold.expansion, held_out, fold.fold)
+
+
+def _write_real_splits(fold: TrainingFold, real: Sequence[str], log: Log) -> None:
+    """Stock nnU-Net would deal the synthetic cases into ``val`` here."""
+    splits = generate_crossval_split(sorted(real), seed=12345, n_splits=NUM_CROSS_VALIDATION_FOLDS)
+    write_json(fold.splits_file, [{k: [str(c) for c in v] for k, v in s.items()} for s in splits])
+    log(f"splits_final.json was missing: made it anew over the {len(real)} real cases alone.")
+
+
+def _split_past_the_end(fold: TrainingFold, real: Sequence[str], log: Log) -> Split:
+    """nnU-Net's random 80:20 split, over real cases, with those synthetic cases that have not seen its ``val``."""
+    assert isinstance(fold.fold, int)
+    keys = sorted(real)
+    chosen = np.random.RandomState(seed=12345 + fold.fold).choice(len(keys), int(len(keys) * 0.8), replace=False)
+    train, val = [keys[i] for i in chosen], [c for i, c in enumerate(keys) if i not in set(chosen)]
+    content = fold.fingerprints(val)
+    held_out = [content.get(c, CaseFingerprint(c)) for c in val]
+    leaks = {g: bool(find_leaks(seen, held_out)) for g, seen in {id(s): s for s in fold.expansion.values()}.items()}
+    allowed = [c for c, seen in fold.expansion.items() if not leaks[id(seen)]]
+    log(f"Fold {fold.fold} is not in splits_final.json: random 80:20 split of the real cases, {len(train)} for training and "
+        f"{len(val)} for validation. {len(allowed)} synthetic cases train with them; {len(fold.expansion) - len(allowed)} are left out, "
+        "because their generators have seen a validation case.")
+    return guard_split(train + allowed, val, fold.expansion, content, fold.fold)
+
+
+# --- where synthetic cases come from -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Synthetic cases that a training may draw: preprocessed, complete, and allowed by the fold rule.
+
+    Attributes:
+        folder: folder of their preprocessed files.
+        case_ids: their ids.
+    """
+
+    folder: Path
+    case_ids: tuple[str, ...] = field(repr=False)
+
+
+def find_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str], log: Log) -> SyntheticSource | None:
+    """The synthetic cases of a fold: those of its expanded dataset, or those of its pool.
+
+    Args:
+        fold: the fold.
+        train: its training cases, already guarded.
+        val: its validation cases.
+        log: where to say what was done.
+
+    Returns:
+        The source; None for an expanded dataset whose splits list no synthetic case at all.
+
+    Raises:
+        UserError: second stage of a cascade; no synthetic cases for this fold; pool of other plans, with missing files,
+            or from a generator that has seen a case of ``val``.
+    """
+    if fold.config.previous_stage_name is not None:
+        raise UserError("The second stage of a cascade needs predictions of the first stage for every training case, and synthetic "
+                        "cases have none: train it with nnUNetTrainer, or with ratio 0.")
+    source = _expansion_source(fold, train, log) if fold.expansion else _pool_source(fold, train, val)
+    if source is not None:
+        _refuse_incomplete(fold, source)
+    return source
+
+
+def _expansion_source(fold: TrainingFold, train: Sequence[str], log: Log) -> SyntheticSource | None:
+    synthetic = tuple(c for c in train if c in fold.expansion)
+    if synthetic:
+        return SyntheticSource(fold.preprocessed / fold.config.data_identifier, synthetic)
+    if isinstance(fold.fold, int) and not any(c in fold.expansion for s in read_json(fold.splits_file) for c in s["train"]):
+        log(f"WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; {fold.expand_command} "
+            "to list them again.")
+        return None
+    raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no synthetic case that may be trained on: {fold.expand_command}, "
+                    "or train on real cases with ratio 0 (sbldm_configure).")
+
+
+def _pool_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str]) -> SyntheticSource:
+    place = (fold.preprocessed, fold.config.data_identifier, fold.fold)
+    index = SyntheticIndex.load(pool_folder(*place))
+    if index is None or not index.cases:
+        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no pool of synthetic cases ({pool_folder(*place)}): {fold.expand_command}, "
+                        "or train on real cases with ratio 0 (sbldm_configure).")
+    if index.plans_hash != preprocessing_hash(fold.plans, fold.config):
+        raise UserError(f"The pool {pool_folder(*place)} was preprocessed with other plans than {fold.plans.plans_name} has now: "
+                        f"delete it and {fold.expand_command}.")
+    content = {} if fold.fold == "all" else fold.fingerprints(val)
+    guard_split([*train, *index.cases], val, index.seen_by(), content, fold.fold)
+    return SyntheticSource(pool_cases_folder(*place), tuple(index.cases))
+
+
+def _refuse_incomplete(fold: TrainingFold, source: SyntheticSource) -> None:
+    missing = [c for c in source.case_ids if not all((source.folder / f"{c}{e}").is_file() for e in CASE_FILE_ENDINGS)]
+    if missing:
+        raise UserError(f"{source.folder} lacks preprocessed files of {len(missing)} synthetic case(s) ({_named(missing)}): "
+                        f"{fold.expand_command} to complete it.")
+
+
+def _named(case_ids: Sequence[str]) -> str:
+    more = f" and {len(case_ids) - MAX_CASES_NAMED} more" if len(case_ids) > MAX_CASES_NAMED else ""
+    return ", ".join(case_ids[:MAX_CASES_NAMED]) + more

@@ -1,0 +1,72 @@
+"""Between the stages: volumes to latent volumes and back, slice by slice.
+
+Encoding takes posterior means, so that neighbouring slices carry no independent noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.losses import IGNORED
+from nnunet_sbldm.slices import TrainingArrays, slice_positions
+
+SLICES_PER_PASS = 64
+MIN_STD = 1e-4
+
+
+def one_hot_of(classes: Tensor, num_classes: int) -> Tensor:
+    """[B, H, W] class indices -> [B, K, H, W]; ignored voxels are background to the encoder."""
+    return F.one_hot(classes.where(classes != IGNORED, 1), num_classes).movedim(-1, 1).float()
+
+
+@torch.inference_mode()
+def encode_volume(autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor) -> Tensor:
+    """Posterior means of all slices.
+
+    Args:
+        autoencoder: first stage.
+        image: [C, D, H, W] in network scale.
+        classes: [D, H, W] int64.
+
+    Returns:
+        [Z, D, h, w].
+    """
+    device = next(autoencoder.parameters()).device
+    position = torch.from_numpy(slice_positions(image.shape[1])).to(device)
+    slices, one_hot = image.movedim(1, 0).to(device), one_hot_of(classes.to(device), autoencoder.num_classes)
+    passes = zip(slices.split(SLICES_PER_PASS), one_hot.split(SLICES_PER_PASS), position.split(SLICES_PER_PASS), strict=True)
+    return torch.cat([autoencoder.encode(*p).mean for p in passes]).movedim(0, 1)
+
+
+@torch.inference_mode()
+def decode_volume(autoencoder: SliceAutoencoder, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Decode a latent volume slice by slice.
+
+    Args:
+        autoencoder: first stage.
+        latent: [Z, D, h, w], not standardised.
+
+    Returns:
+        image [C, D, H, W] in network scale, label logits [K, D, H, W].
+    """
+    position = torch.from_numpy(slice_positions(latent.shape[1])).to(latent.device)
+    passes = zip(latent.movedim(1, 0).split(SLICES_PER_PASS), position.split(SLICES_PER_PASS), strict=True)
+    images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
+    return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
+
+
+def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Iterator[Tensor]:
+    """Latent volume [Z, D, h, w] of every training case, on the CPU."""
+    for image, classes in zip(arrays.images, arrays.classes, strict=True):
+        yield encode_volume(autoencoder, torch.from_numpy(image.astype("float32")), torch.from_numpy(classes.astype("int64"))).cpu()
+
+
+def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std per latent channel over all training cases: [N, Z, D, h, w] -> [Z], [Z]."""
+    mean = latents.mean(dim=(0, 2, 3, 4))
+    return mean, latents.std(dim=(0, 2, 3, 4)).clamp(min=MIN_STD)

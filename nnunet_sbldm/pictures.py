@@ -1,0 +1,240 @@
+"""Pictures of cases, for people who read MRI.
+
+Volumes are [D, H, W] with voxel axes that run to superior, posterior and left, as in an axial scan read by nnU-Net.
+Axial planes are drawn with anterior up, coronal and sagittal planes with superior up, the patient's left on the right
+(anterior on the left in sagittal planes), at true proportions. Every volume is windowed by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PLANES = ("axial", "coronal", "sagittal")
+WINDOW_PERCENTILES = (0.5, 99.5)
+BACKGROUND, TEXT, FAINT = "#000000", "#e8e8e8", "#8a8f98"
+LABEL_COLOURS = ("#ffb000", "#2fd6ff", "#ff5fa2", "#7dff6b", "#b58cff", "#ff7847", "#fff05a", "#5fffd7")
+DPI = 100
+GAP_PX, LINE_PX = 6, 22
+"""Free space between planes, and height of a line of text."""
+OUTLINE_ZOOM, OUTLINE_BLUR_VOXELS = 8, 0.45
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One case to draw.
+
+    Attributes:
+        image: [D, H, W], one channel.
+        label: [D, H, W], label values; ``OUTSIDE`` and 0 are not outlined.
+        spacing_mm: voxel size along (D, H, W).
+        title: text above the case.
+    """
+
+    image: FloatArray
+    label: LabelArray
+    spacing_mm: Sequence[float]
+    title: str = ""
+
+
+def three_planes(path: Path, panels: Sequence[Panel], label_names: Mapping[int, str] | None = None, width_px: int = 900) -> None:
+    """Write a PNG with one row per case: axial, coronal and sagittal plane through its largest foreground."""
+    montage(path, [("", [panel]) for panel in panels], label_names, PLANES, width_px)
+
+
+def montage(
+    path: Path, rows: Sequence[tuple[str, Sequence[Panel]]], label_names: Mapping[int, str] | None = None,
+    planes: Sequence[str] = PLANES, width_px: int = 1200,
+) -> None:
+    """Write a PNG with a grid of cases, each in the given planes side by side.
+
+    Args:
+        path: file to write.
+        rows: heading and cases of each row; an empty heading takes no space.
+        label_names: label value -> name, for the key below the picture; without it there is no key.
+        planes: which of ``PLANES`` to draw.
+        width_px: width of the picture.
+    """
+    rows = [(heading, [_cropped(panel) for panel in panels]) for heading, panels in rows]
+    cells = [_cell_mm(panel, planes) for _, panels in rows for panel in panels]
+    cell_mm = np.max(cells, axis=0)  # [planes, (height, width)]
+    num_columns = max(len(panels) for _, panels in rows)
+    gaps_px = GAP_PX * (num_columns * (len(planes) + 1) + 1)
+    px_per_mm = (width_px - gaps_px) / (num_columns * cell_mm[:, 1].sum())
+    plane_px = cell_mm * px_per_mm
+    layout = _Layout(planes, plane_px, px_per_mm, width_px, label_names)
+    save_figure(layout.draw(rows), path)
+
+
+# --- planes --------------------------------------------------------------------------------------------------------
+
+
+def _cell_mm(panel: Panel, planes: Sequence[str]) -> list[tuple[float, float]]:
+    """Height and width of each plane."""
+    d, h, w = np.multiply(panel.image.shape, panel.spacing_mm)
+    size = {"axial": (h, w), "coronal": (d, w), "sagittal": (d, h)}
+    return [size[p] for p in planes]
+
+
+def _cropped(panel: Panel) -> Panel:
+    """The panel without the empty space around the anatomy, but for a margin of one voxel."""
+    voxels = np.argwhere(inside_anatomy(panel.image, panel.label))
+    if not len(voxels):
+        return panel
+    box = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
+    return replace(panel, image=panel.image[box], label=panel.label[box])
+
+
+def central_voxel(label: LabelArray) -> tuple[int, int, int]:
+    """Slice indices (D, H, W) with the largest foreground area each; the centre of the volume if there is none."""
+    foreground = label > 0
+    if not foreground.any():
+        return tuple(s // 2 for s in label.shape)  # type: ignore[return-value]
+    areas = (foreground.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
+    return tuple(int(np.argmax(a)) for a in areas)  # type: ignore[return-value]
+
+
+def take_plane(volume: np.ndarray, plane: str, voxel: tuple[int, int, int]) -> np.ndarray:
+    """The plane through a voxel as an image whose first row is drawn on top: anterior or superior up."""
+    d, h, w = voxel
+    if plane == "axial":
+        return volume[d]
+    return volume[::-1, h] if plane == "coronal" else volume[::-1, :, w]
+
+
+def inside_anatomy(image: FloatArray, label: LabelArray) -> np.ndarray:
+    """Voxels not marked as ``OUTSIDE``; where nothing is marked, voxels that are not 0."""
+    inside = label != OUTSIDE
+    return image != 0 if inside.all() else inside
+
+
+def grey_window(image: FloatArray, label: LabelArray) -> np.ndarray:
+    """Map [D, H, W] intensities to 0..1 by percentiles inside the anatomy; outside becomes 0."""
+    inside = inside_anatomy(image, label)
+    if not inside.any():
+        return np.zeros(image.shape, np.float32)
+    low, high = np.percentile(image[inside], WINDOW_PERCENTILES)
+    grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)
+    return np.where(inside, 0.04 + 0.96 * grey, 0)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in pixels of a montage and how to fill it."""
+
+    planes: Sequence[str]
+    plane_px: np.ndarray  # [planes, (height, width)]
+    px_per_mm: float
+    width_px: int
+    label_names: Mapping[int, str] | None
+
+    def draw(self, rows: Sequence[tuple[str, Sequence[Panel]]]) -> Figure:
+        heights = [self._row_px(heading, panels) for heading, panels in rows]
+        key_px = LINE_PX + GAP_PX if self.label_names else 0
+        height = int(sum(heights)) + key_px + GAP_PX
+        figure = new_figure(self.width_px, height)
+        top = GAP_PX
+        for (heading, panels), row_px in zip(rows, heights, strict=True):
+            self._draw_row(figure, heading, panels, top)
+            top += row_px
+        if self.label_names:
+            self._draw_key(figure, top + LINE_PX / 2)
+        return figure
+
+    def _row_px(self, heading: str, panels: Sequence[Panel]) -> int:
+        num_lines = bool(heading) + any(p.title for p in panels)
+        return int(self.plane_px[:, 0].max()) + num_lines * LINE_PX + GAP_PX
+
+    def _draw_row(self, figure: Figure, heading: str, panels: Sequence[Panel], top: float) -> None:
+        if heading:
+            _text(figure, GAP_PX, top + LINE_PX / 2, heading, size=11, weight="bold")
+            top += LINE_PX
+        left = float(GAP_PX)
+        titled = any(p.title for p in panels)
+        for panel in panels:
+            if titled:
+                _text(figure, left, top + LINE_PX / 2, panel.title, colour=FAINT)
+            self._draw_case(figure, panel, left, top + titled * LINE_PX)
+            left += self.plane_px[:, 1].sum() + GAP_PX * (len(self.planes) + 1)
+
+    def _draw_case(self, figure: Figure, panel: Panel, left: float, top: float) -> None:
+        grey, voxel = grey_window(panel.image, panel.label), central_voxel(panel.label)
+        cell_px = self.plane_px[:, 0].max()
+        for plane, (_, width), (h_mm, w_mm) in zip(self.planes, self.plane_px, _cell_mm(panel, self.planes), strict=True):
+            h, w = h_mm * self.px_per_mm, w_mm * self.px_per_mm
+            box = (left + (width - w) / 2, top + (cell_px - h) / 2, w, h)
+            _draw_plane(_axes_at(figure, box), take_plane(grey, plane, voxel), take_plane(panel.label, plane, voxel))
+            left += width + GAP_PX
+
+    def _draw_key(self, figure: Figure, y: float) -> None:
+        left = float(GAP_PX)
+        for value, name in (self.label_names or {}).items():
+            _text(figure, left, y, f"\N{BLACK SQUARE} {name}", colour=_colour(value))
+            left += 30 + 8 * len(name)
+
+
+def _draw_plane(axes: Axes, grey: np.ndarray, label: np.ndarray) -> None:
+    h, w = grey.shape
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="bicubic", extent=(0, w, h, 0))
+    values, smooth = _smooth_label(np.maximum(label, 0))
+    x, y = ((np.arange(n) + 0.5) / OUTLINE_ZOOM for n in smooth.shape[::-1])
+    for i, value in enumerate(values):
+        if value > 0:
+            axes.contour(x, y, smooth == i, levels=[0.5], colors=[_colour(int(value))], linewidths=1.2)
+    axes.set_axis_off()
+
+
+def _smooth_label(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label values, and the index of the nearest one on a finer grid: outlines without the staircase of voxels."""
+    values = np.unique(label)
+    fine = label.repeat(OUTLINE_ZOOM, axis=0).repeat(OUTLINE_ZOOM, axis=1)
+    shares = [ndimage.gaussian_filter((fine == v).astype(np.float32), OUTLINE_ZOOM * OUTLINE_BLUR_VOXELS) for v in values]
+    return values, np.argmax(shares, axis=0)
+
+
+def _colour(value: int) -> str:
+    return LABEL_COLOURS[(value - 1) % len(LABEL_COLOURS)]
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+
+
+def new_figure(width_px: int, height_px: int) -> Figure:
+    """An empty dark figure that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_px / DPI, height_px / DPI), dpi=DPI, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes_at(figure: Figure, box_px: tuple[float, float, float, float]) -> Axes:
+    """Axes at (left, top, width, height) in pixels from the top left corner."""
+    width, height = figure.get_size_inches() * DPI
+    left, top, w, h = box_px
+    return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
+
+
+def _text(
+    figure: Figure, left: float, y: float, text: str, colour: str = TEXT, size: float = 9.5, weight: str = "normal"
+) -> None:
+    width, height = figure.get_size_inches() * DPI
+    figure.text(left / width, 1 - y / height, text, color=colour, fontsize=size, fontweight=weight, va="center")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, complete or not at all."""
+    write_atomically(path, lambda tmp: figure.savefig(tmp, dpi=DPI, facecolor=BACKGROUND, format="png"))

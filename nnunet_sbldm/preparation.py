@@ -1,0 +1,182 @@
+"""From a fold's training cases to a generator plan and training arrays; where bad data is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from nnunet_sbldm import __version__
+from nnunet_sbldm.checkpoint import GeneratorPlan
+from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names, measure
+from nnunet_sbldm.config import Preset
+from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
+from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
+from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
+
+NO_FLOOR = -3.0e38
+MIN_CASES = 2
+LOW, HIGH = 0.5, 99.5
+"""Percentiles of the intensities inside the anatomy that become about -1 and 1."""
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What the plan needs to know of one training case.
+
+    Attributes:
+        shape: (D, H, W) preprocessed.
+        outside_share: share of ``OUTSIDE`` voxels in the crop.
+        normalised: [C, 2] low and high percentile of nnU-Net's normalised intensities inside.
+        raw: [C, 2] the same of the raw intensities.
+        condition: [F] condition vector.
+        smallest: label value -> voxels of its smallest component.
+        geometry: of the raw case.
+    """
+
+    shape: tuple[int, ...]
+    outside_share: float
+    normalised: np.ndarray
+    raw: np.ndarray
+    condition: np.ndarray
+    smallest: dict[int, int]
+    geometry: Geometry
+
+
+def condition_targets(dataset: NnunetDataset) -> tuple[Target, ...]:
+    """Foreground labels, or regions where the dataset defines them."""
+    manager = dataset.plans.get_label_manager(dataset.dataset_json)
+    wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    names = {_as_tuple(v): name for name, v in dataset.dataset_json["labels"].items()}
+    return tuple(Target(names.get(_as_tuple(v), f"label_{v}"), _as_tuple(v)) for v in wanted)
+
+
+def _as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+
+
+def label_encoding(dataset: NnunetDataset) -> LabelEncoding:
+    """Class indices for the labels of ``dataset.json``; the ignore label is left out."""
+    manager = dataset.plans.get_label_manager(dataset.dataset_json)
+    return LabelEncoding((OUTSIDE, *sorted(int(v) for v in manager.all_labels)), manager.ignore_label)
+
+
+def summarise(dataset: NnunetDataset, case_id: str, encoding: LabelEncoding, targets: Sequence[Target]) -> CaseSummary:
+    """Read one case raw and preprocessed, check it, and measure it.
+
+    Raises:
+        UserError: NaN, constant image, unknown label, geometry mismatch, not preprocessed.
+    """
+    raw = read_case(dataset, case_id)
+    image, label = load_preprocessed(dataset, case_id)
+    _check(dataset, case_id, image, label, encoding)
+    inside = label != OUTSIDE
+    raw_inside = (raw.image != 0).any(axis=0)
+    return CaseSummary(
+        shape=label.shape, outside_share=float(1 - inside.mean()),
+        normalised=np.array([np.percentile(c[inside], (LOW, HIGH)) for c in image]),
+        raw=np.array([np.percentile(c[raw_inside], (LOW, HIGH)) for c in raw.image]),
+        condition=measure(label, targets, dataset.config.spacing),
+        smallest={v: _smallest_component(label == v) for v in encoding.values if v > 0 and (label == v).any()},
+        geometry=raw.geometry,
+    )
+
+
+def _check(dataset: NnunetDataset, case_id: str, image: FloatArray, label: LabelArray, encoding: LabelEncoding) -> None:
+    if not np.isfinite(image).all():
+        raise UserError(f"Case {case_id} of {dataset.name} has NaN or infinite voxels after preprocessing; repair or remove it.")
+    for name, channel in zip(dataset.channel_names, image, strict=True):
+        if channel.min() == channel.max():
+            raise UserError(f"Channel {name} of case {case_id} of {dataset.name} is constant; repair or remove the case.")
+    unknown = sorted(set(np.unique(label).tolist()) - set(encoding.values) - {encoding.ignore_label})
+    if unknown:
+        raise UserError(f"Case {case_id} of {dataset.name} has the label(s) {unknown}, which dataset.json does not define.")
+
+
+def _smallest_component(mask: np.ndarray) -> int:
+    labelled, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    return int(np.bincount(labelled.ravel())[1:].min())
+
+
+def intensity_scaling(dataset: NnunetDataset, summaries: Sequence[CaseSummary]) -> IntensityScaling:
+    """Scaling of every channel, measured over the training cases.
+
+    The way to raw intensities is exact for CT and fixed scalings; for normalisations that depend on the case itself
+    (z-score, 0-1) any gain serves, and the training cases' median is taken, so that files look like the user's own.
+    """
+    normalised = np.mean([s.normalised for s in summaries], axis=0)  # [C, 2]
+    raw = np.array([s.raw for s in summaries])  # [N, C, 2]
+    offsets, gains, floors = [], [], []
+    for c, scheme in enumerate(dataset.config.normalization_schemes):
+        each = np.array([s.normalised[c] for s in summaries])
+        gain = float(np.median(np.ptp(raw[:, c], axis=1) / np.ptp(each, axis=1)))
+        offset = float(np.median(raw[:, c, 0] - gain * each[:, 0]))
+        if scheme == "CTNormalization":
+            properties = dataset.plans.foreground_intensity_properties_per_channel[str(c)]
+            gain, offset = max(properties["std"], 1e-8), properties["mean"]
+        elif scheme in ("NoNormalization", "RGBTo01Normalization"):
+            gain, offset = (1.0 if scheme == "NoNormalization" else 255.0), 0.0
+        positive = scheme != "CTNormalization" and raw[:, c].min() >= 0
+        offsets.append(offset)
+        gains.append(gain)
+        floors.append(0.01 * gain if positive else NO_FLOOR)
+    scale = np.maximum(np.ptp(normalised, axis=1) / 2, 1e-6)
+    return IntensityScaling(tuple(normalised.mean(axis=1).tolist()), tuple(scale.tolist()), tuple(offsets), tuple(gains), tuple(floors))
+
+
+def prepare(
+    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, work: Path
+) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
+    """Plan a generator from its training cases alone and lay the cases on its grid.
+
+    Args:
+        dataset: where the cases are.
+        fold: fold the cases train in.
+        preset: sizes and lengths.
+        case_ids: real training cases.
+        seed: seed of initialisation and training order.
+        work: folder for the training arrays.
+
+    Raises:
+        UserError: too few cases, a bad case, or no foreground in any.
+    """
+    if len(case_ids) < MIN_CASES:
+        raise UserError(f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}.")
+    encoding, targets = label_encoding(dataset), condition_targets(dataset)
+    summaries = [summarise(dataset, c, encoding, targets) for c in tqdm(case_ids, desc="reading cases", unit="case")]
+    if not any(s.smallest for s in summaries):
+        raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
+    fingerprints = list(fingerprints_of(dataset, case_ids).values())
+    plan = _plan(dataset, fold, preset, seed, encoding, targets, summaries)
+    arrays = TrainingArrays.create(work, len(case_ids), len(plan.channel_names), plan.grid.shape)
+    for n, case_id in enumerate(case_ids):
+        image, label = load_preprocessed(dataset, case_id)
+        arrays.put(n, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0), encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)))
+    return plan, arrays, fingerprints
+
+
+def _plan(
+    dataset: NnunetDataset, fold: Fold, preset: Preset, seed: int, encoding: LabelEncoding, targets: tuple[Target, ...],
+    summaries: Sequence[CaseSummary],
+) -> GeneratorPlan:
+    table = np.array([s.condition for s in summaries])
+    smallest: dict[str, int] = {}
+    for value, voxels in (item for s in summaries for item in s.smallest.items()):
+        smallest[str(value)] = min(voxels, smallest.get(str(value), voxels))
+    grid = configure_grid([s.shape for s in summaries], dataset.config.spacing, dataset.plans.transpose_forward,
+                          float(np.mean([s.outside_share for s in summaries])))
+    return GeneratorPlan(
+        dataset_name=dataset.name, plans_name=dataset.plans_name, configuration=dataset.configuration,
+        plans_hash=dataset.plans_hash(), fold=fold, seed=seed, library_version=__version__, preset=preset,
+        channel_names=tuple(dataset.channel_names), encoding=encoding, targets=targets, grid=grid,
+        intensity=intensity_scaling(dataset, summaries),
+        condition_scaling=ConditionScaling.fit(feature_names(targets), table),
+        condition_table=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table),
+        min_component_voxels=smallest, template=summaries[0].geometry,
+    )

@@ -1,0 +1,69 @@
+"""Training data of the generator: nnU-Net's preprocessed cases on the grid, cut into slices.
+
+Cases are read once into memory-mapped arrays, so memory stays small however many cases there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_sbldm.grid import FILL
+
+FOREGROUND_WEIGHT = 3.0
+EMPTY_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class TrainingArrays:
+    """All training cases on the grid.
+
+    Attributes:
+        images: float16 [N, C, D, H, W], network scale, ``FILL`` outside.
+        classes: uint8 [N, D, H, W], class indices, 255 where ignored.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+
+    @staticmethod
+    def create(folder: Path, num_cases: int, num_channels: int, shape: Sequence[int]) -> TrainingArrays:
+        """New arrays on disk."""
+        folder.mkdir(parents=True, exist_ok=True)
+        make = np.lib.format.open_memmap
+        return TrainingArrays(make(folder / "images.npy", "w+", np.float16, (num_cases, num_channels, *shape)),
+                              make(folder / "classes.npy", "w+", np.uint8, (num_cases, *shape)))
+
+    @staticmethod
+    def open(folder: Path) -> TrainingArrays:
+        """Arrays that :meth:`create` made."""
+        return TrainingArrays(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "classes.npy", mmap_mode="r"))
+
+    def put(self, index: int, image: np.ndarray, classes: np.ndarray) -> None:
+        """Store one case; image values outside the anatomy become ``FILL``."""
+        self.images[index] = np.where(classes == 0, FILL, image)
+        self.classes[index] = classes
+
+    def slice_weights(self) -> np.ndarray:
+        """Drawing probability of every slice [N * D]: slices with foreground more often, empty ones seldom."""
+        flat = self.classes.reshape(*self.classes.shape[:2], -1)
+        foreground = ((flat > 1) & (flat != 255)).any(axis=2)
+        weights = np.where(foreground, FOREGROUND_WEIGHT, np.where((flat > 0).any(axis=2), 1.0, EMPTY_WEIGHT)).ravel()
+        return weights / weights.sum()
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Slices by flat index into N * D: image [B, C, H, W], classes [B, H, W] int64, position [B] in [0, 1]."""
+        case, d = np.divmod(indices, self.classes.shape[1])
+        image = torch.from_numpy(np.stack([self.images[n, :, i] for n, i in zip(case, d, strict=True)]).astype(np.float32))
+        classes = torch.from_numpy(np.stack([self.classes[n, i] for n, i in zip(case, d, strict=True)]).astype(np.int64))
+        return image, classes, torch.from_numpy(slice_positions(self.classes.shape[1])[d])
+
+
+def slice_positions(num_slices: int) -> np.ndarray:
+    """Normalised position of every slice, float32 [D] from 0 to 1: the argument of l(i)."""
+    return np.linspace(0, 1, num_slices, dtype=np.float32)
