@@ -51,7 +51,7 @@ class SliceAutoencoder(nn.Module):
         config: widths and embedding; the last width is repeated if f asks for more levels.
     """
 
-    def __init__(self, num_channels: int, num_classes: int, downsampling: int, config: AutoencoderConfig):
+    def __init__(self, num_channels: int, num_classes: int, downsampling: int, config: AutoencoderConfig) -> None:
         super().__init__()
         self.num_channels, self.num_classes, self.use_position = num_channels, num_classes, config.use_position
         self.latent_channels = config.latent_channels + num_channels - 1
@@ -100,7 +100,9 @@ class SliceAutoencoder(nn.Module):
         h = F.silu(self.norm_out(h))
         return self.image_head(h), self.label_head(h)
 
-    def forward(self, image: Tensor, one_hot: Tensor, position: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, one_hot: Tensor, position: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct through a posterior sample: image, label logits and the KL term."""
         posterior = self.encode(image, one_hot, position)
         decoded_image, logits = self.decode(posterior.sample(generator), position)

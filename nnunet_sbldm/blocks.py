@@ -23,7 +23,7 @@ class FactorisedConv(nn.Module):
     Shape: [B, C, (D,) H, W] -> [B, C', (D',) H', W'].
     """
 
-    def __init__(self, channels_in: int, channels_out: int, num_axes: int, stride: tuple[int, ...] | None = None):
+    def __init__(self, channels_in: int, channels_out: int, num_axes: int, stride: tuple[int, ...] | None = None) -> None:
         super().__init__()
         if num_axes == 2:
             self.within: nn.Module = nn.Conv2d(channels_in, channels_out, 3, padding=1, stride=stride or 1)
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
     The second convolution starts at zero, so that the block starts as its skip.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, embedding_dim: int, num_axes: int, dropout: float = 0.0):
+    def __init__(self, channels_in: int, channels_out: int, embedding_dim: int, num_axes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(_groups(channels_in), channels_in)
         self.conv1 = FactorisedConv(channels_in, channels_out, num_axes)

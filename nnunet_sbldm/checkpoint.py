@@ -95,8 +95,13 @@ class GeneratorPlan:
     @staticmethod
     def from_json(value: dict[str, Any]) -> GeneratorPlan:
         """Inverse of :meth:`to_json`."""
-        nested = {"encoding": LabelEncoding, "grid": Grid, "intensity": IntensityScaling,
-                  "condition_scaling": ConditionScaling, "template": Geometry}
+        nested = {
+            "encoding": LabelEncoding,
+            "grid": Grid,
+            "intensity": IntensityScaling,
+            "condition_scaling": ConditionScaling,
+            "template": Geometry,
+        }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}
         parsed["preset"] = _preset_from_json(value["preset"])
         parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
@@ -104,14 +109,21 @@ class GeneratorPlan:
 
 
 def _preset_from_json(value: dict[str, Any]) -> Preset:
-    parts = {"autoencoder": AutoencoderConfig, "denoiser": DenoiserConfig, "autoencoder_stage": StageConfig,
-             "denoiser_stage": StageConfig, "diffusion": DiffusionConfig}
+    parts = {
+        "autoencoder": AutoencoderConfig,
+        "denoiser": DenoiserConfig,
+        "autoencoder_stage": StageConfig,
+        "denoiser_stage": StageConfig,
+        "diffusion": DiffusionConfig,
+    }
     return Preset(name=value["name"], **{k: from_json(cls, value[k]) for k, cls in parts.items()})
 
 
 def build_autoencoder(plan: GeneratorPlan) -> SliceAutoencoder:
     """An untrained autoencoder of the planned size."""
-    network = SliceAutoencoder(len(plan.channel_names), plan.encoding.num_classes, plan.grid.downsampling, plan.preset.autoencoder)
+    network = SliceAutoencoder(
+        len(plan.channel_names), plan.encoding.num_classes, plan.grid.downsampling, plan.preset.autoencoder
+    )
     return network.to(memory_format=torch.channels_last)  # twice as fast on CPUs
 
 
@@ -120,7 +132,9 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
     d, h, w = plan.grid.spacing_mm
     f = plan.grid.downsampling
-    network = VolumeDenoiser(z, plan.grid.latent_shape, (d, h * f, w * f), len(plan.condition_scaling.names), plan.preset.denoiser)
+    network = VolumeDenoiser(
+        z, plan.grid.latent_shape, (d, h * f, w * f), len(plan.condition_scaling.names), plan.preset.denoiser
+    )
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
@@ -158,8 +172,10 @@ class Generator:
     def latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and std [1, Z, 1, 1, 1] that standardise latent volumes."""
         shape = (1, -1, 1, 1, 1)
-        return (torch.tensor(self.plan.latent_mean, device=self.device).reshape(shape),
-                torch.tensor(self.plan.latent_std, device=self.device).reshape(shape))
+        return (
+            torch.tensor(self.plan.latent_mean, device=self.device).reshape(shape),
+            torch.tensor(self.plan.latent_std, device=self.device).reshape(shape),
+        )
 
 
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
@@ -185,7 +201,9 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
         raise UserError(f"{folder / 'generator.json'} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
     try:
         plan = GeneratorPlan.from_json(value)
-        networks = [_load(build(plan), folder / name) for build, name in zip((build_autoencoder, build_denoiser), WEIGHTS, strict=True)]
+        networks = [
+            _load(build(plan), folder / name) for build, name in zip((build_autoencoder, build_denoiser), WEIGHTS, strict=True)
+        ]
         seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError) as e:
         raise UserError(f"The SBLDM in {folder} is damaged ({e}); copy it again or retrain it.") from e
@@ -206,9 +224,12 @@ def hash_of(folder: Path) -> str:
 def refuse_mismatch(generator: Generator, dataset: NnunetDataset) -> None:
     """Raise a :class:`UserError` if channels or labels of a generator are not those of the dataset."""
     if list(generator.plan.channel_names) != dataset.channel_names:
-        raise UserError(f"The SBLDM in {generator.folder} makes the channels {', '.join(generator.plan.channel_names)}, but "
-                        f"{dataset.name} has {', '.join(dataset.channel_names)}.")
+        raise UserError(
+            f"The SBLDM in {generator.folder} makes the channels {', '.join(generator.plan.channel_names)}, but "
+            f"{dataset.name} has {', '.join(dataset.channel_names)}."
+        )
     theirs = read_json(generator.folder / "dataset.json")["labels"]
     if theirs != dataset.dataset_json["labels"]:
-        raise UserError(f"The SBLDM in {generator.folder} makes the labels {theirs}, but {dataset.name} has "
-                        f"{dataset.dataset_json['labels']}.")
+        raise UserError(
+            f"The SBLDM in {generator.folder} makes the labels {theirs}, but {dataset.name} has {dataset.dataset_json['labels']}."
+        )

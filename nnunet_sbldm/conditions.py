@@ -20,8 +20,14 @@ from skimage.measure import marching_cubes, mesh_surface_area
 from nnunet_sbldm.types import OUTSIDE, LabelArray
 
 AXES = ("d", "h", "w")
-FEATURES = ("presence", "volume_ml", *(f"centroid_{a}" for a in AXES), *(f"extent_{a}_mm" for a in AXES), "sphericity",
-            "num_components")
+FEATURES = (
+    "presence",
+    "volume_ml",
+    *(f"centroid_{a}" for a in AXES),
+    *(f"extent_{a}_mm" for a in AXES),
+    "sphericity",
+    "num_components",
+)
 LOG_FEATURES = ("volume_ml", "extent_d_mm", "extent_h_mm", "extent_w_mm", "num_components")
 SHRINKAGE = 0.3
 MIN_STD = 1e-3
@@ -187,7 +193,11 @@ class ConditionModel:
 def _kernel_weights(rows: np.ndarray, wanted: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Probability of each kernel, given some features (uniform if none are)."""
     difference = np.nan_to_num(rows - wanted)
-    logits = -0.5 * np.einsum("ij,ij->i", difference @ np.linalg.pinv(covariance), difference) if rows.shape[1] else np.zeros(len(rows))
+    logits = (
+        -0.5 * np.einsum("ij,ij->i", difference @ np.linalg.pinv(covariance), difference)
+        if rows.shape[1]
+        else np.zeros(len(rows))
+    )
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 

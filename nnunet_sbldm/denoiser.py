@@ -49,7 +49,7 @@ def slices_per_token(voxel_mm: Sequence[float]) -> int:
 class ConditionEncoder(nn.Module):
     """tau(c): condition vector -> embedding, with a learned token for every missing feature and a learned null."""
 
-    def __init__(self, num_features: int, embedding_dim: int):
+    def __init__(self, num_features: int, embedding_dim: int) -> None:
         super().__init__()
         self.missing = nn.Parameter(torch.zeros(num_features))
         self.null = nn.Parameter(torch.randn(embedding_dim) * 0.02)
@@ -66,7 +66,7 @@ class ConditionEncoder(nn.Module):
 class SelfAttention(nn.Module):
     """Single-head self-attention over all positions of a small volume, with a residual connection."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, channels)
         self.qkv = nn.Conv3d(channels, 3 * channels, 1)
@@ -92,8 +92,14 @@ class VolumeDenoiser(nn.Module):
         config: widths, embedding, dropout.
     """
 
-    def __init__(self, latent_channels: int, latent_shape: Sequence[int], voxel_mm: Sequence[float], num_features: int,
-                 config: DenoiserConfig):
+    def __init__(
+        self,
+        latent_channels: int,
+        latent_shape: Sequence[int],
+        voxel_mm: Sequence[float],
+        num_features: int,
+        config: DenoiserConfig,
+    ) -> None:
         super().__init__()
         widths, e = config.widths, config.embedding_dim
         p = slices_per_token(voxel_mm)
@@ -105,8 +111,12 @@ class VolumeDenoiser(nn.Module):
         self.conv_in = FactorisedConv(p * latent_channels + 3, widths[0], 3)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
-            self.down.append(nn.ModuleList([ResidualBlock(wide, wide, e, 3, config.dropout), FactorisedConv(wide, wider, 3, stride)]))
-            self.up.insert(0, nn.ModuleList([FactorisedConv(wider, wide, 3), ResidualBlock(2 * wide, wide, e, 3, config.dropout)]))
+            self.down.append(
+                nn.ModuleList([ResidualBlock(wide, wide, e, 3, config.dropout), FactorisedConv(wide, wider, 3, stride)])
+            )
+            self.up.insert(
+                0, nn.ModuleList([FactorisedConv(wider, wide, 3), ResidualBlock(2 * wide, wide, e, 3, config.dropout)])
+            )
         num_tokens = torch.Size(_coarsest(latent_shape, strides)).numel()
         self.bottom1 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
         self.attention = SelfAttention(widths[-1]) if num_tokens <= MAX_ATTENTION_TOKENS else nn.Identity()

@@ -31,8 +31,12 @@ def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps, beta_schedule="squaredcos_cap_v2",
-        prediction_type=config.prediction_type, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=config.prediction_type,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
     )
 
 
@@ -65,6 +69,7 @@ def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Starting noise [B, *shape]; each sample's depends on its seed alone, never on its batch or device."""
+
     def one(seed: int) -> Tensor:
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(np.uint64(seed))))
 
@@ -72,7 +77,9 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def ddim(denoise: Denoise, scheduler: DDIMScheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float) -> Tensor:
+def ddim(
+    denoise: Denoise, scheduler: DDIMScheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float
+) -> Tensor:
     """Deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) with classifier-free guidance (Ho & Salimans 2022).
 
     Args:

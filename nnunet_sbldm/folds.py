@@ -92,8 +92,11 @@ def refuse_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFinge
 
 
 def guard_split(
-    train: Sequence[str], val: Sequence[str], synthetic: Mapping[str, Sequence[CaseFingerprint]],
-    fingerprints: Mapping[str, CaseFingerprint], fold: int | str,
+    train: Sequence[str],
+    val: Sequence[str],
+    synthetic: Mapping[str, Sequence[CaseFingerprint]],
+    fingerprints: Mapping[str, CaseFingerprint],
+    fold: int | str,
 ) -> tuple[list[str], list[str]]:
     """Apply the fold rule to a split that nnU-Net proposes.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, Geometry, LabelArray
+from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray
 
 LARGE_IN_PLANE = 128
 MIN_SLICES = 4
@@ -69,8 +69,12 @@ def configure_grid(
     largest = np.max([tuple(s) for s in shapes], axis=0)
     f = downsampling_for(largest[1:])
     h, w = (int(-(-n // f) * f) for n in largest[1:])
-    return Grid((max(int(largest[0]), MIN_SLICES), h, w), tuple(float(s) for s in spacing_mm),  # type: ignore[arg-type]
-                tuple(int(a) for a in transpose_forward), outside_share < 0.005)  # type: ignore[arg-type]
+    return Grid(
+        (max(int(largest[0]), MIN_SLICES), h, w),
+        tuple(float(s) for s in spacing_mm),  # type: ignore[arg-type]
+        tuple(int(a) for a in transpose_forward),
+        outside_share < 0.005,
+    )  # type: ignore[arg-type]
 
 
 def to_grid(array: np.ndarray, shape: Sequence[int], fill: float) -> np.ndarray:
@@ -190,7 +194,12 @@ def anatomy_of(classes: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def from_grid(
-    case_id: str, image: FloatArray, label: LabelArray, anatomy: np.ndarray, grid: Grid, intensity: IntensityScaling,
+    case_id: str,
+    image: FloatArray,
+    label: LabelArray,
+    anatomy: np.ndarray,
+    grid: Grid,
+    intensity: IntensityScaling,
     template: Geometry,
 ) -> Case:
     """Turn a generated volume into a case: raw intensities, exact zeros outside, cropped, reader order.
@@ -211,5 +220,9 @@ def from_grid(
     back = np.argsort(grid.transpose_forward)
     spacing = tuple(grid.spacing_mm[a] for a in back)
     geometry = Geometry(spacing, template.origin_mm, template.direction)  # type: ignore[arg-type]
-    return Case(case_id, np.ascontiguousarray(raw.transpose(0, *(back + 1)), dtype=np.float32),
-                np.ascontiguousarray(values.transpose(back)), geometry)
+    return Case(
+        case_id,
+        np.ascontiguousarray(raw.transpose(0, *(back + 1)), dtype=np.float32),
+        np.ascontiguousarray(values.transpose(back)),
+        geometry,
+    )

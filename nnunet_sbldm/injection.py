@@ -5,7 +5,6 @@ Everything that could leak, or stop the training hours later, is refused here be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -64,8 +64,8 @@ class TrainingFold:
         seen = index.seen_by() if index is not None else {}
         unknown = [c for c in self.dataset_json.get("sbldm", {}).get("synthetic_cases", ()) if c not in seen]
         if unknown:
-            raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have seen, so the "
-                            f"fold rule cannot be checked: {self.expand_command} again.")
+            raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have "
+                            f"seen, so the fold rule cannot be checked: {self.expand_command} again.")
         return seen
 
     @property
@@ -88,10 +88,11 @@ class TrainingFold:
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""
         remembered = remembered_fingerprints(self.preprocessed)
-        raw = Path(os.environ.get("nnUNet_raw", "")) / self.preprocessed.name
-        if not (raw / "dataset.json").is_file():
+        name = self.preprocessed.name
+        if not nnUNet_raw.is_set() or not (Path(nnUNet_raw.get()) / name / "dataset.json").is_file():
             return remembered
-        dataset = NnunetDataset(self.preprocessed.name, raw, self.preprocessed, read_json(raw / "dataset.json"), self.plans.plans_name)
+        raw = Path(nnUNet_raw.get()) / name
+        dataset = NnunetDataset(name, raw, self.preprocessed, read_json(raw / "dataset.json"), self.plans.plans_name)
         return remembered | fingerprints_of(dataset, [c for c in case_ids if _has_raw_files(dataset, c)])
 
 
@@ -144,8 +145,8 @@ def _split_past_the_end(fold: TrainingFold, real: Sequence[str], log: Log) -> Sp
     leaks = {g: bool(find_leaks(seen, held_out)) for g, seen in {id(s): s for s in fold.expansion.values()}.items()}
     allowed = [c for c, seen in fold.expansion.items() if not leaks[id(seen)]]
     log(f"Fold {fold.fold} is not in splits_final.json: random 80:20 split of the real cases, {len(train)} for training and "
-        f"{len(val)} for validation. {len(allowed)} synthetic cases train with them; {len(fold.expansion) - len(allowed)} are left out, "
-        "because their generators have seen a validation case.")
+        f"{len(val)} for validation. {len(allowed)} synthetic cases train with them; {len(fold.expansion) - len(allowed)} are "
+        "left out, because their generators have seen a validation case.")
     return guard_split(train + allowed, val, fold.expansion, content, fold.fold)
 
 
@@ -182,8 +183,8 @@ def find_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str], lo
             or from a generator that has seen a case of ``val``.
     """
     if fold.config.previous_stage_name is not None:
-        raise UserError("The second stage of a cascade needs predictions of the first stage for every training case, and synthetic "
-                        "cases have none: train it with nnUNetTrainer, or with ratio 0.")
+        raise UserError("The second stage of a cascade needs predictions of the first stage for every training case, and "
+                        "synthetic cases have none: train it with nnUNetTrainer, or with ratio 0.")
     source = _expansion_source(fold, train, log) if fold.expansion else _pool_source(fold, train, val)
     if source is not None:
         _refuse_incomplete(fold, source)
@@ -195,19 +196,19 @@ def _expansion_source(fold: TrainingFold, train: Sequence[str], log: Log) -> Syn
     if synthetic:
         return SyntheticSource(fold.preprocessed / fold.config.data_identifier, synthetic)
     if isinstance(fold.fold, int) and not any(c in fold.expansion for s in read_json(fold.splits_file) for c in s["train"]):
-        log(f"WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; {fold.expand_command} "
-            "to list them again.")
+        log("WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; "
+            f"{fold.expand_command} to list them again.")
         return None
-    raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no synthetic case that may be trained on: {fold.expand_command}, "
-                    "or train on real cases with ratio 0 (sbldm_configure).")
+    raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no synthetic case that may be trained on: "
+                    f"{fold.expand_command}, or train on real cases with ratio 0 (sbldm_configure).")
 
 
 def _pool_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str]) -> SyntheticSource:
     place = (fold.preprocessed, fold.config.data_identifier, fold.fold)
     index = SyntheticIndex.load(pool_folder(*place))
     if index is None or not index.cases:
-        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no pool of synthetic cases ({pool_folder(*place)}): {fold.expand_command}, "
-                        "or train on real cases with ratio 0 (sbldm_configure).")
+        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no pool of synthetic cases ({pool_folder(*place)}): "
+                        f"{fold.expand_command}, or train on real cases with ratio 0 (sbldm_configure).")
     if index.plans_hash != preprocessing_hash(fold.plans, fold.config):
         raise UserError(f"The pool {pool_folder(*place)} was preprocessed with other plans than {fold.plans.plans_name} has now: "
                         f"delete it and {fold.expand_command}.")

@@ -63,7 +63,9 @@ def decode_volume(autoencoder: SliceAutoencoder, latent: Tensor) -> tuple[Tensor
 def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Iterator[Tensor]:
     """Latent volume [Z, D, h, w] of every training case, on the CPU."""
     for image, classes in zip(arrays.images, arrays.classes, strict=True):
-        yield encode_volume(autoencoder, torch.from_numpy(image.astype("float32")), torch.from_numpy(classes.astype("int64"))).cpu()
+        yield encode_volume(
+            autoencoder, torch.from_numpy(image.astype("float32")), torch.from_numpy(classes.astype("int64"))
+        ).cpu()
 
 
 def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,8 @@ class MixingSettings:
     def __post_init__(self) -> None:
         is_number = isinstance(self.ratio, Real) and not isinstance(self.ratio, bool)
         if not is_number or not 0 <= self.ratio <= 1:
-            raise UserError(f"ratio is the share of synthetic cases among the drawn cases, a number from 0 to 1; got {self.ratio!r}.")
+            raise UserError("ratio is the share of synthetic cases among the drawn cases, a number from 0 to 1; "
+                            f"got {self.ratio!r}.")
         for name, value in self.overrides().items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{name} is a whole number from 1; got {value!r}.")
@@ -76,8 +77,8 @@ class MixingSettings:
         for key in block:
             if key not in known:
                 nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-                raise UserError(f"The {SETTINGS_KEY} block of the configuration has an unknown key {key!r}: did you mean {nearest!r}? "
-                                f"Valid keys are {', '.join(known)}.")
+                raise UserError(f"The {SETTINGS_KEY} block of the configuration has an unknown key {key!r}: "
+                                f"did you mean {nearest!r}? Valid keys are {', '.join(known)}.")
         return MixingSettings(**block)
 
 
@@ -116,7 +117,8 @@ class MixedDataset:
         self._synthetic_ids = frozenset(map(str, synthetic.identifiers)) if synthetic is not None and ratio > 0 else frozenset()
         clashes = sorted(self._synthetic_ids.intersection(map(str, real.identifiers)))
         if clashes:
-            raise UserError(f"{len(clashes)} synthetic case(s) have the id of a real one ({', '.join(clashes[:5])}): rename the real case(s).")
+            raise UserError(f"{len(clashes)} synthetic case(s) have the id of a real one ({', '.join(clashes[:5])}): "
+                            "rename the real case(s).")
         real_copies, synthetic_copies = multiplicities(len(real.identifiers), len(self._synthetic_ids), ratio)
         ids = [*list(real.identifiers) * real_copies, *sorted(self._synthetic_ids) * synthetic_copies]
         self.identifiers = np.array(ids, dtype=str)

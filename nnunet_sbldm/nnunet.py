@@ -119,13 +119,23 @@ class NnunetDataset:
 
 def preprocessing_hash(plans: PlansManager, config: ConfigurationManager) -> str:
     """Hash of all that decides how a raw case becomes a preprocessed one: equal in configurations that share their data."""
-    keys = ("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name", "resampling_fn_data",
-            "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs")
-    return sha256_of_json({
-        "transpose_forward": list(plans.transpose_forward),
-        "intensities": plans.foreground_intensity_properties_per_channel,
-        **{k: config.configuration.get(k) for k in keys},
-    })
+    keys = (
+        "spacing",
+        "normalization_schemes",
+        "use_mask_for_norm",
+        "preprocessor_name",
+        "resampling_fn_data",
+        "resampling_fn_data_kwargs",
+        "resampling_fn_seg",
+        "resampling_fn_seg_kwargs",
+    )
+    return sha256_of_json(
+        {
+            "transpose_forward": list(plans.transpose_forward),
+            "intensities": plans.foreground_intensity_properties_per_channel,
+            **{k: config.configuration.get(k) for k in keys},
+        }
+    )
 
 
 def _scan_case_folder(raw: Path, ending: str) -> dict[str, dict[str, Any]]:
@@ -147,14 +157,14 @@ def dataset_name(dataset_id: str) -> str:
     names = list(find_candidate_datasets(int(dataset_id)))
     if len(names) != 1:
         found = f"several: {', '.join(names)}" if names else "none"
-        raise UserError(f"Expected one dataset with the id {dataset_id} in nnUNet_raw ({nnunet_folder('nnUNet_raw')}), "
-                        f"nnUNet_preprocessed and nnUNet_results; found {found}.")
+        raise UserError(
+            f"Expected one dataset with the id {dataset_id} in nnUNet_raw ({nnunet_folder('nnUNet_raw')}), "
+            f"nnUNet_preprocessed and nnUNet_results; found {found}."
+        )
     return str(names[0])
 
 
-def open_dataset(
-    dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration: str = DEFAULT_CONFIGURATION
-) -> NnunetDataset:
+def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration: str = DEFAULT_CONFIGURATION) -> NnunetDataset:
     """Open a planned and preprocessed dataset, or say what is missing and which command makes it.
 
     Raises:
@@ -169,8 +179,10 @@ def open_dataset(
         raise UserError(f"{name} has no plans {plans_name}: {remedy}.")
     dataset = NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
     if configuration not in dataset.plans.available_configurations:
-        raise UserError(f"The plans {plans_name} of {name} have no configuration {configuration}; "
-                        f"they have {', '.join(dataset.plans.available_configurations)}.")
+        raise UserError(
+            f"The plans {plans_name} of {name} have no configuration {configuration}; "
+            f"they have {', '.join(dataset.plans.available_configurations)}."
+        )
     if not dataset.data_folder.is_dir():
         raise UserError(f"{name} is not preprocessed for {configuration}: {remedy}.")
     if len(dataset.config.spacing) != 3:
@@ -187,8 +199,10 @@ def splits_of(dataset: NnunetDataset) -> list[dict[str, list[str]]]:
     if not path.is_file():
         ids = dataset.real_case_ids
         if len(ids) < NUM_CROSS_VALIDATION_FOLDS:
-            raise UserError(f"{dataset.name} has {len(ids)} case(s) and no splits_final.json: "
-                            f"nnU-Net needs at least {NUM_CROSS_VALIDATION_FOLDS} cases to make its splits.")
+            raise UserError(
+                f"{dataset.name} has {len(ids)} case(s) and no splits_final.json: "
+                f"nnU-Net needs at least {NUM_CROSS_VALIDATION_FOLDS} cases to make its splits."
+            )
         splits = generate_crossval_split(ids, seed=12345, n_splits=NUM_CROSS_VALIDATION_FOLDS)
         write_json(path, [{k: [str(c) for c in v] for k, v in s.items()} for s in splits])
     real = set(dataset.real_case_ids)
@@ -208,6 +222,16 @@ def fold_cases(dataset: NnunetDataset, fold: Fold) -> tuple[list[str], list[str]
 # --- cases ---------------------------------------------------------------------------------------------------------
 
 
+def read_written_case(
+    dataset: NnunetDataset, case: Case, image_files: Sequence[Path], label_file: Path
+) -> tuple[Case, dict[str, Any]]:
+    """Read files that :func:`write_case` wrote with the dataset's reader: the case and what the reader says of it."""
+    reader = dataset.plans.image_reader_writer_class()
+    image, properties = reader.read_images([str(f) for f in image_files])
+    label, _ = reader.read_seg(str(label_file))
+    return Case(case.case_id, image, label[0].astype(np.int16), geometry_of(properties)), properties
+
+
 def read_case(dataset: NnunetDataset, case_id: str) -> Case:
     """Read a raw case, all channels, with nnU-Net's own reader.
 
@@ -221,7 +245,9 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
             image, properties = reader.read_images(files["images"])
             label, label_properties = reader.read_seg(files["label"])
     except (RuntimeError, OSError) as e:
-        raise UserError(f"Case {case_id} of {dataset.name} cannot be read: {str(e).strip() or 'its channels differ in geometry'}") from e
+        raise UserError(
+            f"Case {case_id} of {dataset.name} cannot be read: {str(e).strip() or 'its channels differ in geometry'}"
+        ) from e
     if image.shape[1:] != label.shape[1:] or not np.allclose(properties["spacing"], label_properties["spacing"], rtol=1e-3):
         raise UserError(
             f"Case {case_id} of {dataset.name}: image {image.shape[1:]} at {_mm(properties)} mm and mask {label.shape[1:]} "
@@ -252,6 +278,7 @@ def geometry_of(properties: dict[str, Any]) -> Geometry:
 
 def write_case(case: Case, image_files: Sequence[Path], label_file: Path) -> None:
     """Write a case as nnU-Net raw files, one per channel and one for the label map, each atomically."""
+
     def image_of(array: np.ndarray) -> Any:
         image = sitk.GetImageFromArray(array)
         image.SetSpacing([float(s) for s in reversed(case.geometry.spacing_mm)])
@@ -268,9 +295,16 @@ def write_case(case: Case, image_files: Sequence[Path], label_file: Path) -> Non
 def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
     if not (dataset.data_folder / f"{case_id}.pkl").is_file():
-        raise UserError(f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
-                        f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}.")
-    data, seg, _, _ = nnUNetDatasetBlosc2(str(dataset.data_folder), [case_id]).load_case(case_id)
+        raise UserError(
+            f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
+            f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}."
+        )
+    return load_arrays(dataset.data_folder, case_id)
+
+
+def load_arrays(folder: Path, case_id: str) -> tuple[FloatArray, LabelArray]:
+    """Arrays of a case in any folder of nnU-Net's preprocessed files."""
+    data, seg, _, _ = nnUNetDatasetBlosc2(str(folder), [case_id]).load_case(case_id)
     return np.asarray(data[:], dtype=np.float32), np.asarray(seg[:], dtype=np.int16)[0]
 
 
@@ -292,8 +326,16 @@ def preprocess_case(dataset: NnunetDataset, case: Case, target: Path, reader_pro
     blocks, chunks = comp_blosc2_params(data.shape, tuple(cm.patch_size), data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, tuple(cm.patch_size), seg.itemsize)
     with temporary_folder(target.parent) as tmp:
-        nnUNetDatasetBlosc2.save_case(data, seg, properties, str(tmp / target.name), chunks=chunks, blocks=blocks,
-                                      chunks_seg=chunks_seg, blocks_seg=blocks_seg)
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            seg,
+            properties,
+            str(tmp / target.name),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_seg,
+            blocks_seg=blocks_seg,
+        )
         for ending in (".b2nd", "_seg.b2nd", ".pkl"):
             os.replace(tmp / f"{target.name}{ending}", target.parent / f"{target.name}{ending}")
 

@@ -101,7 +101,7 @@ def central_voxel(label: LabelArray) -> tuple[int, int, int]:
     """Slice indices (D, H, W) with the largest foreground area each; the centre of the volume if there is none."""
     foreground = label > 0
     if not foreground.any():
-        return tuple(s // 2 for s in label.shape)  # type: ignore[return-value]
+        return tuple(s // 2 for s in label.shape)
     areas = (foreground.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3))
     return tuple(int(np.argmax(a)) for a in areas)  # type: ignore[return-value]
 

@@ -79,7 +79,8 @@ def summarise(dataset: NnunetDataset, case_id: str, encoding: LabelEncoding, tar
     inside = label != OUTSIDE
     raw_inside = (raw.image != 0).any(axis=0)
     return CaseSummary(
-        shape=label.shape, outside_share=float(1 - inside.mean()),
+        shape=label.shape,
+        outside_share=float(1 - inside.mean()),
         normalised=np.array([np.percentile(c[inside], (LOW, HIGH)) for c in image]),
         raw=np.array([np.percentile(c[raw_inside], (LOW, HIGH)) for c in raw.image]),
         condition=measure(label, targets, dataset.config.spacing),
@@ -127,7 +128,9 @@ def intensity_scaling(dataset: NnunetDataset, summaries: Sequence[CaseSummary]) 
         gains.append(gain)
         floors.append(0.01 * gain if positive else NO_FLOOR)
     scale = np.maximum(np.ptp(normalised, axis=1) / 2, 1e-6)
-    return IntensityScaling(tuple(normalised.mean(axis=1).tolist()), tuple(scale.tolist()), tuple(offsets), tuple(gains), tuple(floors))
+    return IntensityScaling(
+        tuple(normalised.mean(axis=1).tolist()), tuple(scale.tolist()), tuple(offsets), tuple(gains), tuple(floors)
+    )
 
 
 def prepare(
@@ -147,7 +150,9 @@ def prepare(
         UserError: too few cases, a bad case, or no foreground in any.
     """
     if len(case_ids) < MIN_CASES:
-        raise UserError(f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}.")
+        raise UserError(
+            f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}."
+        )
     encoding, targets = label_encoding(dataset), condition_targets(dataset)
     summaries = [summarise(dataset, c, encoding, targets) for c in tqdm(case_ids, desc="reading cases", unit="case")]
     if not any(s.smallest for s in summaries):
@@ -157,26 +162,49 @@ def prepare(
     arrays = TrainingArrays.create(work, len(case_ids), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):
         image, label = load_preprocessed(dataset, case_id)
-        arrays.put(n, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0), encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)))
+        arrays.put(
+            n,
+            to_grid(plan.intensity.scaled(image), plan.grid.shape, 0),
+            encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)),
+        )
     return plan, arrays, fingerprints
 
 
 def _plan(
-    dataset: NnunetDataset, fold: Fold, preset: Preset, seed: int, encoding: LabelEncoding, targets: tuple[Target, ...],
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    seed: int,
+    encoding: LabelEncoding,
+    targets: tuple[Target, ...],
     summaries: Sequence[CaseSummary],
 ) -> GeneratorPlan:
     table = np.array([s.condition for s in summaries])
     smallest: dict[str, int] = {}
     for value, voxels in (item for s in summaries for item in s.smallest.items()):
         smallest[str(value)] = min(voxels, smallest.get(str(value), voxels))
-    grid = configure_grid([s.shape for s in summaries], dataset.config.spacing, dataset.plans.transpose_forward,
-                          float(np.mean([s.outside_share for s in summaries])))
+    grid = configure_grid(
+        [s.shape for s in summaries],
+        dataset.config.spacing,
+        dataset.plans.transpose_forward,
+        float(np.mean([s.outside_share for s in summaries])),
+    )
     return GeneratorPlan(
-        dataset_name=dataset.name, plans_name=dataset.plans_name, configuration=dataset.configuration,
-        plans_hash=dataset.plans_hash(), fold=fold, seed=seed, library_version=__version__, preset=preset,
-        channel_names=tuple(dataset.channel_names), encoding=encoding, targets=targets, grid=grid,
+        dataset_name=dataset.name,
+        plans_name=dataset.plans_name,
+        configuration=dataset.configuration,
+        plans_hash=dataset.plans_hash(),
+        fold=fold,
+        seed=seed,
+        library_version=__version__,
+        preset=preset,
+        channel_names=tuple(dataset.channel_names),
+        encoding=encoding,
+        targets=targets,
+        grid=grid,
         intensity=intensity_scaling(dataset, summaries),
         condition_scaling=ConditionScaling.fit(feature_names(targets), table),
         condition_table=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table),
-        min_component_voxels=smallest, template=summaries[0].geometry,
+        min_component_voxels=smallest,
+        template=summaries[0].geometry,
     )

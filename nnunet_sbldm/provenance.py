@@ -74,8 +74,10 @@ class SyntheticIndex:
     def save(self, folder: Path) -> None:
         """Write the index into ``folder`` atomically."""
         generators = {g: {"seen": [c.to_json() for c in seen]} for g, seen in self.generators.items()}
-        write_json(folder / INDEX_NAME, {"format": FORMAT_VERSION, "plans_hash": self.plans_hash, "cases": self.cases,
-                                         "generators": generators})
+        write_json(
+            folder / INDEX_NAME,
+            {"format": FORMAT_VERSION, "plans_hash": self.plans_hash, "cases": self.cases, "generators": generators},
+        )
 
     @staticmethod
     def load(folder: Path) -> SyntheticIndex | None:

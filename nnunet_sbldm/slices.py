@@ -36,8 +36,10 @@ class TrainingArrays:
         """New arrays on disk."""
         folder.mkdir(parents=True, exist_ok=True)
         make = np.lib.format.open_memmap
-        return TrainingArrays(make(folder / "images.npy", "w+", np.float16, (num_cases, num_channels, *shape)),
-                              make(folder / "classes.npy", "w+", np.uint8, (num_cases, *shape)))
+        return TrainingArrays(
+            make(folder / "images.npy", "w+", np.float16, (num_cases, num_channels, *shape)),
+            make(folder / "classes.npy", "w+", np.uint8, (num_cases, *shape)),
+        )
 
     @staticmethod
     def open(folder: Path) -> TrainingArrays:

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +32,7 @@ class Step:
         command: program and arguments; the program is looked for beside this Python.
         expected_seconds: how long it took on two CPU cores, for the estimate of the remaining time.
         environment: variables for this command alone.
+        before: called right before the command.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Step:
     command: tuple[str, ...]
     expected_seconds: float
     environment: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _run(step: Step, folder: Path, environment: Mapping[str, str]) -> StepResult
     log_file.parent.mkdir(parents=True, exist_ok=True)
     program = find_program(step.command[0])
     started, peak_kb = time.monotonic(), 0
+    if step.before:
+        step.before()
     with open(log_file, "wb") as log:
         process = subprocess.Popen([program, *step.command[1:]], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                    env={**os.environ, **environment, **step.environment}, start_new_session=True)
@@ -158,7 +162,8 @@ def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     finally:

@@ -14,17 +14,21 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from tqdm import tqdm
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import ddim, initial_noise, make_scheduler
-from nnunet_sbldm.grid import anatomy_of, from_grid, to_grid
+from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
+from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed, write_case
+from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.types import OUTSIDE, Case, LabelArray, UserError
+
+MAX_PANELS = 12
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def condition_of(generator: Generator, request: Request) -> np.ndarray:
     return generator.plan.condition_model.sample(np.random.default_rng([request.seed, 1]), asked, request.diversity)
 
 
-def synthesise(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[tuple[Case, SyntheticRecord]]:
+def synthesise(
+    generator: Generator, requests: Sequence[Request], sampler: SamplerConfig
+) -> Iterator[tuple[Case, SyntheticRecord]]:
     """Make cases batch by batch.
 
     Args:
@@ -80,20 +86,28 @@ def synthesise(generator: Generator, requests: Sequence[Request], sampler: Sampl
     for start in range(0, len(requests), sampler.batch_size):
         batch = requests[start : start + sampler.batch_size]
         conditions = [condition_of(generator, r) for r in batch]
-        for request, condition, latent in zip(batch, conditions, sample_latents(generator, batch, conditions, sampler), strict=True):
+        for request, condition, latent in zip(
+            batch, conditions, sample_latents(generator, batch, conditions, sampler), strict=True
+        ):
             yield _decode_case(generator, request, condition, latent, sampler)
 
 
 def sample_latents(
     generator: Generator, requests: Sequence[Request], conditions: Sequence[np.ndarray], sampler: SamplerConfig
 ) -> Tensor:
-    """Latent volumes [B, Z, D, h, w] (not standardised) for requests with given conditions."""
-    plan = generator.plan
-    c = torch.from_numpy(plan.condition_scaling.scaled(np.stack(conditions))).float().to(generator.device)
-    noise = initial_noise([r.seed for r in requests], (len(plan.latent_mean), *plan.grid.latent_shape)).to(generator.device)
+    """Latent volumes [B, Z, D, h, w] (not standardised) for requests with given conditions.
+
+    A short batch is filled with repetitions, so that a case's rounding depends on the recorded batch size alone.
+    """
+    plan, n = generator.plan, len(requests)
+    filled = [i % n for i in range(sampler.batch_size)]
+    c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
+    noise = initial_noise([requests[i].seed for i in filled], (len(plan.latent_mean), *plan.grid.latent_shape)).to(
+        generator.device
+    )
     z = ddim(generator.denoiser, make_scheduler(plan.preset.diffusion), noise, c, sampler.num_steps, sampler.guidance_scale)
     mean, std = generator.latent_statistics()
-    return z * std + mean
+    return z[:n] * std + mean
 
 
 def _decode_case(
@@ -107,12 +121,21 @@ def _decode_case(
     case = from_grid(request.case_id, image.cpu().numpy(), label, anatomy, plan.grid, plan.intensity, plan.template)
     names = plan.condition_scaling.names
     record = SyntheticRecord(
-        case_id=request.case_id, generator_hash=generator.hash, generator_path=str(generator.folder), seed=request.seed,
-        fold=plan.fold, condition_asked=as_dict(names, condition),
+        case_id=request.case_id,
+        generator_hash=generator.hash,
+        generator_path=str(generator.folder),
+        seed=request.seed,
+        fold=plan.fold,
+        condition_asked=as_dict(names, condition),
         condition_obtained=as_dict(names, measure(label, plan.targets, plan.grid.spacing_mm)),
-        sampler={"name": "ddim", "diversity": request.diversity, **asdict(sampler)}, nearest_real_case={},
-        versions={"nnunet_sbldm": __version__, "torch": torch.__version__, "python": platform.python_version(),
-                  "device": generator.device.type},
+        sampler={"name": "ddim", "diversity": request.diversity, **asdict(sampler)},
+        nearest_real_case={},
+        versions={
+            "nnunet_sbldm": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": generator.device.type,
+        },
     )
     return case, record
 
@@ -147,7 +170,7 @@ class NearestRealCase:
         plan = self.generator.plan
         classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
         scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-        scaled = np.where(classes == 0, -1.0, scaled).astype(np.float32)
+        scaled = np.where(classes == 0, FILL, scaled).astype(np.float32)
         z = encode_volume(self.generator.autoencoder, torch.from_numpy(scaled), torch.from_numpy(classes.astype(np.int64)))
         mean, std = self.generator.latent_statistics()
         return ((z - mean[0]) / std[0]).cpu()
@@ -162,9 +185,30 @@ class NearestRealCase:
         return {"case_id": nearest, "latent_distance": round(distances[nearest], 5)}
 
 
-def resolve_model(model: str) -> Path:
-    """Folder of a generator given with ``-m``."""
-    path = Path(model)
-    if not path.is_dir():
-        raise UserError(f"-m {model} is not a folder; give the fold folder of a trained SBLDM (.../SBLDM__PLANS__PRESET/fold_F).")
-    return path
+def write_samples(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig, folder: Path) -> Path:
+    """Write cases as ``CASE_0000.nii.gz`` (one per channel) and ``CASE.nii.gz``, their records, and a montage.
+
+    Returns:
+        The montage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    panels = []
+    for case, record in tqdm(synthesise(generator, requests, sampler), "sampling", len(requests), unit="case"):
+        images = [folder / f"{case.case_id}_{c:04d}.nii.gz" for c in range(len(case.image))]
+        write_case(case, images, folder / f"{case.case_id}.nii.gz")
+        record.save(folder)
+        panels.append(_panel_of(generator, case))
+    picture = folder / "montage.png"
+    montage(
+        picture,
+        [("", panels[i : i + 2]) for i in range(0, min(len(panels), MAX_PANELS), 2)],
+        {v: t.name for t in generator.plan.targets if len(t.label_values) == 1 for v in t.label_values},
+    )
+    return picture
+
+
+def _panel_of(generator: Generator, case: Case) -> Panel:
+    """First channel of a case, plan order."""
+    axes = generator.plan.grid.transpose_forward
+    label = np.where((case.image != 0).any(axis=0), case.label, OUTSIDE).astype(np.int16)
+    return Panel(case.image[0].transpose(axes), label.transpose(axes), generator.plan.grid.spacing_mm, case.case_id)

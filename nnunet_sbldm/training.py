@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder, is_complete
 from nnunet_sbldm.config import Preset, SamplerConfig, StageConfig
 from nnunet_sbldm.diffusion import ddim, diffusion_loss, drop_condition, initial_noise, make_scheduler
@@ -39,6 +41,7 @@ LOG_EVERY_STEPS = 25
 PICTURED_CASES = 3
 LOG_COLUMNS = ("stage", "step", "num_steps", "loss", "image", "label", "kl", "learning_rate", "seconds")
 
+Network = TypeVar("Network", bound=nn.Module)
 LossOfStep = Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -87,8 +90,7 @@ def train_generator(
     plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder)
     autoencoder = build_seeded(build_autoencoder, plan)
     train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
-    latents = torch.stack(list(tqdm(encode_cases(autoencoder.eval(), arrays), "encoding cases", len(arrays.images), unit="case",
-                                    disable=not accelerator.is_main_process)))
+    latents = torch.stack(list(encode_cases(autoencoder, arrays)))
     plan = plan.with_latents(*latent_statistics(latents))
     denoiser = build_seeded(build_denoiser, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents), folder, plan.seed)
@@ -108,7 +110,7 @@ def make_accelerator(device: str) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=device == "cpu")
 
 
-def build_seeded(build: Callable[[GeneratorPlan], nn.Module], plan: GeneratorPlan) -> nn.Module:
+def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan) -> Network:
     """Build a network whose initial weights depend on the plan's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
@@ -125,13 +127,19 @@ def _prepare_once(
     if accelerator.is_main_process:
         remove_leftovers(folder)
         if draft.is_file() and read_json(draft)["asked"] != asked:
-            raise UserError(f"{folder} holds an unfinished run with other cases, plans, seed or preset; delete that folder to start anew.")
+            raise UserError(
+                f"{folder} holds an unfinished run with other cases, plans, seed or preset; delete that folder to start anew."
+            )
         if not draft.is_file():
             plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work)
             write_json(draft, {"asked": asked, "plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     accelerator.wait_for_everyone()
     stored = read_json(draft)
-    return GeneratorPlan.from_json(stored["plan"]), TrainingArrays.open(work), [CaseFingerprint.from_json(c) for c in stored["seen"]]
+    return (
+        GeneratorPlan.from_json(stored["plan"]),
+        TrainingArrays.open(work),
+        [CaseFingerprint.from_json(c) for c in stored["seen"]],
+    )
 
 
 def _finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:
@@ -145,7 +153,7 @@ def _finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Seq
 # --- the stages ----------------------------------------------------------------------------------------------------
 
 
-def autoencoder_stage(autoencoder: nn.Module, plan: GeneratorPlan, arrays: TrainingArrays) -> Stage:
+def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays: TrainingArrays) -> Stage:
     """First stage: reconstruct slice pairs."""
     weights, num_classes, batch_size = arrays.slice_weights(), plan.encoding.num_classes, plan.preset.autoencoder_stage.batch_size
 
@@ -158,7 +166,10 @@ def autoencoder_stage(autoencoder: nn.Module, plan: GeneratorPlan, arrays: Train
     def picture(network: nn.Module, file: Path) -> None:
         rows = []
         for n in range(min(PICTURED_CASES, len(arrays.images))):
-            image, classes = torch.from_numpy(arrays.images[n].astype(np.float32)), torch.from_numpy(arrays.classes[n].astype(np.int64))
+            image, classes = (
+                torch.from_numpy(arrays.images[n].astype(np.float32)),
+                torch.from_numpy(arrays.classes[n].astype(np.int64)),
+            )
             decoded = decode_volume(network, encode_volume(network, image, classes))  # type: ignore[arg-type]
             rows.append(("", [_panel(image, classes, plan, "training case"), _panel(*decoded, plan, "reconstruction")]))
         montage(file, rows)
@@ -166,7 +177,7 @@ def autoencoder_stage(autoencoder: nn.Module, plan: GeneratorPlan, arrays: Train
     return Stage("autoencoder", autoencoder, plan.preset.autoencoder_stage, loss, picture)
 
 
-def denoiser_stage(denoiser: nn.Module, autoencoder: nn.Module, plan: GeneratorPlan, latents: Tensor) -> Stage:
+def denoiser_stage(denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, latents: Tensor) -> Stage:
     """Second stage: denoise standardised latent volumes [N, Z, D, h, w] under their conditions."""
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     clean_all = (latents - mean) / std
@@ -178,7 +189,10 @@ def denoiser_stage(denoiser: nn.Module, autoencoder: nn.Module, plan: GeneratorP
         device, generator = next(network.parameters()).device, _torch_generator(rng)
         chosen = torch.from_numpy(rng.integers(len(clean_all), size=batch_size))
         clean = clean_all[chosen]
-        noise, time = torch.randn(clean.shape, generator=generator), torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size))
+        noise, time = (
+            torch.randn(clean.shape, generator=generator),
+            torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size)),
+        )
         condition = drop_condition(conditions[chosen], config, generator)
         return diffusion_loss(network, scheduler, *(t.to(device) for t in (clean, condition, time, noise))), {}
 
@@ -188,8 +202,10 @@ def denoiser_stage(denoiser: nn.Module, autoencoder: nn.Module, plan: GeneratorP
         noise = initial_noise(range(len(chosen)), clean_all.shape[1:]).to(device)
         rows = []
         for n, z in enumerate(ddim(network, make_scheduler(config), noise, chosen, sampler.num_steps, sampler.guidance_scale)):
-            real, sample = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))  # type: ignore[arg-type]
-            rows.append(("", [_panel(*real, plan, "training case, reconstructed"), _panel(*sample, plan, "sample, same condition")]))
+            real, sample = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
+            rows.append(
+                ("", [_panel(*real, plan, "training case, reconstructed"), _panel(*sample, plan, "sample, same condition")])
+            )
         montage(file, rows)
 
     return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture)
@@ -217,11 +233,12 @@ def learning_rate_at(step: int, config: StageConfig) -> float:
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights, whose decay starts low: min(decay, (1 + n) / (10 + n))."""
+
     def average(mean: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
         n = float(num_averaged)
         torch._foreach_lerp_(list(mean), list(current), 1 - min(decay, (1 + n) / (10 + n)))
 
-    return AveragedModel(network, multi_avg_fn=average)  # type: ignore[arg-type]
+    return AveragedModel(network, multi_avg_fn=average)
 
 
 def train_stage(accelerator: Accelerator, stage: Stage, folder: Path, seed: int) -> None:
@@ -242,11 +259,24 @@ def train_stage(accelerator: Accelerator, stage: Stage, folder: Path, seed: int)
     first_step, seconds_before = _resume(state_file, stage.network, ema, optimizer, accelerator.device)
     log = TrainingLog(folder / "training_log.csv", stage.name, first_step, accelerator.is_main_process)
     started = time.monotonic() - seconds_before
-    progress = tqdm(range(first_step, config.num_steps), stage.name, config.num_steps, initial=first_step, unit="step",
-                    disable=not accelerator.is_main_process, mininterval=1.0)
+    progress = tqdm(
+        range(first_step, config.num_steps),
+        stage.name,
+        config.num_steps,
+        initial=first_step,
+        unit="step",
+        disable=not accelerator.is_main_process,
+        mininterval=1.0,
+    )
     for step in progress:
-        loss, parts = _step(accelerator, stage, network, optimizer, np.random.default_rng(
-            [seed, len(stage.name), step, accelerator.process_index]), step)
+        loss, parts = _step(
+            accelerator,
+            stage,
+            network,
+            optimizer,
+            np.random.default_rng([seed, len(stage.name), step, accelerator.process_index]),
+            step,
+        )
         ema.update_parameters(stage.network)
         if (step + 1) % LOG_EVERY_STEPS == 0:
             progress.set_postfix(loss=f"{loss:.4f}")
@@ -263,7 +293,12 @@ def train_stage(accelerator: Accelerator, stage: Stage, folder: Path, seed: int)
 
 
 def _step(
-    accelerator: Accelerator, stage: Stage, network: nn.Module, optimizer: torch.optim.Optimizer, rng: np.random.Generator, step: int
+    accelerator: Accelerator,
+    stage: Stage,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+    step: int,
 ) -> tuple[float, dict[str, float]]:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, stage.config)
@@ -278,8 +313,16 @@ def _step(
     return loss.item(), {k: v.item() for k, v in parts.items()}
 
 
-def _save_state(file: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    state = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+def _save_state(
+    file: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
     write_atomically(file, lambda tmp: torch.save(state, tmp))
 
 
@@ -299,7 +342,7 @@ def _resume(
 class TrainingLog:
     """``training_log.csv``, one row every ``LOG_EVERY_STEPS`` steps; rows past the resumed step are dropped."""
 
-    def __init__(self, file: Path, stage: str, first_step: int, is_main: bool):
+    def __init__(self, file: Path, stage: str, first_step: int, is_main: bool) -> None:
         self.file, self.stage, self.is_main = file, stage, is_main
         if not is_main:
             return
@@ -316,8 +359,14 @@ class TrainingLog:
         """Append one row."""
         if not self.is_main:
             return
-        row = {"stage": self.stage, "step": step, "num_steps": config.num_steps, "loss": f"{loss:.5f}",
-               "learning_rate": f"{learning_rate_at(step - 1, config):.3e}", "seconds": f"{seconds:.1f}",
-               **{k: f"{v:.5f}" for k, v in parts.items()}}
+        row = {
+            "stage": self.stage,
+            "step": step,
+            "num_steps": config.num_steps,
+            "loss": f"{loss:.5f}",
+            "learning_rate": f"{learning_rate_at(step - 1, config):.3e}",
+            "seconds": f"{seconds:.1f}",
+            **{k: f"{v:.5f}" for k, v in parts.items()},
+        }
         with open(self.file, "a", newline="", encoding="utf-8") as f:
             csv.DictWriter(f, LOG_COLUMNS).writerow(row)

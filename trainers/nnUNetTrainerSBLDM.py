@@ -21,7 +21,7 @@ SETTINGS_NAME = "sbldm_settings.json"
 DEFAULT_DEVICE = torch.device("cuda")
 
 
-class nnUNetTrainerSBLDM(nnUNetTrainer):
+class nnUNetTrainerSBLDM(nnUNetTrainer):  # noqa: N801  nnU-Net finds trainers by such names
     """nnU-Net's trainer with synthetic cases mixed into its training draws.
 
     Settings come from the ``sbldm`` block of the configuration (:class:`MixingSettings`). Synthetic cases come from the
@@ -43,8 +43,8 @@ class nnUNetTrainerSBLDM(nnUNetTrainer):
     @cached_property
     def sbldm_fold(self) -> TrainingFold:
         """This fold, as the rest of the library sees it."""
-        return TrainingFold(Path(self.preprocessed_dataset_folder_base), self.fold, self.plans_manager, self.configuration_manager,
-                            self.dataset_json)
+        return TrainingFold(Path(self.preprocessed_dataset_folder_base), self.fold, self.plans_manager,
+                            self.configuration_manager, self.dataset_json)
 
     def run_training(self) -> None:
         """As nnU-Net; what the user has to change ends it with one sentence and exit code 2 instead of a traceback."""
@@ -78,9 +78,8 @@ class nnUNetTrainerSBLDM(nnUNetTrainer):
         """nnU-Net's split; in an expanded dataset synthetic cases never validate, and train only where the fold rule allows."""
         if not self.sbldm_fold.expansion:
             return super().do_split()
-        if self.dataset_class is None:
-            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-        case_ids = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        folder = self.preprocessed_dataset_folder
+        case_ids = infer_dataset_class(folder).get_identifiers(folder)
         return split_expanded(self.sbldm_fold, case_ids, super().do_split, self.print_to_log_file)
 
     def get_tr_and_val_datasets(self) -> tuple[MixedDataset, Any]:

@@ -1,0 +1,136 @@
+"""The main job end to end on the embedded phantom, as the commands a user would type, ending with a report."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from nnunet_sbldm.files import read_json, remove_leftovers, write_json
+from nnunet_sbldm.steps import Step, StepResult, clock, run_steps
+from nnunet_sbldm.types import UserError
+
+DATASET_ID, DATASET = 900, "Dataset900_Phantom"
+NUM_TRAINING_CASES, NUM_TEST_CASES = 20, 4
+PLANS, FOLD, PRESET, TRAINER = "nnUNetPlans", 0, "tiny", "nnUNetTrainerSBLDM"
+BASE_CONFIGURATION, SMALL_CONFIGURATION = "3d_fullres", "3d_demo"
+CONFIGURATION = "3d_demo_sbldm50"
+NETWORK_FEATURES = (8, 16, 32)
+MARKER, MARKER_CONTENT = "demo.json", {"made_by": "sbldm_demo"}
+
+
+def run_demo(output: Path, device: str = "cpu") -> Path:
+    """Run the demo, or what is left of it.
+
+    Args:
+        output: folder for everything it makes; new, empty, or that of an earlier run.
+        device: ``cpu``, ``cuda`` or ``mps``.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: ``output`` cannot be written or holds something else.
+        SystemExit: a command failed; its last lines have been printed.
+    """
+    output = output.absolute()
+    environment = _prepare(output)
+    results = run_steps(demo_steps(output, device), output, environment)
+    print("Writing the report ...", flush=True)
+    report = _write_report(output, results)
+    print(f"Done in {clock(sum(r.seconds for r in results))} min. Report: {report}\nPicture: {output / 'demo.png'}")
+    return report
+
+
+def demo_steps(output: Path, device: str) -> list[Step]:
+    """The commands, in order."""
+    d, f = str(DATASET_ID), str(FOLD)
+    raw, predictions = output / "nnUNet_raw" / DATASET, output / "predictions"
+    plans_file = output / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
+    train_one = {"nnUNet_n_proc_DA": "0"}  # one process is enough for a small network; planning does not survive it
+    return [
+        Step("phantom", "Write the phantom dataset", (
+            "python", "-m", "nnunet_sbldm.dataset_conversion.Dataset900_Phantom", "-d", d, "-n", str(NUM_TRAINING_CASES),
+            "-n_test", str(NUM_TEST_CASES)), 6),
+        Step("plan", "Plan and preprocess", (
+            "nnUNetv2_plan_and_preprocess", "-d", d, "-c", BASE_CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pbar"), 17),
+        Step("generator", "Train the generator", (
+            "sbldm_train", "-d", d, "-f", f, "-preset", PRESET, "-device", device), 150),
+        Step("pool", "Draw synthetic cases", (
+            "sbldm_expand_dataset", "-d", d, "--pool", "-f", f, "-ratio", "1.0", "-preset", PRESET, "-device", device), 30),
+        Step("configure", "Add a configuration with half of the draws synthetic", (
+            "sbldm_configure", "-d", d, "-c", SMALL_CONFIGURATION, "-ratio", "0.5", "-num_epochs", "10",
+            "-num_iterations_per_epoch", "50", "-num_val_iterations_per_epoch", "5"), 6,
+            before=lambda: add_small_configuration(plans_file)),
+        Step("nnunet", "Train nnU-Net on real and synthetic cases", (
+            "nnUNetv2_train", d, CONFIGURATION, f, "-tr", TRAINER, "-device", device), 70, train_one),
+        Step("predict", "Segment the test cases", (
+            "nnUNetv2_predict", "-d", d, "-c", CONFIGURATION, "-f", f, "-tr", TRAINER, "-i", str(raw / "imagesTs"),
+            "-o", str(predictions), "-npp", "1", "-nps", "1", "-device", device), 15),
+        Step("evaluate", "Measure Dice", (
+            "nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions), "-djfile", str(predictions / "dataset.json"),
+            "-pfile", str(predictions / "plans.json"), "-np", "1"), 7),
+    ]
+
+
+def add_small_configuration(plans_file: Path) -> None:
+    """Add a configuration to nnU-Net's plans with the same preprocessing and a network that trains in a minute on a CPU."""
+    plans = read_json(plans_file)
+    architecture = copy.deepcopy(plans["configurations"][BASE_CONFIGURATION]["architecture"])
+    architecture["arch_kwargs"] = _small(architecture["arch_kwargs"])
+    plans["configurations"][SMALL_CONFIGURATION] = {"inherits_from": BASE_CONFIGURATION, "architecture": architecture}
+    write_json(plans_file, plans)
+
+
+def _small(network: dict[str, Any]) -> dict[str, Any]:
+    """The first stages of a U-Net, with few features and one convolution per stage."""
+    stages = len(NETWORK_FEATURES)
+    return {
+        **network,
+        "n_stages": stages,
+        "features_per_stage": list(NETWORK_FEATURES),
+        "kernel_sizes": network["kernel_sizes"][:stages],
+        "strides": network["strides"][:stages],
+        "n_conv_per_stage": [1] * stages,
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+    }
+
+
+def _prepare(output: Path) -> dict[str, str]:
+    """Make the output folder and nnU-Net's folders in it; the variables that name them."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give a new or empty folder with -o.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()) and not (output / MARKER).is_file():
+            raise UserError(f"{output} is neither empty nor the folder of an earlier demo; give a new folder with -o.")
+        remove_leftovers(output)
+        write_json(output / MARKER, MARKER_CONTENT)
+        folders = {name: output / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        for folder in folders.values():
+            folder.mkdir(exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{output} cannot be written ({e.strerror}); give a folder of your own with -o.") from e
+    return {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _write_report(output: Path, results: list[StepResult]) -> Path:
+    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.report import ReportInput, write_report
+
+    raw, preprocessed = output / "nnUNet_raw" / DATASET, output / "nnUNet_preprocessed" / DATASET
+    trained = output / "nnUNet_results" / DATASET
+    dataset = NnunetDataset(DATASET, raw, preprocessed, read_json(raw / "dataset.json"), PLANS, CONFIGURATION)
+    generator = trained / f"SBLDM__{PLANS}__{PRESET}" / f"fold_{FOLD}"
+    network = trained / f"{TRAINER}__{PLANS}__{CONFIGURATION}" / f"fold_{FOLD}"
+    source = ReportInput(dataset, FOLD, generator, network, output / "predictions", results, [
+        ("Phantom, as nnU-Net's raw dataset", raw),
+        ("What is known of the phantom", raw / "phantom_truth.json"),
+        ("Plans and preprocessed cases", preprocessed),
+        ("Synthetic cases and their provenance", preprocessed / "sbldm"),
+        ("Generator, its log and pictures", generator),
+        ("Trained nnU-Net", network),
+        ("Predictions and Dice of the test cases", output / "predictions"),
+        ("Logs of all commands", output / "logs"),
+    ])
+    return write_report(source, output)

@@ -1,0 +1,236 @@
+"""The demo's report: one HTML file with pictures inside, and one picture for a README."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_sbldm.files import read_json, write_atomically
+from nnunet_sbldm.nnunet import Fold, NnunetDataset, fold_cases, load_preprocessed
+from nnunet_sbldm.pictures import Panel, montage
+from nnunet_sbldm.plots import curves, scatter
+from nnunet_sbldm.pool import pool_cases_folder, pool_folder
+from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.report_template import OWN_DATA, TEMPLATE
+from nnunet_sbldm.steps import StepResult, clock
+from nnunet_sbldm.types import UserError
+
+CASES_PICTURED, CASES_IN_README = 3, 2
+PLACE_AXES = ("d", "h", "w")
+NOT_MEASURED = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Where the parts of a report lie.
+
+    Attributes:
+        dataset: the real dataset.
+        fold: fold that was trained.
+        generator: folder of the trained generator.
+        results: nnU-Net's folder of the trained fold.
+        predictions: folder of test predictions with nnU-Net's ``summary.json``.
+        steps: what was run.
+        places: name and path of what a reader may look for.
+    """
+
+    dataset: NnunetDataset
+    fold: Fold
+    generator: Path
+    results: Path
+    predictions: Path
+    steps: Sequence[StepResult]
+    places: Sequence[tuple[str, Path]]
+
+
+def write_report(source: ReportInput, output: Path) -> Path:
+    """Write ``report.html`` (self-contained) and ``demo.png`` (real and synthetic cases) into ``output``.
+
+    Returns:
+        The HTML file.
+    """
+    import jinja2
+
+    names = _label_names(source.dataset)
+    records = synthetic_records(source.dataset, source.fold)
+    pictures = _draw_pictures(source, output, names)
+    conditions = [_condition_section(name, records, output / "pictures") for name in names.values()]
+    html = jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
+        fold=source.fold, num_training_cases=len(fold_cases(source.dataset, source.fold)[0]), num_synthetic=len(records),
+        pictures={name: embedded(path) for name, path in pictures.items()}, conditions=conditions,
+        tiles=_tiles(source, conditions), dice_labels=list(names.values()), dice_rows=_dice_rows(source),
+        steps=[_step_row(s) for s in source.steps], total_time=clock(_total_seconds(source.steps)),
+        largest_memory=_gigabytes(_largest_memory_mb(source.steps)), machine=_machine(), places=source.places, own_data=OWN_DATA,
+    )
+    report = output / "report.html"
+    write_atomically(report, lambda tmp: tmp.write_text(html, encoding="utf-8"))
+    return report
+
+
+def _draw_pictures(source: ReportInput, output: Path, names: dict[int, str]) -> dict[str, Path | None]:
+    """Pictures by their name in the template."""
+    folder, channels = output / "pictures", source.dataset.channel_names
+    real, synthetic = _real_cases(source), _synthetic_cases(source)
+    _draw_cases(output / "demo.png", real[:CASES_IN_README], synthetic[:CASES_IN_README], channels[:1], names)
+    _draw_cases(folder / "cases.png", real, synthetic, channels, names)
+    curves(source.generator / "training_log.csv", folder / "curves.png")
+    reconstructions = max((source.generator / "pictures").glob("autoencoder_*.png"), default=None)
+    return {"cases": folder / "cases.png", "curves": folder / "curves.png", "reconstructions": reconstructions,
+            "progress": source.results / "progress.png"}
+
+
+def embedded(picture: Path | None) -> str:
+    """A PNG as a data URI, or an empty string if there is none."""
+    if picture is None or not picture.is_file():
+        return ""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def synthetic_records(dataset: NnunetDataset, fold: Fold) -> list[dict[str, Any]]:
+    """Provenance of every case in a fold's pool."""
+    folder = pool_folder(dataset.preprocessed, dataset.config.data_identifier, fold)
+    index = SyntheticIndex.load(folder)
+    if index is None or not index.cases:
+        raise UserError(f"There is no synthetic case in {folder}: fill the pool with sbldm_expand_dataset --pool -f {fold}.")
+    return [read_json(folder / "provenance" / f"{case_id}.json") for case_id in sorted(index.cases)]
+
+
+# --- cases ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Preprocessed image [C, D, H, W] and label [D, H, W]."""
+
+    case_id: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing_mm: tuple[float, ...]
+
+    def panel(self, channel: int) -> Panel:
+        volume_ml = (self.label > 0).sum() * float(np.prod(self.spacing_mm)) / 1000
+        return Panel(self.image[channel], self.label, self.spacing_mm, f"{self.case_id}, {volume_ml:.1f} ml")
+
+
+def _real_cases(source: ReportInput) -> list[_Volume]:
+    train, _ = fold_cases(source.dataset, source.fold)
+    spacing = tuple(source.dataset.config.spacing)
+    return [_Volume(c, *load_preprocessed(source.dataset, c), spacing) for c in train[:CASES_PICTURED]]
+
+
+def _synthetic_cases(source: ReportInput) -> list[_Volume]:
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    dataset = source.dataset
+    case_ids = [r["case_id"] for r in synthetic_records(dataset, source.fold)[:CASES_PICTURED]]
+    folder = pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, source.fold)
+    reader = nnUNetDatasetBlosc2(str(folder), case_ids)
+    volumes = []
+    for case_id in case_ids:
+        data, seg, _, _ = reader.load_case(case_id)
+        volumes.append(_Volume(case_id, np.asarray(data[:]), np.asarray(seg[:])[0], tuple(dataset.config.spacing)))
+    return volumes
+
+
+def _draw_cases(
+    path: Path, real: Sequence[_Volume], synthetic: Sequence[_Volume], channels: Sequence[str], names: dict[int, str]
+) -> None:
+    rows = [(f"{kind}, {channel}", [v.panel(i) for v in volumes])
+            for i, channel in enumerate(channels) for kind, volumes in (("Real", real), ("Synthetic", synthetic))]
+    montage(path, rows, names)
+
+
+def _label_names(dataset: NnunetDataset) -> dict[int, str]:
+    """Label value -> name, foreground only; a region goes by the first of its labels that no earlier one has."""
+    names: dict[int, str] = {}
+    for name, value in dataset.dataset_json["labels"].items():
+        free = [v for v in (value if isinstance(value, list) else [value]) if v and v not in names]
+        if free and name != "ignore":
+            names[free[0]] = name
+    return names
+
+
+# --- condition -----------------------------------------------------------------------------------------------------
+
+
+def _condition_section(label: str, records: Sequence[dict[str, Any]], pictures: Path) -> dict[str, Any]:
+    """Scatter plots, summary and table of asked against obtained volume and place."""
+    features = ["volume_ml", *(f"centroid_{a}" for a in PLACE_AXES)]
+    both = [r for r in records if all(f"{label}/volume_ml" in r[k] for k in ("condition_asked", "condition_obtained"))]
+    asked, obtained = (
+        np.array([[r[key][f"{label}/{f}"] for f in features] for r in both]).reshape(-1, len(features))
+        for key in ("condition_asked", "condition_obtained")
+    )
+    picture = pictures / f"condition_{label}.png"
+    titles = ["volume (ml)", *(f"centroid {a}" for a in PLACE_AXES)]
+    scatter(picture, [(t, asked[:, i].tolist(), obtained[:, i].tolist()) for i, t in enumerate(titles)])
+    distance = np.linalg.norm(asked[:, 1:] - obtained[:, 1:], axis=1)
+    rows = [(r["case_id"], f"{a[0]:.1f}", f"{o[0]:.1f}", _fractions(a[1:]), _fractions(o[1:]), f"{d:.3f}")
+            for r, a, o, d in zip(both, asked, obtained, distance, strict=True)]
+    summary, volume_error = f"{len(both)} of {len(records)} cases have a {label}, asked and obtained.", NOT_MEASURED
+    if both:
+        volume_error = f"{100 * np.median(np.abs(obtained[:, 0] / asked[:, 0] - 1)):.0f} %"
+        summary += f" Median error: {volume_error} of the volume, {np.median(distance):.3f} of the head in place."
+    return {"label": label, "picture": embedded(picture), "summary": summary, "rows": rows, "volume_error": volume_error}
+
+
+def _fractions(place: np.ndarray) -> str:
+    return ", ".join(f"{p:.2f}" for p in place)
+
+
+# --- Dice, time and memory -----------------------------------------------------------------------------------------
+
+
+def _dice_rows(source: ReportInput) -> list[dict[str, Any]]:
+    """Dice per case and mean, of the test predictions and of nnU-Net's validation of the fold."""
+    rows: list[dict[str, Any]] = []
+    for part, folder in (("test", source.predictions), (f"validation, fold {source.fold}", source.results / "validation")):
+        table = _dice_table(folder)
+        mean = {"mean": np.nanmean(list(table.values()), axis=0)}
+        rows += [{"case": case, "set": part, "dice": [f"{d:.3f}" for d in dice], "is_mean": case == "mean"}
+                 for case, dice in (table | mean).items()]
+    return rows
+
+
+def _dice_table(folder: Path) -> dict[str, Sequence[float]]:
+    """Case -> Dice per label or region, from nnU-Net's ``summary.json``."""
+    cases = read_json(folder / "summary.json")["metric_per_case"]
+    return {Path(c["prediction_file"]).name.split(".")[0]: [m["Dice"] for m in c["metrics"].values()] for c in cases}
+
+
+def _tiles(source: ReportInput, conditions: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The few numbers at the top."""
+    return [
+        {"name": "mean Dice on test cases", "value": f"{np.nanmean(list(_dice_table(source.predictions).values())):.3f}"},
+        {"name": "median volume error of synthetic cases", "value": conditions[0]["volume_error"]},
+        {"name": "minutes in all", "value": clock(_total_seconds(source.steps))},
+        {"name": "largest memory", "value": f"{_gigabytes(_largest_memory_mb(source.steps))} GB"},
+    ]
+
+
+def _step_row(step: StepResult) -> dict[str, str]:
+    memory = _gigabytes(step.peak_memory_mb) if step.peak_memory_mb else NOT_MEASURED
+    return {"title": step.title, "time": clock(step.seconds), "memory": memory, "command": step.command}
+
+
+def _total_seconds(steps: Sequence[StepResult]) -> float:
+    return sum(s.seconds for s in steps)
+
+
+def _largest_memory_mb(steps: Sequence[StepResult]) -> float:
+    return max(s.peak_memory_mb for s in steps)
+
+
+def _gigabytes(megabytes: float) -> str:
+    return f"{megabytes / 1024:.2f}"
+
+
+def _machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, Python {platform.python_version()}."
