@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -205,7 +206,7 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
             _load(build(plan), folder / name) for build, name in zip((build_autoencoder, build_denoiser), WEIGHTS, strict=True)
         ]
         seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as e:
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as e:
         raise UserError(f"The SBLDM in {folder} is damaged ({e}); copy it again or retrain it.") from e
     generator = Generator(folder, plan, *networks, seen, hash_of(folder))  # type: ignore[arg-type]
     return generator.to(device) if device else generator

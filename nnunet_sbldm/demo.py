@@ -35,17 +35,16 @@ def run_demo(output: Path, device: str = "cpu") -> Path:
     """
     output = output.absolute()
     environment = _prepare(output)
-    results = run_steps(demo_steps(output, device), output, environment)
+    results = run_steps(demo_steps(device, output), output, environment)
     print("Writing the report ...", flush=True)
     report = _write_report(output, results)
     print(f"Done in {clock(sum(r.seconds for r in results))} min. Report: {report}\nPicture: {output / 'demo.png'}")
     return report
 
 
-def demo_steps(output: Path, device: str) -> list[Step]:
-    """The commands, in order."""
-    d, f = str(DATASET_ID), str(FOLD)
-    raw, predictions = output / "nnUNet_raw" / DATASET, output / "predictions"
+def demo_steps(device: str, output: Path) -> list[Step]:
+    """The commands, in order; they run in ``output`` and their paths are relative to it."""
+    d, f, raw = str(DATASET_ID), str(FOLD), f"nnUNet_raw/{DATASET}"
     plans_file = output / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
     train_one = {"nnUNet_n_proc_DA": "0"}  # one process is enough for a small network; planning does not survive it
     return [
@@ -59,17 +58,17 @@ def demo_steps(output: Path, device: str) -> list[Step]:
         Step("pool", "Draw synthetic cases", (
             "sbldm_expand_dataset", "-d", d, "--pool", "-f", f, "-ratio", "1.0", "-preset", PRESET, "-device", device), 30),
         Step("configure", "Add a configuration with half of the draws synthetic", (
-            "sbldm_configure", "-d", d, "-c", SMALL_CONFIGURATION, "-ratio", "0.5", "-num_epochs", "10",
-            "-num_iterations_per_epoch", "50", "-num_val_iterations_per_epoch", "5"), 6,
+            "sbldm_configure", "-d", d, "-c", SMALL_CONFIGURATION, "-ratio", "0.5", "-num_epochs", "8",
+            "-num_iterations_per_epoch", "40", "-num_val_iterations_per_epoch", "4"), 6,
             before=lambda: add_small_configuration(plans_file)),
         Step("nnunet", "Train nnU-Net on real and synthetic cases", (
             "nnUNetv2_train", d, CONFIGURATION, f, "-tr", TRAINER, "-device", device), 70, train_one),
         Step("predict", "Segment the test cases", (
-            "nnUNetv2_predict", "-d", d, "-c", CONFIGURATION, "-f", f, "-tr", TRAINER, "-i", str(raw / "imagesTs"),
-            "-o", str(predictions), "-npp", "1", "-nps", "1", "-device", device), 15),
+            "nnUNetv2_predict", "-d", d, "-c", CONFIGURATION, "-f", f, "-tr", TRAINER, "-i", f"{raw}/imagesTs",
+            "-o", "predictions", "-npp", "1", "-nps", "1", "-device", device), 15),
         Step("evaluate", "Measure Dice", (
-            "nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions), "-djfile", str(predictions / "dataset.json"),
-            "-pfile", str(predictions / "plans.json"), "-np", "1"), 7),
+            "nnUNetv2_evaluate_folder", f"{raw}/labelsTs", "predictions", "-djfile", "predictions/dataset.json",
+            "-pfile", "predictions/plans.json", "-np", "1"), 7),
     ]
 
 
@@ -111,26 +110,26 @@ def _prepare(output: Path) -> dict[str, str]:
             folder.mkdir(exist_ok=True)
     except OSError as e:
         raise UserError(f"{output} cannot be written ({e.strerror}); give a folder of your own with -o.") from e
-    return {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1",
+            "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _write_report(output: Path, results: list[StepResult]) -> Path:
     from nnunet_sbldm.nnunet import NnunetDataset
     from nnunet_sbldm.report import ReportInput, write_report
 
-    raw, preprocessed = output / "nnUNet_raw" / DATASET, output / "nnUNet_preprocessed" / DATASET
-    trained = output / "nnUNet_results" / DATASET
-    dataset = NnunetDataset(DATASET, raw, preprocessed, read_json(raw / "dataset.json"), PLANS, CONFIGURATION)
-    generator = trained / f"SBLDM__{PLANS}__{PRESET}" / f"fold_{FOLD}"
-    network = trained / f"{TRAINER}__{PLANS}__{CONFIGURATION}" / f"fold_{FOLD}"
-    source = ReportInput(dataset, FOLD, generator, network, output / "predictions", results, [
+    raw, preprocessed = f"nnUNet_raw/{DATASET}", f"nnUNet_preprocessed/{DATASET}"
+    generator = f"nnUNet_results/{DATASET}/SBLDM__{PLANS}__{PRESET}/fold_{FOLD}"
+    network = f"nnUNet_results/{DATASET}/{TRAINER}__{PLANS}__{CONFIGURATION}/fold_{FOLD}"
+    dataset_json = read_json(output / raw / "dataset.json")
+    dataset = NnunetDataset(DATASET, output / raw, output / preprocessed, dataset_json, PLANS, CONFIGURATION)
+    return write_report(ReportInput(dataset, FOLD, output / generator, output / network, output / "predictions", results, [
         ("Phantom, as nnU-Net's raw dataset", raw),
-        ("What is known of the phantom", raw / "phantom_truth.json"),
+        ("What is known of the phantom", f"{raw}/phantom_truth.json"),
         ("Plans and preprocessed cases", preprocessed),
-        ("Synthetic cases and their provenance", preprocessed / "sbldm"),
+        ("Synthetic cases and their provenance", f"{preprocessed}/sbldm"),
         ("Generator, its log and pictures", generator),
         ("Trained nnU-Net", network),
-        ("Predictions and Dice of the test cases", output / "predictions"),
-        ("Logs of all commands", output / "logs"),
-    ])
-    return write_report(source, output)
+        ("Predictions and Dice of the test cases", "predictions"),
+        ("Logs of all commands", "logs"),
+    ]), output)

@@ -86,9 +86,9 @@ def to_grid(array: np.ndarray, shape: Sequence[int], fill: float) -> np.ndarray:
 
 
 def _overlap(size: int, grid_size: int) -> tuple[slice, slice]:
-    shift = (grid_size - size) // 2
-    length = min(size, grid_size)
-    return slice(max(-shift, 0), max(-shift, 0) + length), slice(max(shift, 0), max(shift, 0) + length)
+    margin, length = abs(grid_size - size) // 2, min(size, grid_size)
+    inner, whole = slice(margin, margin + length), slice(0, length)
+    return (whole, inner) if size < grid_size else (inner, whole)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -136,19 +136,24 @@ class LabelEncoding:
 class IntensityScaling:
     """Per channel: normalised intensity (nnU-Net's) -> scaled -> pseudo-raw, each an affine map.
 
+    A z-score over the whole crop, air included, depends on how bright the anatomy is compared with the exact zeros
+    around it. So the normalised value of raw 0 belongs to the case: it is the one that makes the crop's mean zero.
+
     Attributes:
         offset: normalised value that becomes 0 in the network.
         scale: normalised distance that becomes 1 in the network.
-        raw_offset: raw value of normalised 0.
         raw_gain: raw distance of normalised 1.
+        zero_low: smallest normalised value of raw 0; where it equals ``zero_high``, every case has this value.
+        zero_high: largest normalised value of raw 0.
         raw_floor: smallest raw value inside the anatomy, above 0, so that exact zeros mark the outside;
-            -inf for schemes in which 0 is an ordinary value.
+            hugely negative for schemes in which 0 is an ordinary value.
     """
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
-    raw_offset: tuple[float, ...]
     raw_gain: tuple[float, ...]
+    zero_low: tuple[float, ...]
+    zero_high: tuple[float, ...]
     raw_floor: tuple[float, ...]
 
     def scaled(self, normalised: FloatArray) -> FloatArray:
@@ -159,13 +164,21 @@ class IntensityScaling:
         """Inverse of :meth:`scaled`."""
         return scaled * _along(self.scale, scaled) + _along(self.offset, scaled)
 
-    def raw(self, normalised: FloatArray) -> FloatArray:
-        """[C, ...] normalised -> raw intensities as in the user's files."""
-        raw = normalised * _along(self.raw_gain, normalised) + _along(self.raw_offset, normalised)
-        return np.maximum(raw, _along(self.raw_floor, raw))
+    def raw(self, normalised: FloatArray, inside: np.ndarray) -> FloatArray:
+        """Raw intensities as in the user's files, exactly 0 outside.
+
+        Args:
+            normalised: [C, D, H, W], cropped to the anatomy's box.
+            inside: [D, H, W] bool, the anatomy.
+        """
+        num_outside = max(int((~inside).sum()), 1)
+        balance = -normalised[:, inside].sum(axis=1) / num_outside
+        zero = np.clip(balance, self.zero_low, self.zero_high)
+        raw = (normalised - _along(zero, normalised)) * _along(self.raw_gain, normalised)
+        return np.where(inside, np.maximum(raw, _along(self.raw_floor, raw)), 0).astype(np.float32)
 
 
-def _along(values: Sequence[float], like: np.ndarray) -> FloatArray:
+def _along(values: Sequence[float] | np.ndarray, like: np.ndarray) -> FloatArray:
     return np.asarray(values, dtype=np.float32).reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -215,7 +228,7 @@ def from_grid(
     """
     box = bounding_box(anatomy)
     inside = anatomy[box]
-    raw = np.where(inside, intensity.raw(intensity.normalised(image[(slice(None), *box)])), np.float32(0))
+    raw = intensity.raw(intensity.normalised(image[(slice(None), *box)]), inside)
     values = np.where(inside, np.maximum(label[box], 0), 0).astype(np.int16)
     back = np.argsort(grid.transpose_forward)
     spacing = tuple(grid.spacing_mm[a] for a in back)

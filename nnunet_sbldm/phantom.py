@@ -31,7 +31,7 @@ class PhantomConfig:
         seed: seed of the whole series.
         shape: voxels along (Z, Y, X).
         spacing_mm: voxel size along (Z, Y, X).
-        head_mm: diameters of the head along (Z, Y, X) before variation.
+        head_mm: diameters of the head along (Z, Y, X) before variation; a smaller volume cuts it.
         size_variation: largest relative deviation of each diameter.
         max_rotation_deg: largest rotation about each axis.
         max_shift_mm: largest shift along each axis.

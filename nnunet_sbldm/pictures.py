@@ -67,7 +67,7 @@ def montage(
         planes: which of ``PLANES`` to draw.
         width_px: width of the picture.
     """
-    rows = [(heading, [_cropped(panel) for panel in panels]) for heading, panels in rows]
+    rows = [(heading, [_ready(panel) for panel in panels]) for heading, panels in rows]
     cells = [_cell_mm(panel, planes) for _, panels in rows for panel in panels]
     cell_mm = np.max(cells, axis=0)  # [planes, (height, width)]
     num_columns = max(len(panels) for _, panels in rows)
@@ -88,13 +88,13 @@ def _cell_mm(panel: Panel, planes: Sequence[str]) -> list[tuple[float, float]]:
     return [size[p] for p in planes]
 
 
-def _cropped(panel: Panel) -> Panel:
-    """The panel without the empty space around the anatomy, but for a margin of one voxel."""
+def _ready(panel: Panel) -> Panel:
+    """The panel with grey values 0..1, cropped to the anatomy with a margin of one voxel."""
     voxels = np.argwhere(inside_anatomy(panel.image, panel.label))
-    if not len(voxels):
-        return panel
-    box = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
-    return replace(panel, image=panel.image[box], label=panel.label[box])
+    low, high = (voxels.min(axis=0), voxels.max(axis=0) + 1) if len(voxels) else (np.zeros(3, int), panel.label.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    grey = grey_window(panel.image, panel.label)
+    return replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1))
 
 
 def central_voxel(label: LabelArray) -> tuple[int, int, int]:
@@ -127,7 +127,7 @@ def grey_window(image: FloatArray, label: LabelArray) -> np.ndarray:
         return np.zeros(image.shape, np.float32)
     low, high = np.percentile(image[inside], WINDOW_PERCENTILES)
     grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)
-    return np.where(inside, 0.04 + 0.96 * grey, 0)
+    return np.where(inside, 0.04 + 0.96 * grey, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ class _Layout:
             left += self.plane_px[:, 1].sum() + GAP_PX * (len(self.planes) + 1)
 
     def _draw_case(self, figure: Figure, panel: Panel, left: float, top: float) -> None:
-        grey, voxel = grey_window(panel.image, panel.label), central_voxel(panel.label)
+        voxel = central_voxel(panel.label)
         cell_px = self.plane_px[:, 0].max()
         for plane, (_, width), (h_mm, w_mm) in zip(self.planes, self.plane_px, _cell_mm(panel, self.planes), strict=True):
             h, w = h_mm * self.px_per_mm, w_mm * self.px_per_mm
             box = (left + (width - w) / 2, top + (cell_px - h) / 2, w, h)
-            _draw_plane(_axes_at(figure, box), take_plane(grey, plane, voxel), take_plane(panel.label, plane, voxel))
+            _draw_plane(_axes_at(figure, box), take_plane(panel.image, plane, voxel), take_plane(panel.label, plane, voxel))
             left += width + GAP_PX
 
     def _draw_key(self, figure: Figure, y: float) -> None:

@@ -111,26 +111,32 @@ def intensity_scaling(dataset: NnunetDataset, summaries: Sequence[CaseSummary]) 
     The way to raw intensities is exact for CT and fixed scalings; for normalisations that depend on the case itself
     (z-score, 0-1) any gain serves, and the training cases' median is taken, so that files look like the user's own.
     """
-    normalised = np.mean([s.normalised for s in summaries], axis=0)  # [C, 2]
+    normalised = np.array([s.normalised for s in summaries])  # [N, C, 2]
     raw = np.array([s.raw for s in summaries])  # [N, C, 2]
-    offsets, gains, floors = [], [], []
-    for c, scheme in enumerate(dataset.config.normalization_schemes):
-        each = np.array([s.normalised[c] for s in summaries])
-        gain = float(np.median(np.ptp(raw[:, c], axis=1) / np.ptp(each, axis=1)))
-        offset = float(np.median(raw[:, c, 0] - gain * each[:, 0]))
-        if scheme == "CTNormalization":
-            properties = dataset.plans.foreground_intensity_properties_per_channel[str(c)]
-            gain, offset = max(properties["std"], 1e-8), properties["mean"]
-        elif scheme in ("NoNormalization", "RGBTo01Normalization"):
-            gain, offset = (1.0 if scheme == "NoNormalization" else 255.0), 0.0
+    has_outside = np.mean([s.outside_share for s in summaries]) > 0
+    channels = []
+    for c, (scheme, masked) in enumerate(
+        zip(dataset.config.normalization_schemes, dataset.config.use_mask_for_norm, strict=True)
+    ):
+        gains = np.ptp(raw[:, c], axis=1) / np.ptp(normalised[:, c], axis=1)
+        zeros = normalised[:, c, 0] - raw[:, c, 0] / gains  # normalised value of raw 0, per case
+        gain, zero = _fixed_scaling(dataset, scheme, c) or (float(np.median(gains)), float(np.median(zeros)))
+        margin = 0.5 * float(np.ptp(zeros)) + 0.05 if scheme == "ZScoreNormalization" and has_outside and not masked else None
+        low, high = (zero, zero) if margin is None else (float(zeros.min()) - margin, float(zeros.max()) + margin)
         positive = scheme != "CTNormalization" and raw[:, c].min() >= 0
-        offsets.append(offset)
-        gains.append(gain)
-        floors.append(0.01 * gain if positive else NO_FLOOR)
-    scale = np.maximum(np.ptp(normalised, axis=1) / 2, 1e-6)
-    return IntensityScaling(
-        tuple(normalised.mean(axis=1).tolist()), tuple(scale.tolist()), tuple(offsets), tuple(gains), tuple(floors)
-    )
+        channels.append((gain, low, high, 0.01 * gain if positive else NO_FLOOR))
+    typical = normalised.mean(axis=0)
+    scale = np.maximum(np.ptp(typical, axis=1) / 2, 1e-6)
+    return IntensityScaling(tuple(typical.mean(axis=1).tolist()), tuple(scale.tolist()), *zip(*channels, strict=True))
+
+
+def _fixed_scaling(dataset: NnunetDataset, scheme: str, channel: int) -> tuple[float, float] | None:
+    """Raw distance of normalised 1 and normalised value of raw 0, where they do not depend on the case."""
+    if scheme == "CTNormalization":
+        properties = dataset.plans.foreground_intensity_properties_per_channel[str(channel)]
+        gain = max(properties["std"], 1e-8)
+        return gain, -properties["mean"] / gain
+    return {"NoNormalization": (1.0, 0.0), "RGBTo01Normalization": (255.0, 0.0)}.get(scheme)
 
 
 def prepare(

@@ -38,7 +38,7 @@ class ReportInput:
         results: nnU-Net's folder of the trained fold.
         predictions: folder of test predictions with nnU-Net's ``summary.json``.
         steps: what was run.
-        places: name and path of what a reader may look for.
+        places: name and path, relative to the output folder, of what a reader may look for.
     """
 
     dataset: NnunetDataset
@@ -47,7 +47,7 @@ class ReportInput:
     results: Path
     predictions: Path
     steps: Sequence[StepResult]
-    places: Sequence[tuple[str, Path]]
+    places: Sequence[tuple[str, str]]
 
 
 def write_report(source: ReportInput, output: Path) -> Path:
@@ -67,7 +67,8 @@ def write_report(source: ReportInput, output: Path) -> Path:
         pictures={name: embedded(path) for name, path in pictures.items()}, conditions=conditions,
         tiles=_tiles(source, conditions), dice_labels=list(names.values()), dice_rows=_dice_rows(source),
         steps=[_step_row(s) for s in source.steps], total_time=clock(_total_seconds(source.steps)),
-        largest_memory=_gigabytes(_largest_memory_mb(source.steps)), machine=_machine(), places=source.places, own_data=OWN_DATA,
+        largest_memory=_gigabytes(_largest_memory_mb(source.steps)), machine=_machine(), output=output,
+        places=source.places, own_data=OWN_DATA,
     )
     report = output / "report.html"
     write_atomically(report, lambda tmp: tmp.write_text(html, encoding="utf-8"))
@@ -161,24 +162,34 @@ def _label_names(dataset: NnunetDataset) -> dict[int, str]:
 
 
 def _condition_section(label: str, records: Sequence[dict[str, Any]], pictures: Path) -> dict[str, Any]:
-    """Scatter plots, summary and table of asked against obtained volume and place."""
-    features = ["volume_ml", *(f"centroid_{a}" for a in PLACE_AXES)]
-    both = [r for r in records if all(f"{label}/volume_ml" in r[k] for k in ("condition_asked", "condition_obtained"))]
-    asked, obtained = (
-        np.array([[r[key][f"{label}/{f}"] for f in features] for r in both]).reshape(-1, len(features))
-        for key in ("condition_asked", "condition_obtained")
-    )
+    """Scatter plots, summary and table of asked against obtained volume and place of one label."""
+    pairs = [(r["case_id"], *(_size_and_place(r[k], label) for k in ("condition_asked", "condition_obtained"))) for r in records]
+    pairs = [p for p in pairs if p[1] is not None]
+    present = [p for p in pairs if p[2] is not None]
+    asked, obtained = (np.array([p[i] for p in present]).reshape(-1, 1 + len(PLACE_AXES)) for i in (1, 2))
     picture = pictures / f"condition_{label}.png"
     titles = ["volume (ml)", *(f"centroid {a}" for a in PLACE_AXES)]
     scatter(picture, [(t, asked[:, i].tolist(), obtained[:, i].tolist()) for i, t in enumerate(titles)])
-    distance = np.linalg.norm(asked[:, 1:] - obtained[:, 1:], axis=1)
-    rows = [(r["case_id"], f"{a[0]:.1f}", f"{o[0]:.1f}", _fractions(a[1:]), _fractions(o[1:]), f"{d:.3f}")
-            for r, a, o, d in zip(both, asked, obtained, distance, strict=True)]
-    summary, volume_error = f"{len(both)} of {len(records)} cases have a {label}, asked and obtained.", NOT_MEASURED
-    if both:
-        volume_error = f"{100 * np.median(np.abs(obtained[:, 0] / asked[:, 0] - 1)):.0f} %"
-        summary += f" Median error: {volume_error} of the volume, {np.median(distance):.3f} of the head in place."
-    return {"label": label, "picture": embedded(picture), "summary": summary, "rows": rows, "volume_error": volume_error}
+    summary = f"{len(present)} of the {len(pairs)} cases that were asked for a {label} have one."
+    if present:
+        size_error = 100 * np.median(np.abs(obtained[:, 0] / asked[:, 0] - 1))
+        place_error = np.median(np.linalg.norm(asked[:, 1:] - obtained[:, 1:], axis=1))
+        summary += f" Among these, the median error of volume is {size_error:.0f} %, and of place {place_error:.3f} of the head."
+    return {"label": label, "picture": embedded(picture), "summary": summary, "rows": [_condition_row(*p) for p in pairs],
+            "present": f"{len(present)} of {len(pairs)}"}
+
+
+def _size_and_place(condition: dict[str, float], label: str) -> np.ndarray | None:
+    """[volume_ml, centroid d, h, w], or None if the condition has no such label."""
+    names = [f"{label}/volume_ml", *(f"{label}/centroid_{a}" for a in PLACE_AXES)]
+    return np.array([condition[n] for n in names]) if all(n in condition for n in names) else None
+
+
+def _condition_row(case_id: str, asked: np.ndarray, obtained: np.ndarray | None) -> list[str]:
+    asked_cells = [case_id, f"{asked[0]:.1f}", _fractions(asked[1:])]
+    if obtained is None:
+        return [*asked_cells, *[NOT_MEASURED] * 3]
+    return [*asked_cells, f"{obtained[0]:.1f}", _fractions(obtained[1:]), f"{np.linalg.norm(asked[1:] - obtained[1:]):.3f}"]
 
 
 def _fractions(place: np.ndarray) -> str:
@@ -209,7 +220,7 @@ def _tiles(source: ReportInput, conditions: Sequence[dict[str, Any]]) -> list[di
     """The few numbers at the top."""
     return [
         {"name": "mean Dice on test cases", "value": f"{np.nanmean(list(_dice_table(source.predictions).values())):.3f}"},
-        {"name": "median volume error of synthetic cases", "value": conditions[0]["volume_error"]},
+        {"name": f"synthetic cases have the {conditions[0]['label']} they were asked for", "value": conditions[0]["present"]},
         {"name": "minutes in all", "value": clock(_total_seconds(source.steps))},
         {"name": "largest memory", "value": f"{_gigabytes(_largest_memory_mb(source.steps))} GB"},
     ]

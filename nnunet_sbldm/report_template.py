@@ -18,7 +18,7 @@ TEMPLATE = """<!DOCTYPE html>
   .tile { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; min-width: 150px; }
   .tile b { display: block; font-size: 22px; }
   .tile span { color: #667080; font-size: 13px; }
-  img { max-width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
+  img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 14px; margin: 8px 0; }
   th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #eceff3; white-space: nowrap; }
@@ -55,8 +55,8 @@ Places are fractions of the head's bounding box along slices (d), rows (h) and c
 <p>{{ condition.summary }}</p>
 <details><summary>All {{ condition.rows | length }} cases</summary>
 <div class="scroll"><table>
-<tr><th>case</th><th>volume asked (ml)</th><th>obtained (ml)</th><th>place asked (d, h, w)</th><th>obtained</th>
-<th>distance (fraction)</th></tr>
+<tr><th>case</th><th>volume asked (ml)</th><th>place asked (d, h, w)</th><th>volume obtained (ml)</th><th>place obtained</th>
+<th>distance</th></tr>
 {% for row in condition.rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div></details>
 {% endfor %}
@@ -79,7 +79,9 @@ path works, not that synthetic cases help: that takes a comparison with training
 <img alt="Progress of nnU-Net" src="{{ pictures.progress }}"></details>{% endif %}
 
 <h2>Time and memory</h2>
-<p>Memory is the largest sum of the resident sets of a step's processes, sampled four times a second.</p>
+<p>Memory is that of all processes of a step together, shared pages counted once, at its largest of four samples a second.
+The commands ran in <code>{{ output }}</code> with <code>nnUNet_raw</code>, <code>nnUNet_preprocessed</code> and
+<code>nnUNet_results</code> set to the folders of these names in it.</p>
 <div class="scroll"><table>
 <tr><th>step</th><th>time (min)</th><th>memory (GB)</th><th class="wrap">command</th></tr>
 {% for step in steps %}<tr><td>{{ step.title }}</td><td>{{ step.time }}</td><td>{{ step.memory }}</td>
@@ -89,6 +91,7 @@ path works, not that synthetic cases help: that takes a comparison with training
 <p>{{ machine }}</p>
 
 <h2>Where everything lies</h2>
+<p>Below <code>{{ output }}</code>:</p>
 <div class="scroll"><table>
 {% for name, place in places %}<tr><td>{{ name }}</td><td class="wrap">{{ place }}</td></tr>
 {% endfor %}</table></div>

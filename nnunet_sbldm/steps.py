@@ -52,7 +52,7 @@ class StepResult:
         title: what it does.
         command: the command as one would type it.
         seconds: wall-clock time.
-        peak_memory_mb: largest sum of the resident memory of the command and all its children, 0 if not measured.
+        peak_memory_mb: largest memory of the command and all its children together; 0 where it cannot be measured.
     """
 
     name: str
@@ -69,7 +69,7 @@ def run_steps(steps: Sequence[Step], folder: Path, environment: Mapping[str, str
 
     Args:
         steps: what to run.
-        folder: ``logs/STEP.log`` and, once a step is done, ``steps/STEP.json`` are written here.
+        folder: where commands run; ``logs/STEP.log`` and, once a step is done, ``steps/STEP.json`` are written here.
         environment: variables for all commands.
 
     Returns:
@@ -119,9 +119,10 @@ def _run(step: Step, folder: Path, environment: Mapping[str, str]) -> StepResult
     started, peak_kb = time.monotonic(), 0
     if step.before:
         step.before()
+    variables = {**os.environ, **environment, **step.environment}
     with open(log_file, "wb") as log:
-        process = subprocess.Popen([program, *step.command[1:]], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env={**os.environ, **environment, **step.environment}, start_new_session=True)
+        process = subprocess.Popen([program, *step.command[1:]], cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
         with _ended_with_us(process):
             while process.poll() is None:
                 peak_kb = max(peak_kb, tree_memory_kb(process.pid))
@@ -171,17 +172,26 @@ def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def tree_memory_kb(root: int) -> int:
-    """Sum of the resident memory of a process and all its descendants; 0 where there is no ``/proc``."""
-    parents, resident_kb = {}, {}
+    """Memory of a process and all its descendants; pages they share count once. 0 where there is no ``/proc``."""
+    return sum(_memory_kb(pid) for pid in _tree(root))
+
+
+def _tree(root: int) -> set[int]:
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text(errors="replace").rsplit(")", 1)[1].split()
-        except OSError:  # the process has ended meanwhile
-            continue
-        pid = int(entry.parent.name)
-        parents[pid], resident_kb[pid] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE") // 1024
+        with suppress(OSError):  # the process has ended meanwhile
+            parents[int(entry.parent.name)] = int(entry.read_text(errors="replace").rsplit(")", 1)[1].split()[1])
     tree, added = {root}, {root}
     while added:
         added = {pid for pid, parent in parents.items() if parent in added}
         tree |= added
-    return sum(resident_kb.get(pid, 0) for pid in tree)
+    return tree
+
+
+def _memory_kb(pid: int) -> int:
+    """Proportional set size: resident memory, with every page divided by the number of processes that share it."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

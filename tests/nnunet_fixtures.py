@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nnunet_sbldm.files import read_json, write_json
-from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, preprocess_case, read_case, write_case
-from nnunet_sbldm.pool import pool_cases_folder, pool_folder
+from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, preprocess_case, read_case, write_case
+from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.types import Case, Geometry
 
@@ -21,6 +21,7 @@ NAME = "Dataset901_Tiny"
 CONFIGURATION = "3d_tiny"
 CASE_IDS = tuple(f"case_{i}" for i in range(1, 11))
 PLAN = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:plan_and_preprocess_entry"
+SYNTHETIC_IDS = ("case_1b", "sbldm_f0_0000", "sbldm_f0_0001")
 TRAIN = "nnunetv2.run.run_training:run_training_entry"
 PREDICT = "nnunetv2.inference.predict_from_raw_data:predict_entry_point"
 
@@ -40,10 +41,10 @@ class NnunetFolders:
 
 
 def run_nnunet(entry, *arguments, **environment):
-    """Run one of nnU-Net's commands in a process of its own, through its console entry point."""
+    """Run one of nnU-Net's commands in a process of its own, without the working directory on its path, as the script does."""
     module, function = entry.split(":")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet_", "SBLDM_"))}
-    return subprocess.run([sys.executable, "-c", f"from {module} import {function} as main; main()", *map(str, arguments)],
+    return subprocess.run([sys.executable, "-P", "-c", f"from {module} import {function} as main; main()", *map(str, arguments)],
                           env=kept | environment, capture_output=True, text=True, timeout=300)
 
 
@@ -80,8 +81,9 @@ def _add_tiny_configurations(path):
     plans = read_json(path)
     architecture = read_json(path)["configurations"]["3d_fullres"]["architecture"]
     arguments = architecture["arch_kwargs"]
-    arguments |= {"n_stages": 2, "features_per_stage": [4, 8], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
-                  "kernel_sizes": arguments["kernel_sizes"][:2], "strides": arguments["strides"][:2]}
+    kernels, strides = [[3, 3, 3]] * 3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]]  # deep supervision needs three stages
+    arguments |= {"n_stages": 3, "features_per_stage": [4, 8, 8], "n_conv_per_stage": [1, 1, 1],
+                  "n_conv_per_stage_decoder": [1, 1], "kernel_sizes": kernels, "strides": strides}
     plans["configurations"] |= {
         CONFIGURATION: {"inherits_from": "3d_fullres", "patch_size": [16, 16, 16], "batch_size": 2, "architecture": architecture},
         "3d_tiny_real": {"inherits_from": CONFIGURATION, "sbldm": {"ratio": 0}},
@@ -132,8 +134,30 @@ def fill_pool(dataset, fold, seen_ids, num_cases=4):
     return case_ids
 
 
+def expand(dataset, fold=0, seen=None, case_ids=SYNTHETIC_IDS, generator="generator"):
+    """Add synthetic cases among the real ones; by default their generator has seen the training cases of ``fold``."""
+    train, _ = fold_cases(dataset, fold)
+    seen = fingerprints_of(dataset, train).values() if seen is None else seen
+    add_synthetic_cases(dataset, expansion_folder(dataset.preprocessed), dataset.data_folder, case_ids, seen, generator)
+    path = dataset.preprocessed / "dataset.json"
+    content = read_json(path)
+    block = content.setdefault("sbldm", {"synthetic_cases": [], "source_dataset": "Dataset004_Source"})
+    block["synthetic_cases"] += case_ids
+    write_json(path, content)
+    splits = read_json(dataset.preprocessed / "splits_final.json")
+    splits[fold]["train"] += case_ids
+    write_json(dataset.preprocessed / "splits_final.json", splits)
+
+
 def make_trainer(trainer_class, dataset, fold, configuration=CONFIGURATION):
     """A trainer as ``nnUNetv2_train`` makes it, on the CPU."""
     plans = read_json(dataset.preprocessed / f"{dataset.plans_name}.json") | {"continue_training": False}
     dataset_json = read_json(dataset.preprocessed / "dataset.json")
     return trainer_class(plans, configuration, fold, dataset_json, torch.device("cpu"))
+
+
+def start_trainer(trainer_class, dataset, fold=0, configuration=CONFIGURATION):
+    """A trainer at the start of its training."""
+    trainer = make_trainer(trainer_class, dataset, fold, configuration)
+    trainer.on_train_start()
+    return trainer

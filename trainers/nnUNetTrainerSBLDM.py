@@ -90,8 +90,9 @@ class nnUNetTrainerSBLDM(nnUNetTrainer):  # noqa: N801  nnU-Net finds trainers b
         synthetic = nnUNetDatasetBlosc2(str(source.folder), list(source.case_ids)) if source else None
         train = MixedDataset(real, synthetic, self.sbldm_settings.ratio)
         self.sbldm_audit = DrawAudit(train.synthetic_ids, () if self.fold == "all" else validation.identifiers)
-        self.print_to_log_file(f"sbldm: {self.sbldm_settings}, {len(real.identifiers)} real and {len(train.synthetic_ids)} "
-                               f"synthetic training cases from {source.folder if source else 'nowhere'}")
+        origin = f" from {source.folder}" if source else ""
+        self.print_to_log_file(f"sbldm: {self.sbldm_settings}; {len(real.identifiers)} real training cases, "
+                               f"{len(train.synthetic_ids)} synthetic ones{origin}")
         return train, validation
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from nnunet_sbldm.configure import add_configuration
+from nnunet_sbldm.mixing import MixingSettings
+from nnunet_sbldm.nnunet import open_dataset
+from nnunet_sbldm.types import UserError
+
+
+@pytest.fixture
+def plans_file(dataset):
+    path = dataset.preprocessed / "nnUNetPlans.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=4))  # as nnU-Net writes it
+    return path
+
+
+def test_the_new_configuration_shares_data_and_carries_the_settings(plans_file):
+    name = add_configuration("901", base_configuration="3d_tiny", settings=MixingSettings(0.6, num_epochs=3))
+    new, base = open_dataset("901", configuration=name), open_dataset("901", configuration="3d_tiny")
+    assert name == "3d_tiny_sbldm60"
+    assert new.data_folder == base.data_folder
+    assert new.plans_hash() == base.plans_hash()
+    assert MixingSettings.from_configuration(new.config.configuration) == MixingSettings(0.6, num_epochs=3)
+
+
+@pytest.mark.parametrize(("ratio", "percent"), [(0, "0"), (0.25, "25"), (0.125, "12p5"), (1, "100")])
+def test_the_name_tells_the_ratio_in_percent(plans_file, ratio, percent):
+    assert add_configuration("901", settings=MixingSettings(ratio)) == f"3d_fullres_sbldm{percent}"
+
+
+def test_a_second_equal_call_changes_nothing_and_all_else_stays_byte_for_byte(plans_file):
+    before = plans_file.read_text()
+    name = add_configuration("901", settings=MixingSettings(0.3))
+    after = plans_file.read_text()
+    assert add_configuration("901", settings=MixingSettings(0.3)) == name
+    assert plans_file.read_text() == after
+    plans = json.loads(after)
+    del plans["configurations"][name]
+    assert json.dumps(plans, indent=4) == before
+
+
+def test_other_settings_under_a_taken_name_are_refused(plans_file):
+    add_configuration("901", settings=MixingSettings(0.3), name="3d_mine")
+    before = plans_file.read_text()
+    with pytest.raises(UserError, match="already have another configuration 3d_mine"):
+        add_configuration("901", settings=MixingSettings(0.4), name="3d_mine")
+    with pytest.raises(UserError, match="already have another configuration 3d_fullres"):
+        add_configuration("901", settings=MixingSettings(0.4), name="3d_fullres")
+    assert plans_file.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["3d__mine", "3d/mine", "..", "3d mine"])
+def test_a_name_has_to_fit_into_nnunets_folder_names(plans_file, name):
+    with pytest.raises(UserError, match="part of a folder name"):
+        add_configuration("901", name=name)
+
+
+def test_an_unknown_base_and_the_second_stage_of_a_cascade_are_refused(plans_file):
+    with pytest.raises(UserError, match="no configuration 3d_nowhere; they have"):
+        add_configuration("901", base_configuration="3d_nowhere")
+    with pytest.raises(UserError, match="second stage of a cascade"):
+        add_configuration("901", base_configuration="3d_tiny_cascade")
+
+
+def test_missing_plans_name_the_command_that_makes_them(plans_file):
+    with pytest.raises(UserError, match="has no plans nnUNetOther: run nnUNetv2_plan_and_preprocess -d 901"):
+        add_configuration("901", plans_name="nnUNetOther")

@@ -1,0 +1,71 @@
+"""The diffusion process, tested on a closed-form denoiser of a Gaussian."""
+
+import pytest
+import torch
+
+from nnunet_sbldm.config import DiffusionConfig
+from nnunet_sbldm.diffusion import ddim, diffusion_loss, drop_condition, initial_noise, make_scheduler
+
+SHAPE = (1, 2, 3, 4)
+
+
+def gaussian_denoiser(config, mean, std):
+    """The optimal prediction for data N(mean, std^2), whatever the condition."""
+    alphas = make_scheduler(config).alphas_cumprod
+
+    def denoise(noisy, timestep, condition):
+        a = alphas[timestep].reshape(-1, 1, 1, 1, 1)
+        clean = mean + a.sqrt() * std**2 / (a * std**2 + 1 - a) * (noisy - a.sqrt() * mean)
+        noise = (noisy - a.sqrt() * clean) / (1 - a).sqrt()
+        return a.sqrt() * noise - (1 - a).sqrt() * clean if config.prediction_type == "v_prediction" else clean
+
+    return denoise
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.5, 0.5)])
+def test_ddim_samples_the_gaussian_that_the_denoiser_knows(prediction_type, mean, std):
+    config = DiffusionConfig(prediction_type=prediction_type)
+    noise = initial_noise(range(400), SHAPE)
+    z = ddim(gaussian_denoiser(config, mean, std), make_scheduler(config), noise, torch.zeros(400, 1), 50, 1.0)
+    assert z.mean().item() == pytest.approx(mean, abs=0.03)
+    assert z.std().item() == pytest.approx(std, rel=0.06)
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_the_loss_of_a_perfect_prediction_is_zero(prediction_type):
+    config = DiffusionConfig(prediction_type=prediction_type)
+    scheduler = make_scheduler(config)
+    clean, noise, time = torch.randn(4, *SHAPE), torch.randn(4, *SHAPE), torch.tensor([0, 10, 500, 999])
+
+    def perfect(noisy, timestep, condition):
+        return scheduler.get_velocity(clean, noise, timestep) if prediction_type == "v_prediction" else clean
+
+    assert diffusion_loss(perfect, scheduler, clean, torch.zeros(4, 1), time, noise) == 0
+    assert diffusion_loss(lambda *a: perfect(*a) + 1, scheduler, clean, torch.zeros(4, 1), time, noise) == pytest.approx(1)
+
+
+def test_noise_belongs_to_the_seed_not_to_the_batch():
+    assert torch.equal(initial_noise([7, 8, 9], SHAPE)[1], initial_noise([8], SHAPE)[0])
+    assert not torch.equal(initial_noise([7], SHAPE), initial_noise([8], SHAPE))
+
+
+def test_guidance_of_one_is_the_conditional_model_and_more_moves_away_from_the_null():
+    config = DiffusionConfig()
+    low, high = (gaussian_denoiser(config, mean, 0.1) for mean in (0.0, 1.0))
+
+    def denoise(noisy, timestep, condition):
+        return torch.where(condition[:, :1, None, None, None].isnan(), low(noisy, timestep, None), high(noisy, timestep, None))
+
+    noise, condition = initial_noise(range(8), SHAPE), torch.ones(8, 1)
+    means = [ddim(denoise, make_scheduler(config), noise, condition, 50, w).mean().item() for w in (0.0, 1.0, 2.0)]
+    assert means[:2] == pytest.approx([0, 1], abs=0.05)
+    assert means[2] > means[1] + 0.2
+
+
+def test_conditions_are_dropped_at_the_stated_rates():
+    config = DiffusionConfig(condition_dropout=0.2, feature_dropout=0.4)
+    dropped = drop_condition(torch.zeros(20_000, 8), config, torch.Generator().manual_seed(0)).isnan()
+    whole = dropped.all(dim=1).float().mean().item()
+    assert whole == pytest.approx(0.2 + 0.4 / 2**8, abs=0.01)
+    assert dropped.float().mean().item() == pytest.approx(0.2 + 0.4 / 2, abs=0.01)

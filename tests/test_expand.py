@@ -1,0 +1,198 @@
+"""Expansion: synthetic cases where nnU-Net finds them, in allowed folds alone, the real data untouched."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nnunet_fixtures import PLAN, TRAIN, run_nnunet
+from phantom_fixtures import hash_tree
+
+from nnunet_sbldm import cli
+from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
+from nnunet_sbldm.provenance import SyntheticIndex
+
+FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu"]
+
+
+def expand(*arguments):
+    cli.expand_entry(["-d", "900", "-f", "0", *FAST, *map(str, arguments)])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as e:
+        expand(*arguments)
+    assert e.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    return message
+
+
+@pytest.fixture
+def pool(phantom, phantom_dataset):
+    return phantom_dataset.preprocessed / "sbldm" / phantom_dataset.config.data_identifier / "fold_0"
+
+
+def test_the_pool_holds_the_ratio_in_nnunets_own_format_with_provenance(phantom_dataset, generator, pool):
+    expand("--pool", "-ratio", "0.5")
+    index = SyntheticIndex.load(pool)
+    assert list(index.cases) == [f"sbldm_f0_{i:04d}" for i in range(4)]  # half of 8 training cases
+    assert index.generators == {generator.hash: generator.seen}
+    for case_id in index.cases:
+        image, label = load_arrays(pool / "cases", case_id)
+        assert image.shape == (2, *label.shape)
+        assert set(np.unique(label)) <= {-1, 0, 1}
+        record = read_json(pool / "provenance" / f"{case_id}.json")
+        assert record["generator_hash"] == generator.hash
+        assert record["nearest_real_case"]["case_id"] in fold_cases(phantom_dataset, 0)[0]
+
+
+def test_the_pool_is_finished_by_the_same_command_and_ends_up_the_same(pool):
+    expand("--pool", "-n", "3")
+    finished = hash_tree(pool)
+    os.remove(pool / "provenance" / "sbldm_f0_0001.json")
+    os.remove(pool / "cases" / "sbldm_f0_0001.pkl")
+    os.remove(pool / "synthetic_cases.json")
+    (pool / "cases" / ".sbldm_tmp_dead").mkdir()
+    expand("--pool", "-n", "3")
+    assert hash_tree(pool) == finished
+    assert not (pool / "cases" / ".sbldm_tmp_dead").exists()
+
+
+def test_another_request_replaces_what_it_does_not_share(pool):
+    expand("--pool", "-n", "3")
+    first = hash_tree(pool)
+    expand("--pool", "-n", "2")
+    fewer = hash_tree(pool)
+    assert {k for k in first if "_0002" in k}.isdisjoint(fewer)
+    assert all(first[k] == fewer[k] for k in fewer if "_0000" in k or "_0001" in k)
+    expand("--pool", "-n", "2", "-seed", "5")
+    reseeded = hash_tree(pool)
+    assert reseeded.keys() == fewer.keys()
+    assert all(reseeded[k] != fewer[k] for k in fewer if k.endswith(".b2nd"))
+
+
+def test_the_real_dataset_is_left_byte_for_byte(phantom, pool):
+    def real_files():
+        trees = {"raw": hash_tree(phantom.raw / "Dataset900_Phantom"), "pre": hash_tree(phantom.preprocessed / "Dataset900_Phantom")}
+        return {(t, k): v for t, tree in trees.items() for k, v in tree.items() if not k.startswith("sbldm")}
+
+    open_dataset("900")
+    before = real_files()
+    expand("--pool", "-n", "1")
+    expand("-o", "904", "-n", "1")
+    assert real_files() == before
+
+
+def test_a_new_dataset_lists_real_files_where_they_are_and_trains_with_a_stock_trainer(phantom, phantom_dataset, generator):
+    expand("-o", "904", "-n", "2")
+    new = open_dataset("904")
+    synthetic = ["sbldm_f0_0000", "sbldm_f0_0001"]
+    assert new.name == "Dataset904_PhantomSBLDM"
+    assert new.dataset_json["numTraining"] == 12 == len(new.case_files)
+    assert {k: new.dataset_json[k] for k in ("labels", "channel_names", "file_ending")} == {
+        k: phantom_dataset.dataset_json[k] for k in ("labels", "channel_names", "file_ending")}
+    assert new.real_case_ids == phantom_dataset.real_case_ids
+    assert [os.path.realpath(f) for f in new.case_files["phantom_000"]["images"]] == [
+        os.path.realpath(f) for f in phantom_dataset.case_files["phantom_000"]["images"]]
+    for fold, (old_split, split) in enumerate(zip(splits_of(phantom_dataset), read_json(new.preprocessed / "splits_final.json"), strict=True)):
+        assert split["train"] == old_split["train"] + (synthetic if fold == 0 else [])
+        assert split["val"] == old_split["val"]
+    assert new.plans_hash() == phantom_dataset.plans_hash()
+    assert SyntheticIndex.load(new.preprocessed / "sbldm").seen_by() == dict.fromkeys(synthetic, generator.seen)
+    assert read_case(new, synthetic[0]).image.shape[0] == 2
+
+    plans = read_json(new.preprocessed / "nnUNetPlans.json")
+    add_tiny_configuration(plans, sbldm={"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1})
+    write_json(new.preprocessed / "nnUNetPlans.json", plans)
+    done = run_nnunet(PLAN, "-d", 904, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp", **phantom.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_nnunet(TRAIN, "904", "3d_nano", "0", "-tr", "nnUNetTrainer_1epoch", "-device", "cpu", nnUNet_n_proc_DA="0", **phantom.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = read_json(phantom.results / new.name / "nnUNetTrainer_1epoch__nnUNetPlans__3d_nano" / "fold_0" / "validation" / "summary.json")
+    assert len(summary["metric_per_case"]) == len(fold_cases(phantom_dataset, 0)[1])
+
+
+def add_tiny_configuration(plans, **extra):
+    architecture = json.loads(json.dumps(plans["configurations"]["3d_fullres"]["architecture"]))
+    arguments = architecture["arch_kwargs"]
+    arguments |= {"n_stages": 2, "features_per_stage": [2, 4], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
+                  "kernel_sizes": arguments["kernel_sizes"][:2], "strides": arguments["strides"][:2]}
+    plans["configurations"]["3d_nano"] = {"inherits_from": "3d_fullres", "patch_size": [8, 16, 16], "batch_size": 2,
+                                          "architecture": architecture, **extra}
+
+
+def test_an_interrupted_new_dataset_is_no_dataset_yet_and_the_same_command_finishes_it(phantom, phantom_dataset):
+    expand("-o", "904", "-n", "3")
+    raw, preprocessed = phantom.raw / "Dataset904_PhantomSBLDM", phantom.preprocessed / "Dataset904_PhantomSBLDM"
+    finished = hash_tree(raw) | hash_tree(preprocessed)
+    os.remove(raw / "dataset.json")
+    os.remove(raw / "synthetic" / "provenance" / "sbldm_f0_0001.json")
+    os.remove(raw / "synthetic" / "labels" / "sbldm_f0_0001.nii.gz")
+    shutil.rmtree(preprocessed / "gt_segmentations")
+    expand("-o", "904", "-n", "3")
+    assert hash_tree(raw) | hash_tree(preprocessed) == finished
+
+
+def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_written(phantom, phantom_dataset, generator, capsys):
+    _, val = fold_cases(phantom_dataset, 1)
+    before = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
+    with pytest.raises(SystemExit) as e:
+        cli.expand_entry(["-d", "900", "-f", "1", *FAST, "-o", "904", "-n", "1", "-m", str(generator.folder)])
+    message = capsys.readouterr().err
+    assert e.value.code == 2
+    assert all(f"{c} (same case id)" in message for c in val)
+    trees = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
+    assert {k: v for k, v in trees[0].items() if "content_hashes" not in k} == {k: v for k, v in before[0].items() if "content_hashes" not in k}
+    assert trees[1] == before[1]
+
+
+def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_dataset, generator, capsys):
+    """The generator's list names the case differently; its voxels give it away."""
+    _, val = fold_cases(phantom_dataset, 0)
+    from nnunet_sbldm.nnunet import fingerprints_of
+
+    (copy,) = fingerprints_of(phantom_dataset, val[:1]).values()
+    listed = [*generator.seen, replace(copy, case_id="someone_else", label_hash="")]
+    write_json(generator.folder / "training_cases.json", [c.to_json() for c in listed])
+    assert f"{val[0]} (same image content as someone_else)" in refused(capsys, "--pool", "-n", "1")
+
+
+def test_bad_requests_end_with_one_sentence_and_change_nothing(phantom, phantom_dataset, generator, capsys, monkeypatch):
+    before = hash_tree(phantom.raw), hash_tree(phantom.results)
+    assert "run sbldm_train -d 900 -f 1 -preset nano" in refused(capsys, "--pool", "-f", "1")
+    assert "is taken by Dataset900_Phantom" in refused(capsys, "-o", "900")
+    assert "Fold 9 is not in splits_final.json" in refused(capsys, "--pool", "-f", "9")
+    assert "expected a number above 0" in refused(capsys, "--pool", "-ratio", "-1")
+    assert "expected a number, got 'much'" in refused(capsys, "--pool", "-ratio", "much")
+    assert "no configuration 3d_fulres" in refused(capsys, "--pool", "-c", "3d_fulres")
+    assert "not preprocessed for 2d" in refused(capsys, "--pool", "-c", "2d")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    assert "0.00 GB free" in refused(capsys, "-o", "904", "-n", "1")
+    assert (hash_tree(phantom.raw), hash_tree(phantom.results)) == before
+
+
+def test_a_generator_of_other_labels_or_channels_is_refused(phantom_dataset, generator, capsys):
+    theirs = read_json(generator.folder / "dataset.json")
+    write_json(generator.folder / "dataset.json", {**theirs, "labels": {"background": 0, "lesion": 1}})
+    assert "makes the labels {'background': 0, 'lesion': 1}" in refused(capsys, "--pool", "-n", "1")
+    plan = read_json(generator.folder / "generator.json")
+    write_json(generator.folder / "generator.json", {**plan, "channel_names": ["FLAIR", "T2"]})
+    assert "makes the channels FLAIR, T2" in refused(capsys, "--pool", "-n", "1")
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(phantom, generator, capsys):
+    before = hash_tree(phantom.raw)
+    expand("-o", "904", "-ratio", "1", "--dry_run")
+    assert "fold 0: 8 synthetic cases, sbldm_f0_0000 to sbldm_f0_0007" in capsys.readouterr().out
+    assert hash_tree(phantom.raw) == before
+    assert not (phantom.preprocessed / "Dataset904_PhantomSBLDM").exists()
+
+
+def test_generators_that_are_equal_have_equal_hashes_and_others_do_not(generator):
+    plan = read_json(generator.folder / "generator.json")
+    write_json(generator.folder / "generator.json", {**plan, "latent_mean": [0.0] * len(plan["latent_mean"])})
+    assert load_generator(generator.folder).hash != generator.hash

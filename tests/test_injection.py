@@ -1,0 +1,167 @@
+import shutil
+
+import pytest
+from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, expand, fill_pool, make_trainer, start_trainer
+from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, splits_of
+from nnunet_sbldm.pool import expansion_folder, pool_cases_folder
+from nnunet_sbldm.types import UserError
+
+
+def stock_split(dataset, fold):
+    return make_trainer(nnUNetTrainer, dataset, fold).do_split()
+
+
+def split(dataset, fold):
+    return make_trainer(nnUNetTrainerSBLDM, dataset, fold).do_split()
+
+
+# --- do_split: every path ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fold", [0, 4, 7, "all"])
+def test_an_ordinary_dataset_is_split_as_by_nnunet(dataset, fold):
+    assert split(dataset, fold) == stock_split(dataset, fold)
+
+
+def test_fold_of_an_expanded_dataset_keeps_its_validation_cases_and_trains_on_synthetic_ones(dataset):
+    train, val = stock_split(dataset, 0)
+    expand(dataset)
+    assert split(dataset, 0) == ([*train, *SYNTHETIC_IDS], val)
+
+
+def test_synthetic_cases_in_val_of_the_splits_are_dropped(dataset):
+    expand(dataset)
+    splits = read_json(dataset.preprocessed / "splits_final.json")
+    splits[0]["val"] += splits[0]["train"][-2:]
+    del splits[0]["train"][-2:]
+    write_json(dataset.preprocessed / "splits_final.json", splits)
+    train, val = split(dataset, 0)
+    assert set(train).intersection(SYNTHETIC_IDS) == {SYNTHETIC_IDS[0]}
+    assert not set(val).intersection(SYNTHETIC_IDS)
+
+
+def test_fold_all_trains_on_everything_and_validates_on_real_cases(dataset):
+    expand(dataset)
+    train, val = split(dataset, "all")
+    assert sorted(train) == sorted([*CASE_IDS, *SYNTHETIC_IDS])
+    assert sorted(val) == sorted(CASE_IDS)
+
+
+def test_fold_past_the_end_splits_real_cases_as_nnunet_and_adds_only_synthetic_cases_that_cannot_leak(dataset, capsys):
+    train, val = stock_split(dataset, 7)
+    expand(dataset)
+    expand(dataset, seen=[CaseFingerprint(c) for c in train], case_ids=("blind",), generator="other")
+    assert set(val).intersection(fold_cases(dataset, 0)[0]), "the first generator has to have seen one of these cases"
+    assert split(dataset, 7) == ([*train, "blind"], val)
+    assert "1 synthetic cases train with them; 3 are left out" in capsys.readouterr().out
+
+
+def test_missing_splits_of_an_expanded_dataset_are_made_over_real_cases_alone(dataset):
+    train, val = stock_split(dataset, 2)
+    splits_file = dataset.preprocessed / "splits_final.json"
+    as_by_nnunet = read_json(splits_file)
+    expand(dataset)
+    splits_file.unlink()
+    assert split(dataset, 2) == (train, val)
+    assert read_json(splits_file) == as_by_nnunet
+
+
+def test_missing_splits_of_an_expanded_dataset_train_on_real_cases(dataset, capsys):
+    expand(dataset)
+    (dataset.preprocessed / "splits_final.json").unlink()
+    trainer = start_trainer(nnUNetTrainerSBLDM, dataset)
+    train, _ = trainer.get_tr_and_val_datasets()
+    assert sorted(set(train.identifiers)) == sorted(fold_cases(dataset, 0)[0])
+    assert "training on real cases alone; run sbldm_expand_dataset -d 4 -o 901 -f 0 -ratio 1.0" in capsys.readouterr().out
+
+
+# --- the fold rule -------------------------------------------------------------------------------------------------
+
+
+def test_a_leaking_split_is_refused_and_names_the_cases(dataset):
+    _, val = fold_cases(dataset, 1)
+    expand(dataset)
+    splits = read_json(dataset.preprocessed / "splits_final.json")
+    splits[1]["train"] += SYNTHETIC_IDS
+    write_json(dataset.preprocessed / "splits_final.json", splits)
+    with pytest.raises(UserError, match=r"Fold 1: the generator was trained on 2 of this fold's validation cases") as error:
+        split(dataset, 1)
+    assert all(f"{c} (same case id)" in str(error.value) for c in val)
+
+
+def test_ids_are_compared_whole(dataset):
+    fold = next(f for f, s in enumerate(splits_of(dataset)) if "case_10" in s["train"] and "case_1" in s["val"])
+    expand(dataset, fold, seen=[CaseFingerprint("case_10")])
+    assert set(SYNTHETIC_IDS) <= set(split(dataset, fold)[0])
+    expand(dataset, fold, seen=[CaseFingerprint("case_1")], case_ids=("leaky",), generator="other")
+    with pytest.raises(UserError, match=r"1 of this fold's validation cases: case_1 \(same case id\)"):
+        split(dataset, fold)
+
+
+def test_a_renamed_copy_of_a_validation_case_is_caught_by_content(dataset):
+    _, val = fold_cases(dataset, 0)
+    content = fingerprints_of(dataset, val)[val[0]]
+    expand(dataset, seen=[CaseFingerprint("renamed", content.image_hashes)])
+    with pytest.raises(UserError, match=rf"{val[0]} \(same image content as renamed\)"):
+        split(dataset, 0)
+
+
+def test_a_leaking_pool_is_refused_before_the_network_is_built(dataset):
+    _, val = fold_cases(dataset, 0)
+    fill_pool(dataset, 0, val[:1])
+    trainer = make_trainer(nnUNetTrainerSBLDM, dataset, 0)
+    with pytest.raises(UserError, match=rf"validation cases: {val[0]} \(same case id\)"):
+        trainer.on_train_start()
+    assert trainer.network is None
+
+
+def test_an_expanded_dataset_without_its_index_is_refused(dataset):
+    expand(dataset)
+    shutil.rmtree(expansion_folder(dataset.preprocessed))
+    with pytest.raises(UserError, match="does not say what the generators of case_1b, .* have seen"):
+        split(dataset, 0)
+
+
+# --- refusals at start ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_pool_the_command_that_fills_it_is_named_and_the_exit_code_is_2(dataset, capsys):
+    trainer = make_trainer(nnUNetTrainerSBLDM, dataset, 0)
+    with pytest.raises(SystemExit) as end:
+        trainer.run_training()
+    assert end.value.code == 2
+    assert "has no pool of synthetic cases" in capsys.readouterr().err
+    assert "run sbldm_expand_dataset -d 901 --pool -f 0 -ratio 1.0" in str(end.value.__cause__)
+
+
+def test_a_pool_of_other_plans_is_refused(dataset):
+    fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    path = dataset.preprocessed / "nnUNetPlans.json"
+    plans = read_json(path)
+    plans["configurations"]["3d_fullres"]["spacing"] = [1.5, 1.0, 1.0]
+    write_json(path, plans)
+    with pytest.raises(UserError, match="preprocessed with other plans than nnUNetPlans has now"):
+        start_trainer(nnUNetTrainerSBLDM, dataset)
+
+
+def test_a_pool_with_missing_files_names_the_cases(dataset):
+    case_ids = fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    (pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, 0) / f"{case_ids[1]}_seg.b2nd").unlink()
+    with pytest.raises(UserError, match=rf"files of 1 synthetic case\(s\) \({case_ids[1]}\)"):
+        start_trainer(nnUNetTrainerSBLDM, dataset)
+
+
+def test_a_fold_without_synthetic_cases_in_an_expanded_dataset_is_refused(dataset):
+    expand(dataset)
+    with pytest.raises(UserError, match="Fold 3 of Dataset901_Tiny has no synthetic case that may be trained on"):
+        start_trainer(nnUNetTrainerSBLDM, dataset, 3)
+
+
+def test_the_second_stage_of_a_cascade_is_refused(dataset):
+    with pytest.raises(UserError, match="The second stage of a cascade"):
+        start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_cascade")

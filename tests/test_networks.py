@@ -1,0 +1,89 @@
+"""The networks: shapes, what they look at, and that a batch equals its elements."""
+
+import pytest
+import torch
+
+from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
+from nnunet_sbldm.denoiser import VolumeDenoiser, strides_for
+from nnunet_sbldm.losses import IGNORED, autoencoder_loss, label_loss
+
+
+def wake(network):
+    """Replace the zeros that blocks start with, so that every input matters."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("downsampling", "size"), [(4, (20, 12)), (8, (24, 40))])
+def test_the_autoencoder_keeps_sizes_for_any_channels_labels_and_factor(downsampling, size):
+    network = SliceAutoencoder(3, 5, downsampling, AutoencoderConfig(widths=(8, 16)))
+    image, one_hot, position = torch.randn(2, 3, *size), torch.rand(2, 5, *size), torch.rand(2)
+    posterior = network.encode(image, one_hot, position)
+    assert posterior.mean.shape == (2, network.latent_channels, size[0] // downsampling, size[1] // downsampling)
+    decoded, logits = network.decode(posterior.mean, position)
+    assert (decoded.shape, logits.shape) == (image.shape, one_hot.shape)
+
+
+@pytest.mark.parametrize("use_position", [True, False])
+def test_the_positional_cue_changes_encoder_and_decoder_unless_switched_off(use_position):
+    network = wake(SliceAutoencoder(1, 3, 4, AutoencoderConfig(widths=(8, 8, 8), use_position=use_position)))
+    image, one_hot = torch.randn(1, 1, 16, 16), torch.rand(1, 3, 16, 16)
+    low, high = torch.tensor([0.1]), torch.tensor([0.8])
+    same_code = torch.equal(network.encode(image, one_hot, low).mean, network.encode(image, one_hot, high).mean)
+    latent = torch.randn(1, 4, 4, 4)
+    same_image = torch.equal(network.decode(latent, low)[0], network.decode(latent, high)[0])
+    assert (same_code, same_image) == (not use_position, not use_position)
+
+
+def test_slices_are_encoded_independently():
+    network = wake(SliceAutoencoder(1, 3, 4, AutoencoderConfig(widths=(8, 8, 8))))
+    image, one_hot, position = torch.randn(3, 1, 16, 16), torch.rand(3, 3, 16, 16), torch.rand(3)
+    together = network.encode(image, one_hot, position).mean
+    alone = torch.cat([network.encode(image[i : i + 1], one_hot[i : i + 1], position[i : i + 1]).mean for i in range(3)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_ignored_voxels_and_the_outside_do_not_enter_the_loss():
+    torch.manual_seed(0)
+    image, logits, target = torch.randn(1, 1, 8, 8), torch.randn(1, 3, 8, 8), torch.randn(1, 1, 8, 8)
+    classes = torch.randint(1, 3, (1, 8, 8))
+    classes[:, :2], classes[:, 2:4] = 0, IGNORED
+    loss, _ = autoencoder_loss(image, logits, torch.zeros(()), target, classes)
+    other_image, other_logits = image.clone(), logits.clone()
+    other_image[:, :, :2] += 5
+    other_logits[:, :, 2:4] += torch.randn(1, 3, 2, 8)
+    other, _ = autoencoder_loss(other_image, other_logits, torch.zeros(()), target, classes)
+    torch.testing.assert_close(loss, other)
+
+
+def test_a_perfect_label_map_has_almost_no_loss():
+    classes = torch.randint(0, 3, (2, 8, 8))
+    logits = 50.0 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 1)
+    assert label_loss(logits, classes) < 1e-3
+    assert label_loss(logits.roll(1, dims=1), classes) > 1
+
+
+@pytest.mark.parametrize("shape", [(45, 14, 11), (24, 32, 28), (5, 6, 7)])
+def test_the_denoiser_keeps_any_volume_size(shape):
+    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), 6, DenoiserConfig(widths=(8, 8, 16), embedding_dim=16))
+    z = torch.randn(2, 4, *shape)
+    assert network(z, torch.tensor([3, 900]), torch.randn(2, 6)).shape == z.shape
+
+
+def test_the_denoiser_hears_time_condition_and_missing_features():
+    network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), 3, DenoiserConfig(widths=(8, 8), embedding_dim=16)))
+    z, t, c = torch.randn(1, 2, 6, 6, 6), torch.tensor([10]), torch.tensor([[0.5, -1.0, 2.0]])
+    outputs = [network(z, t, c), network(z, t + 500, c), network(z, t, c + 1), network(z, t, c.where(c > 0, torch.nan)),
+               network(z, t, torch.full_like(c, torch.nan))]
+    assert all(o.isfinite().all() for o in outputs)
+    assert len({round(float(o.sum()), 3) for o in outputs}) == len(outputs)
+
+
+def test_thick_slices_are_not_halved_before_thin_pixels():
+    assert strides_for((24, 32, 28), (4.5, 7.2, 7.2), 2) == [(2, 2, 2)]
+    assert strides_for((24, 32, 28), (20.0, 4.0, 4.0), 3) == [(1, 2, 2), (1, 2, 2)]
+    assert strides_for((45, 14, 11), (1.0, 4.0, 4.0), 2) == [(2, 1, 1)]
+    assert strides_for((4, 32, 32), (1.0, 1.0, 1.0), 2) == [(1, 2, 2)]

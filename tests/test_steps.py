@@ -1,0 +1,63 @@
+import sys
+
+import pytest
+
+from nnunet_sbldm.files import read_json
+from nnunet_sbldm.steps import Step, find_program, run_steps
+from nnunet_sbldm.types import UserError
+
+ALLOCATE = "import time; block = bytearray(200 * 2**20); block[::4096] = bytes([1]) * len(block[::4096]); time.sleep(1.2)"
+
+
+def count(name):
+    """A step that appends a line to a file each time it runs."""
+    return Step(name, name, ("python", "-c", f"open('{name}.txt', 'a').write('ran\\n')"), 1)
+
+
+def runs(folder, name):
+    return len((folder / f"{name}.txt").read_text().splitlines())
+
+
+def test_a_finished_step_is_not_run_again(tmp_path):
+    first = run_steps([count("a"), count("b")], tmp_path, {})
+    assert run_steps([count("a"), count("b")], tmp_path, {}) == first
+    assert [runs(tmp_path, n) for n in "ab"] == [1, 1]
+
+
+def test_a_changed_step_is_run_again_with_all_that_follow(tmp_path):
+    run_steps([count("a"), count("b"), count("c")], tmp_path, {})
+    changed = Step("b", "b", (*count("b").command, "other"), 1)
+    run_steps([count("a"), changed, count("c")], tmp_path, {})
+    assert [runs(tmp_path, n) for n in "abc"] == [1, 2, 2]
+
+
+def test_a_failing_step_shows_its_last_lines_and_runs_again(tmp_path, capfd):
+    failing = Step("b", "b", ("python", "-c", "import sys; print('the reason'); sys.exit(3)"), 1)
+    with pytest.raises(SystemExit) as error:
+        run_steps([count("a"), failing], tmp_path, {})
+    assert error.value.code == 1
+    assert "the reason" in capfd.readouterr().err
+    assert (tmp_path / "logs/b.log").read_text() == "the reason\n"
+    run_steps([count("a"), count("b")], tmp_path, {})
+    assert [runs(tmp_path, n) for n in "ab"] == [1, 1]
+
+
+def test_variables_reach_a_step(tmp_path):
+    command = ("python", "-c", "import os; print(os.environ['COMMON'], os.environ['OWN'])")
+    run_steps([Step("a", "a", command, 1, {"OWN": "2"})], tmp_path, {"COMMON": "1", "OWN": "1"})
+    assert (tmp_path / "logs/a.log").read_text() == "1 2\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+@pytest.mark.parametrize("in_child", [False, True])
+def test_memory_is_that_of_a_step_and_its_children(tmp_path, in_child):
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ALLOCATE!r}])" if in_child else ALLOCATE
+    result = run_steps([Step("a", "a", ("python", "-c", program), 1)], tmp_path, {})[0]
+    assert 200 < result.peak_memory_mb < 300
+    assert result.seconds > 1
+    assert read_json(tmp_path / "steps/a.json")["peak_memory_mb"] == result.peak_memory_mb
+
+
+def test_a_missing_program_is_named():
+    with pytest.raises(UserError, match="no_such_command"):
+        find_program("no_such_command")

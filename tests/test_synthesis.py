@@ -1,0 +1,83 @@
+"""Synthesis: a case belongs to its seed, has exact zeros outside, and says where it comes from."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnunet_sbldm import cli
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.nnunet import load_preprocessed
+from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, remove_specks, synthesise
+from nnunet_sbldm.types import UserError
+
+SAMPLER = SamplerConfig(num_steps=4)
+
+
+def make(generator, seeds, sampler=SAMPLER):
+    return {r.seed: c for c, r in synthesise(generator, [Request(f"s{s}", s, {}) for s in seeds], sampler)}
+
+
+def test_equal_seeds_give_equal_cases_whatever_the_order_and_company(generator):
+    together, apart = make(generator, [1, 2, 3, 4, 5]), make(generator, [5, 2])
+    for seed in (2, 5):
+        np.testing.assert_array_equal(together[seed].image, apart[seed].image)
+        np.testing.assert_array_equal(together[seed].label, apart[seed].label)
+    assert not np.array_equal(together[1].image.mean(), together[2].image.mean())
+
+
+def test_a_short_batch_gives_the_same_case_bit_for_bit_and_another_batch_size_nearly(generator):
+    by_four = replace(SAMPLER, batch_size=4)
+    full, short, single = make(generator, [1, 2, 3, 4], by_four), make(generator, [3], by_four), make(generator, [3])
+    np.testing.assert_array_equal(full[3].image, short[3].image)
+    spread = np.ptp(single[3].image)
+    assert single[3].image.shape == full[3].image.shape
+    assert np.abs(single[3].image - full[3].image).mean() < 1e-3 * spread
+
+
+def test_cases_have_every_channel_real_labels_and_exact_zeros_outside_the_head(generator):
+    case, record = next(synthesise(generator, [Request("s", 0, {})], SAMPLER))
+    assert case.image.shape[0] == 2
+    assert set(np.unique(case.label)) <= {0, 1}
+    head = (case.image != 0).all(axis=0)
+    assert ((case.image != 0).any(axis=0) == head).all()
+    assert (case.label[~head] == 0).all()
+    assert case.geometry.spacing_mm == generator.plan.template.spacing_mm
+    assert record.generator_hash == generator.hash
+    assert record.condition_asked["tumour/presence"] in (0, 1)
+
+
+def test_asked_features_reach_the_denoiser_and_unusual_ones_are_warned_of(generator):
+    names = list(generator.plan.condition_scaling.names)
+    asked = {"tumour/volume_ml": 9.5}
+    condition = dict(zip(names, condition_of(generator, Request("s", 0, asked)), strict=True))
+    assert condition["tumour/volume_ml"] == pytest.approx(9.5)
+    assert condition["tumour/presence"] == 1
+    assert check_asked(generator, {"tumour/volume_ml": 1e4})[0].startswith("tumour/volume_ml = 10000 is outside the training range")
+    with pytest.raises(UserError, match="no condition tumor/volume_ml"):
+        check_asked(generator, {"tumor/volume_ml": 3})
+
+
+def test_a_training_case_is_its_own_nearest_case_at_distance_zero(generator, phantom_dataset):
+    nearest = NearestRealCase(generator, phantom_dataset)
+    case_id = generator.seen[2].case_id
+    assert nearest.of(*load_preprocessed(phantom_dataset, case_id)) == {"case_id": case_id, "latent_distance": 0.0}
+
+
+def test_specks_become_background_and_the_rest_stays():
+    label = np.zeros((6, 8, 8), np.int16)
+    label[1:3, 1:3, 1:3], label[5, 7, 7], label[4, 6, 1] = 1, 1, 2
+    cleaned = remove_specks(label, {"1": 5, "2": 1})
+    assert (cleaned[5, 7, 7], cleaned[4, 6, 1], (cleaned == 1).sum()) == (0, 2, 8)
+
+
+def test_sbldm_sample_writes_pairs_records_and_a_montage(generator, tmp_path, capsys):
+    out = tmp_path / "samples"
+    cli.sample_entry(["-m", str(generator.folder), "-o", str(out), "-n", "2", "-steps", "3", "-device", "cpu",
+                      "-label", "tumour", "-volume_ml", "12", "-centroid", "0.3", "0.5", "0.6"])
+    written = {p.name for p in out.iterdir()}
+    assert written == {"montage.png", *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json"))}
+    asked = json.loads((out / "sbldm_00001.json").read_text())["condition_asked"]
+    assert asked["tumour/volume_ml"] == pytest.approx(12)
+    assert [asked[f"tumour/centroid_{a}"] for a in "dhw"] == pytest.approx([0.6, 0.5, 0.3])

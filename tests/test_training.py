@@ -1,0 +1,143 @@
+"""Training: resumable, reproducible, self-contained, and careful about what it saw."""
+
+import csv
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from phantom_fixtures import NANO, hash_tree
+from safetensors.torch import load_file
+
+from nnunet_sbldm import training
+from nnunet_sbldm.checkpoint import generator_folder, is_complete, load_generator
+from nnunet_sbldm.nnunet import fingerprints_of, fold_cases
+from nnunet_sbldm.training import averaged, learning_rate_at, train_generator
+from nnunet_sbldm.types import UserError
+
+SHORT = replace(
+    NANO, name="short",
+    autoencoder_stage=replace(NANO.autoencoder_stage, num_steps=12, picture_every_steps=5),
+    denoiser_stage=replace(NANO.denoiser_stage, num_steps=12, picture_every_steps=5),
+)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_training_that_is_killed_again_and_again_ends_with_the_same_weights(phantom_dataset, monkeypatch):
+    cases = fold_cases(phantom_dataset, 0)[0]
+    train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
+    folder = generator_folder(phantom_dataset, "short", 0)
+    uninterrupted = folder.rename(folder.with_name("uninterrupted"))
+
+    save_state, steps_run = training._save_state, []
+
+    def save_and_die(file, network, ema, optimizer, step, seconds):
+        save_state(file, network, ema, optimizer, step, seconds)
+        steps_run.append(step)
+        raise KilledError
+
+    monkeypatch.setattr(training, "_save_state", save_and_die)
+    for _ in range(6):  # at 5, 10 and 12 steps of each stage
+        with pytest.raises(KilledError):
+            train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
+    train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
+    assert steps_run == [5, 10, 12] * 2
+    for name in ("autoencoder.safetensors", "denoiser.safetensors"):
+        mine, theirs = load_file(folder / name), load_file(uninterrupted / name)
+        assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+    assert load_generator(folder).hash == load_generator(uninterrupted).hash
+
+
+def test_a_finished_generator_is_not_trained_again(phantom, phantom_dataset):
+    folder = generator_folder(phantom_dataset, "nano", 0)
+    before = hash_tree(folder)
+    train_generator(phantom_dataset, 0, NANO, fold_cases(phantom_dataset, 0)[0], "cpu", seed=1)
+    assert hash_tree(folder) == before
+
+
+def test_an_unfinished_run_with_other_settings_is_not_mixed_in(phantom_dataset, monkeypatch):
+    monkeypatch.setattr(training, "train_stage", lambda *a: (_ for _ in ()).throw(KilledError))
+    cases = fold_cases(phantom_dataset, 0)[0]
+    with pytest.raises(KilledError):
+        train_generator(phantom_dataset, 0, SHORT, cases, "cpu", seed=0)
+    with pytest.raises(UserError, match="unfinished run with other"):
+        train_generator(phantom_dataset, 0, SHORT, cases, "cpu", seed=1)
+
+
+def test_the_checkpoint_lists_exactly_the_training_cases_with_their_content(generator, phantom_dataset):
+    train, val = fold_cases(phantom_dataset, 0)
+    assert sorted(c.case_id for c in generator.seen) == sorted(train)
+    assert {c.case_id: c for c in generator.seen} == fingerprints_of(phantom_dataset, train)
+    assert all(len(c.image_hashes) == 2 and c.label_hash for c in generator.seen)
+
+
+def test_the_checkpoint_is_self_contained_and_holds_no_pickle(generator, tmp_path, monkeypatch):
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(generator.folder, copy)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name)
+    assert load_generator(copy).hash == generator.hash
+    endings = {p.suffix for p in copy.rglob("*") if p.is_file()}
+    assert endings == {".json", ".safetensors", ".csv", ".png"}
+
+
+def test_damage_is_noticed(generator, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(generator.folder, copy)
+    weights = copy / "denoiser.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        load_generator(copy)
+
+
+def test_the_log_can_be_plotted_and_there_are_pictures(generator):
+    with open(generator.folder / "training_log.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["step"]) for r in rows if r["stage"] == "autoencoder"] == [25, 50]
+    assert [int(r["step"]) for r in rows if r["stage"] == "denoiser"] == [25, 50]
+    first, *_, last = [float(r["loss"]) for r in rows if r["stage"] == "autoencoder"]
+    assert last < first
+    names = {p.name for p in (generator.folder / "pictures").iterdir()}
+    assert {"autoencoder_000060.png", "denoiser_000060.png"} <= names
+
+
+def test_standardised_training_latents_have_zero_mean_and_unit_variance(generator, phantom_dataset):
+    from nnunet_sbldm.synthesis import NearestRealCase
+
+    latents = torch.stack(list(NearestRealCase(generator, phantom_dataset).latents.values()))
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3, 4)), torch.zeros(latents.shape[1]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3, 4)), torch.ones(latents.shape[1]), atol=2e-3, rtol=0)
+
+
+def test_only_the_training_cases_of_the_fold_are_read(phantom_dataset):
+    """Validation cases may be unreadable: nothing of the generator touches them."""
+    train, val = fold_cases(phantom_dataset, 1)
+    for case_id in val:
+        for file in [*phantom_dataset.case_files[case_id]["images"], phantom_dataset.data_folder / f"{case_id}.b2nd"]:
+            os.remove(file)
+    assert is_complete(train_generator(phantom_dataset, 1, SHORT, train, "cpu"))
+
+
+def test_the_average_of_constant_weights_is_that_constant_and_early_steps_weigh_most():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 0.0)
+    ema = averaged(network, 0.999)
+    torch.nn.init.constant_(network.weight, 1.0)
+    values = []
+    for _ in range(200):
+        ema.update_parameters(network)
+        values.append(ema.module.weight.item())
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero():
+    config = NANO.autoencoder_stage
+    rates = [learning_rate_at(s, config) for s in range(config.num_steps)]
+    assert rates[0] == pytest.approx(config.learning_rate / config.warmup_steps)
+    assert max(rates) == pytest.approx(config.learning_rate, rel=0.05)
+    assert rates[-1] < 0.01 * config.learning_rate
