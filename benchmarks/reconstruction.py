@@ -60,14 +60,18 @@ def main() -> None:
         decoded, logits = decode_volume(autoencoder, latent)
         found = logits.argmax(0).cpu().numpy()
         inside = (classes != 0) & (classes != 255)
-        dice = [2 * ((found == k) & (classes == k)).sum() / max((found == k).sum() + (classes == k).sum(), 1)
-                for k in range(2, plan.encoding.num_classes)]
+        dice = [
+            2 * ((found == k) & (classes == k)).sum() / max((found == k).sum() + (classes == k).sum(), 1)
+            for k in range(2, plan.encoding.num_classes)
+        ]
         rows.append([*dice, *_fidelity(decoded.cpu().numpy(), scaled, inside)])
     table = np.array(rows)
     size = sum(p.numel() for p in autoencoder.parameters())
-    print(f"\n{dataset.name}, preset {args.preset} ({size / 1e6:.2f} M parameters), l(i) {'off' if args.no_position else 'on'}, "
-          f"{args.num_cases} training cases, {len(val)} unseen cases, {platform.processor() or platform.machine()}, "
-          f"{torch.get_num_threads()} threads, {minutes:.1f} min in this run")
+    print(
+        f"\n{dataset.name}, preset {args.preset} ({size / 1e6:.2f} M parameters), l(i) {'off' if args.no_position else 'on'}, "
+        f"{args.num_cases} training cases, {len(val)} unseen cases, {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads, {minutes:.1f} min in this run"
+    )
     names = [f"Dice label {plan.encoding.values[k]}" for k in range(2, plan.encoding.num_classes)] + ["PSNR (dB)", "SSIM"]
     for name, mean, low in zip(names, table.mean(axis=0), table.min(axis=0), strict=True):
         print(f"  {name:14s} mean {mean:.4f}  worst {low:.4f}")

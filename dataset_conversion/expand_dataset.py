@@ -21,8 +21,8 @@ from nnunet_sbldm.checkpoint import Generator, generator_folder, is_complete, lo
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.files import link_or_copy, read_json, remove_leftovers, write_atomically, write_json
 from nnunet_sbldm.folds import refuse_leaks
+from nnunet_sbldm.formats import refuse_unwritable, write_case
 from nnunet_sbldm.nnunet import (
-    WRITABLE_ENDINGS,
     Fold,
     NnunetDataset,
     fingerprints_of,
@@ -32,7 +32,6 @@ from nnunet_sbldm.nnunet import (
     preprocess_case,
     read_written_case,
     splits_of,
-    write_case,
 )
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
@@ -93,7 +92,7 @@ def plan_jobs(
     Raises:
         UserError: no generator for a fold, a leak, other channels or labels, no cases asked for, unwritable format.
     """
-    _check_format(dataset)
+    refuse_unwritable(dataset.name, dataset.dataset_json["file_ending"], dataset.reader)
     jobs = []
     for fold in folds:
         train, val = fold_cases(dataset, fold)
@@ -123,12 +122,6 @@ def _requests(dataset: NnunetDataset, fold: Fold, count: int, seed: int, diversi
             raise UserError(f"{dataset.name} has a real case named {case_id}; rename it, synthetic cases need that name.")
         stream = np.random.SeedSequence([seed, -1 % 2**32 if fold == "all" else int(fold), i])
         yield Request(case_id, int(stream.generate_state(1, np.uint64)[0] >> 1), {}, diversity)
-
-
-def _check_format(dataset: NnunetDataset) -> None:
-    ending = dataset.dataset_json["file_ending"]
-    if ending not in WRITABLE_ENDINGS:
-        raise UserError(f"{dataset.name} has {ending} files; synthetic cases can be written as {', '.join(WRITABLE_ENDINGS)}.")
 
 
 def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], num_configurations: int, with_raw: bool) -> int:
@@ -206,7 +199,7 @@ class DatasetDestination:
     def store(self, case: Case) -> tuple[FloatArray, LabelArray]:
         """Write raw files, read them back with nnU-Net's reader, preprocess for every configuration."""
         images, label = self.image_files(case.case_id), self.label_file(case.case_id)
-        write_case(case, images, label)
+        write_case(case, images, label, self.views[0].reader)
         written, properties = read_written_case(self.views[0], case, images, label)
         for view in self.views:
             preprocess_case(view, written, self.preprocessed / view.config.data_identifier / case.case_id, properties)

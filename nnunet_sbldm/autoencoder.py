@@ -62,17 +62,19 @@ class SliceAutoencoder(nn.Module):
         self.embedding_dim = e
 
         self.conv_in = nn.Conv2d(num_channels + num_classes, widths[0], 3, padding=1)
-        self.down = nn.ModuleList()
+        self.encode_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         for wide, wider in zip(widths, widths[1:], strict=False):
-            self.down.append(nn.ModuleList([ResidualBlock(wide, wide, e, 2), FactorisedConv(wide, wider, 2, (2, 2))]))
+            self.encode_blocks.append(ResidualBlock(wide, wide, e, 2))
+            self.downsample.append(FactorisedConv(wide, wider, 2, (1, 2, 2)))
         self.encode_bottom = ResidualBlock(widths[-1], widths[-1], e, 2)
         self.to_posterior = nn.Conv2d(widths[-1], 2 * self.latent_channels, 1)
 
         self.from_latent = nn.Conv2d(self.latent_channels, widths[-1], 3, padding=1)
         self.decode_bottom = ResidualBlock(widths[-1], widths[-1], e, 2)
-        self.up = nn.ModuleList()
+        self.after_upsampling, self.decode_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, narrow in zip(widths[::-1], widths[-2::-1], strict=False):
-            self.up.append(nn.ModuleList([FactorisedConv(wide, narrow, 2), ResidualBlock(narrow, narrow, e, 2)]))
+            self.after_upsampling.append(FactorisedConv(wide, narrow, 2))
+            self.decode_blocks.append(ResidualBlock(narrow, narrow, e, 2))
         self.norm_out = nn.GroupNorm(8 if widths[0] % 8 == 0 else 1, widths[0])
         self.image_head = nn.Conv2d(widths[0], num_channels, 3, padding=1)
         self.label_head = nn.Conv2d(widths[0], num_classes, 3, padding=1)
@@ -86,7 +88,7 @@ class SliceAutoencoder(nn.Module):
         """[B, C, H, W], [B, K, H, W], [B] -> posterior of [B, Z, h, w]."""
         embedding = self.position_embedding(position)
         h = self.conv_in(torch.cat([image, one_hot], dim=1))
-        for block, downsample in self.down:  # type: ignore[misc]
+        for block, downsample in zip(self.encode_blocks, self.downsample, strict=True):
             h = downsample(block(h, embedding))
         mean, log_variance = self.to_posterior(self.encode_bottom(h, embedding)).chunk(2, dim=1)
         return Posterior(mean, log_variance.clamp(-20, 10))
@@ -95,7 +97,7 @@ class SliceAutoencoder(nn.Module):
         """[B, Z, h, w], [B] -> image [B, C, H, W] and label logits [B, K, H, W]."""
         embedding = self.position_embedding(position)
         h = self.decode_bottom(self.from_latent(latent), embedding)
-        for conv, block in self.up:  # type: ignore[misc]
+        for conv, block in zip(self.after_upsampling, self.decode_blocks, strict=True):
             h = block(conv(F.interpolate(h, scale_factor=2.0, mode="nearest")), embedding)
         h = F.silu(self.norm_out(h))
         return self.image_head(h), self.label_head(h)

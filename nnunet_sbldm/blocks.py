@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,16 @@ class FactorisedConv(nn.Module):
     Shape: [B, C, (D,) H, W] -> [B, C', (D',) H', W'].
     """
 
-    def __init__(self, channels_in: int, channels_out: int, num_axes: int, stride: tuple[int, ...] | None = None) -> None:
+    def __init__(self, channels_in: int, channels_out: int, num_axes: int, stride: Sequence[int] = (1, 1, 1)) -> None:
         super().__init__()
+        d, h, w = stride
+        self.within: nn.Module
+        self.across: nn.Module
         if num_axes == 2:
-            self.within: nn.Module = nn.Conv2d(channels_in, channels_out, 3, padding=1, stride=stride or 1)
-            self.across: nn.Module = nn.Identity()
+            self.within = nn.Conv2d(channels_in, channels_out, 3, padding=1, stride=(h, w))
+            self.across = nn.Identity()
         else:
-            d, *in_plane = stride or (1, 1, 1)
-            self.within = nn.Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1), stride=(1, *in_plane))
+            self.within = nn.Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1), stride=(1, h, w))
             self.across = nn.Conv3d(channels_out, channels_out, (3, 1, 1), padding=(1, 0, 0), stride=(d, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

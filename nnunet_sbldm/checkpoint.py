@@ -136,7 +136,7 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     network = VolumeDenoiser(
         z, plan.grid.latent_shape, (d, h * f, w * f), len(plan.condition_scaling.names), plan.preset.denoiser
     )
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last_3d)
 
 
 @dataclass(frozen=True)
@@ -202,19 +202,19 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
         raise UserError(f"{folder / 'generator.json'} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
     try:
         plan = GeneratorPlan.from_json(value)
-        networks = [
-            _load(build(plan), folder / name) for build, name in zip((build_autoencoder, build_denoiser), WEIGHTS, strict=True)
-        ]
+        autoencoder, denoiser = build_autoencoder(plan), build_denoiser(plan)
+        for network, name in zip((autoencoder, denoiser), WEIGHTS, strict=True):
+            _load_weights(network, folder / name)
         seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as e:
         raise UserError(f"The SBLDM in {folder} is damaged ({e}); copy it again or retrain it.") from e
-    generator = Generator(folder, plan, *networks, seen, hash_of(folder))  # type: ignore[arg-type]
+    generator = Generator(folder, plan, autoencoder, denoiser, seen, hash_of(folder))
     return generator.to(device) if device else generator
 
 
-def _load(network: nn.Module, path: Path) -> nn.Module:
+def _load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
 
 
 def hash_of(folder: Path) -> str:

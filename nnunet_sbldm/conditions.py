@@ -80,7 +80,7 @@ def _measure_one(mask: np.ndarray, low: np.ndarray, high: np.ndarray, spacing_mm
     return np.array([1.0, volume_mm3 / 1000, *centroid, *extent_mm, sphericity(crop, spacing_mm), num_components])
 
 
-def sphericity(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
+def sphericity(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> float:
     """Surface of the ball of equal volume over the surface of ``mask`` (marching cubes), at most 1."""
     vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, spacing=tuple(spacing_mm))
     volume_mm3 = mask.sum() * float(np.prod(spacing_mm))

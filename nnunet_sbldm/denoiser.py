@@ -109,14 +109,13 @@ class VolumeDenoiser(nn.Module):
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
         self.tau = ConditionEncoder(num_features, e)
         self.conv_in = FactorisedConv(p * latent_channels + 3, widths[0], 3)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
+        self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
-            self.down.append(
-                nn.ModuleList([ResidualBlock(wide, wide, e, 3, config.dropout), FactorisedConv(wide, wider, 3, stride)])
-            )
-            self.up.insert(
-                0, nn.ModuleList([FactorisedConv(wider, wide, 3), ResidualBlock(2 * wide, wide, e, 3, config.dropout)])
-            )
+            self.down_blocks.append(ResidualBlock(wide, wide, e, 3, config.dropout))
+            self.downsample.append(FactorisedConv(wide, wider, 3, stride))
+            self.after_upsampling.insert(0, FactorisedConv(wider, wide, 3))
+            self.up_blocks.insert(0, ResidualBlock(2 * wide, wide, e, 3, config.dropout))
         num_tokens = torch.Size(_coarsest(latent_shape, strides)).numel()
         self.bottom1 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
         self.attention = SelfAttention(widths[-1]) if num_tokens <= MAX_ATTENTION_TOKENS else nn.Identity()
@@ -132,12 +131,12 @@ class VolumeDenoiser(nn.Module):
         tokens = _merge_slices(noisy, self.slices_per_token)
         h = self.conv_in(torch.cat([tokens, _coordinates(tokens)], dim=1))
         skips = []
-        for block, downsample in self.down:  # type: ignore[misc]
+        for block, downsample in zip(self.down_blocks, self.downsample, strict=True):
             h = block(h, embedding)
             skips.append(h)
             h = downsample(h)
         h = self.bottom2(self.attention(self.bottom1(h, embedding)), embedding)
-        for (conv, block), skip in zip(self.up, reversed(skips), strict=True):  # type: ignore[misc]
+        for conv, block, skip in zip(self.after_upsampling, self.up_blocks, reversed(skips), strict=True):
             h = F.interpolate(conv(h), size=skip.shape[2:], mode="nearest")
             h = block(torch.cat([h, skip], dim=1), embedding)
         return _split_slices(self.conv_out(F.silu(self.norm_out(h))), self.slices_per_token)[:, :, : noisy.shape[2]]

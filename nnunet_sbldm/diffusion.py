@@ -10,7 +10,7 @@ Notation (name in code -> symbol; Ho et al. 2020, Song et al. 2021, Salimans & H
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,13 @@ from torch import Tensor
 
 from nnunet_sbldm.config import DiffusionConfig
 
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
-
+Scheduler = Any
+"""diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t."""
 
 
-def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
+def make_scheduler(config: DiffusionConfig) -> Scheduler:
     """DDIM on the cosine schedule (Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -41,7 +40,7 @@ def make_scheduler(config: DiffusionConfig) -> DDIMScheduler:
 
 
 def diffusion_loss(
-    denoise: Denoise, scheduler: DDIMScheduler, clean: Tensor, condition: Tensor, timestep: Tensor, noise: Tensor
+    denoise: Denoise, scheduler: Scheduler, clean: Tensor, condition: Tensor, timestep: Tensor, noise: Tensor
 ) -> Tensor:
     """Mean squared error of the prediction at the given times and noise.
 
@@ -78,7 +77,7 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 @torch.inference_mode()
 def ddim(
-    denoise: Denoise, scheduler: DDIMScheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float
+    denoise: Denoise, scheduler: Scheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float
 ) -> Tensor:
     """Deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) with classifier-free guidance (Ho & Salimans 2022).
 

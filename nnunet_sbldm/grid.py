@@ -17,6 +17,8 @@ from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray
 
 LARGE_IN_PLANE = 128
 MIN_SLICES = 4
+MIN_OUTSIDE_SHARE = 0.005
+"""Mean share of air in the training cases' crops above which the shape of the anatomy is generated."""
 FILL = -1.0
 """Scaled intensity of voxels outside the anatomy, as the autoencoder sees them."""
 
@@ -71,10 +73,10 @@ def configure_grid(
     h, w = (int(-(-n // f) * f) for n in largest[1:])
     return Grid(
         (max(int(largest[0]), MIN_SLICES), h, w),
-        tuple(float(s) for s in spacing_mm),  # type: ignore[arg-type]
-        tuple(int(a) for a in transpose_forward),
-        outside_share < 0.005,
-    )  # type: ignore[arg-type]
+        (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2])),
+        (int(transpose_forward[0]), int(transpose_forward[1]), int(transpose_forward[2])),
+        outside_share < MIN_OUTSIDE_SHARE,
+    )
 
 
 def to_grid(array: np.ndarray, shape: Sequence[int], fill: float) -> np.ndarray:

@@ -15,21 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, temporary_folder, write_atomically, write_json
+from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, temporary_folder, write_json
 from nnunet_sbldm.folds import CaseFingerprint
-from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray, UserError
+from nnunet_sbldm.formats import Reader, geometry_of
+from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 DEFAULT_PLANS = "nnUNetPlans"
 DEFAULT_CONFIGURATION = "3d_fullres"
-WRITABLE_ENDINGS = (".nii.gz", ".nrrd", ".mha", ".gipl")
 NUM_CROSS_VALIDATION_FOLDS = 5
 
 Fold = int | str
@@ -89,6 +88,11 @@ class NnunetDataset:
         return self.plans.get_configuration(self.configuration)
 
     @property
+    def reader(self) -> Reader:
+        """nnU-Net's class that reads the raw files, as chosen when planning."""
+        return self.plans.image_reader_writer_class
+
+    @property
     def data_folder(self) -> Path:
         """Folder of the preprocessed arrays of this configuration."""
         return self.preprocessed / self.config.data_identifier
@@ -96,7 +100,7 @@ class NnunetDataset:
     @property
     def channel_names(self) -> list[str]:
         """Channel names in channel order."""
-        names = self.dataset_json.get("channel_names", self.dataset_json.get("modality"))
+        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
         return [names[k] for k in sorted(names, key=int)]
 
     @cached_property
@@ -178,6 +182,7 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
     if not (preprocessed / f"{plans_name}.json").is_file():
         raise UserError(f"{name} has no plans {plans_name}: {remedy}.")
     dataset = NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+    _refuse_flat_images(dataset)
     if configuration not in dataset.plans.available_configurations:
         raise UserError(
             f"The plans {plans_name} of {name} have no configuration {configuration}; "
@@ -188,6 +193,15 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
     if len(dataset.config.spacing) != 3:
         raise UserError(f"{name} is planned for {configuration}, which is two-dimensional; SBLDM needs a 3-D configuration.")
     return dataset
+
+
+def _refuse_flat_images(dataset: NnunetDataset) -> None:
+    """Natural images and single slices: nnU-Net plans a volume of one slice for them, and no 3-D configuration."""
+    if min(dataset.plans.original_median_shape_after_transp) <= 1:
+        raise UserError(
+            f"{dataset.name} has two-dimensional images ({dataset.dataset_json['file_ending']}, read by "
+            f"{dataset.reader.__name__}); SBLDM needs a dataset of 3-D volumes."
+        )
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
@@ -225,8 +239,8 @@ def fold_cases(dataset: NnunetDataset, fold: Fold) -> tuple[list[str], list[str]
 def read_written_case(
     dataset: NnunetDataset, case: Case, image_files: Sequence[Path], label_file: Path
 ) -> tuple[Case, dict[str, Any]]:
-    """Read files that :func:`write_case` wrote with the dataset's reader: the case and what the reader says of it."""
-    reader = dataset.plans.image_reader_writer_class()
+    """Read files that were written for the dataset with its own reader: the case and what the reader says of it."""
+    reader = dataset.reader()
     image, properties = reader.read_images([str(f) for f in image_files])
     label, _ = reader.read_seg(str(label_file))
     return Case(case.case_id, image, label[0].astype(np.int16), geometry_of(properties)), properties
@@ -239,12 +253,12 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
         UserError: unreadable, NaN or infinite values, image and mask of different geometry.
     """
     files = dataset.case_files[case_id]
-    reader = dataset.plans.image_reader_writer_class()
+    reader = dataset.reader()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the reader prints what it also raises
             image, properties = reader.read_images(files["images"])
             label, label_properties = reader.read_seg(files["label"])
-    except (RuntimeError, OSError) as e:
+    except Exception as e:  # every reader raises errors of its own libraries
         raise UserError(
             f"Case {case_id} of {dataset.name} cannot be read: {str(e).strip() or 'its channels differ in geometry'}"
         ) from e
@@ -260,36 +274,6 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
 
 def _mm(properties: dict[str, Any]) -> str:
     return " x ".join(f"{s:.4g}" for s in properties["spacing"])
-
-
-def geometry_of(properties: dict[str, Any]) -> Geometry:
-    """Geometry of a case as its reader saw it (readers that reorient deliver RAS arrays)."""
-    spacing = tuple(float(s) for s in properties["spacing"])
-    if "sitk_stuff" in properties and len(properties["sitk_stuff"]["direction"]) == 9:
-        stuff = properties["sitk_stuff"]
-        return Geometry(spacing, tuple(stuff["origin"]), tuple(stuff["direction"]))  # type: ignore[arg-type]
-    if "nibabel_stuff" in properties:
-        affine = np.asarray(properties["nibabel_stuff"].get("reoriented_affine", properties["nibabel_stuff"]["original_affine"]))
-        lps = np.diag([-1.0, -1.0, 1.0])
-        direction = lps @ affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        return Geometry(spacing, tuple(lps @ affine[:3, 3]), tuple(direction.ravel()))  # type: ignore[arg-type]
-    return Geometry(spacing)  # type: ignore[arg-type]
-
-
-def write_case(case: Case, image_files: Sequence[Path], label_file: Path) -> None:
-    """Write a case as nnU-Net raw files, one per channel and one for the label map, each atomically."""
-
-    def image_of(array: np.ndarray) -> Any:
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing([float(s) for s in reversed(case.geometry.spacing_mm)])
-        image.SetOrigin([float(o) for o in case.geometry.origin_mm])
-        image.SetDirection([float(d) for d in case.geometry.direction])
-        return image
-
-    label_type = np.uint8 if case.label.max(initial=0) < 255 else np.uint16
-    write_atomically(label_file, lambda tmp: sitk.WriteImage(image_of(case.label.astype(label_type)), str(tmp), True))
-    for channel, path in zip(case.image, image_files, strict=True):
-        write_atomically(path, lambda tmp, c=channel: sitk.WriteImage(image_of(c), str(tmp), True))  # type: ignore[misc]
 
 
 def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:

@@ -153,7 +153,7 @@ def write_phantom_dataset(
     Returns:
         Folder of the dataset. ``phantom_truth.json`` lists what is known of every case; ``dataset.json`` is written last.
     """
-    from nnunet_sbldm.nnunet import write_case
+    from nnunet_sbldm.formats import write_case
 
     config = config or PhantomConfig()
     folder = raw_folder / f"Dataset{dataset_id:03d}_{name}"

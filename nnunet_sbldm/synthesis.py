@@ -21,9 +21,10 @@ from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import ddim, initial_noise, make_scheduler
+from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed, write_case
+from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.types import OUTSIDE, Case, LabelArray, UserError

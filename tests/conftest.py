@@ -1,9 +1,10 @@
 """Fixtures that several test files share."""
 
-pytest_plugins = ["nnunet_fixtures", "phantom_fixtures"]
-
 import torch
 from hypothesis import settings
+
+pytest_plugins = ["nnunet_fixtures", "phantom_fixtures"]
+"""Two small nnU-Net datasets, planned and preprocessed by nnU-Net itself; synthetic cases; a generator trained for a few steps."""
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

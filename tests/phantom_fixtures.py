@@ -27,15 +27,21 @@ NANO = Preset(
 
 def hash_tree(folder):
     """Every file below a folder with the hash of its bytes."""
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
-def make_planned_phantom(home, phantom_config=SMALL_PHANTOM, num_cases=10):
-    """A phantom dataset 900, planned and preprocessed by nnU-Net."""
+def make_planned_phantom(home, phantom_config=SMALL_PHANTOM, num_cases=10, file_ending=".nii.gz", change=None):
+    """A phantom dataset 900, changed by ``change(raw folder)``, planned and preprocessed by nnU-Net."""
     folders = NnunetFolders(home / "raw", home / "preprocessed", home / "results")
     for folder in (folders.raw, folders.preprocessed, folders.results):
         folder.mkdir()
-    write_phantom_dataset(folders.raw, 900, num_cases, config=phantom_config)
+    raw = write_phantom_dataset(folders.raw, 900, num_cases, config=phantom_config, file_ending=file_ending)
+    if change:
+        change(raw)
     done = run_nnunet(PLAN, "-d", 900, "-c", "3d_fullres", "-np", 1, "-npfp", 1, "--no_pbar", **folders.environment())
     assert done.returncode == 0, done.stderr
     return folders

@@ -58,7 +58,9 @@ def test_unknown_datasets_plans_and_folds(folders, capsys):
 
 def test_a_dataset_that_is_not_preprocessed(folders, dataset, capsys):
     shutil.rmtree(dataset.data_folder)
-    assert "is not preprocessed for 3d_fullres: run nnUNetv2_plan_and_preprocess -d 901 -c 3d_fullres" in refused(capsys, *train())
+    assert "is not preprocessed for 3d_fullres: run nnUNetv2_plan_and_preprocess -d 901 -c 3d_fullres" in refused(
+        capsys, *train()
+    )
 
 
 def replace_voxels(path, change):
@@ -109,7 +111,9 @@ def test_chosen_cases_must_be_training_cases_of_the_fold(folders, tmp_path, caps
     chosen = tmp_path / "cases.txt"
     write_json(folders.preprocessed / NAME / "splits_final.json", [{"train": ["case_1", "case_2"], "val": ["case_4"]}])
     chosen.write_text("case_1\ncase_4\n")
-    assert "-cases names case_4, which is not among the real training cases of fold 0" in refused(capsys, *train("-cases", chosen))
+    assert "-cases names case_4, which is not among the real training cases of fold 0" in refused(
+        capsys, *train("-cases", chosen)
+    )
     assert "is not a file" in refused(capsys, *train("-cases", tmp_path / "none.txt"))
 
 

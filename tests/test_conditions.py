@@ -50,8 +50,18 @@ def made_up_table(num_cases=30, seed=0):
     rng = np.random.default_rng(seed)
     volume = np.exp(rng.normal(2, 0.7, num_cases))
     side = 10 * volume ** (1 / 3)
-    block = np.column_stack([np.ones(num_cases), volume, *rng.uniform(0.2, 0.8, (3, num_cases)), side, side, side,
-                             rng.uniform(0.5, 0.9, num_cases), np.ones(num_cases)])
+    block = np.column_stack(
+        [
+            np.ones(num_cases),
+            volume,
+            *rng.uniform(0.2, 0.8, (3, num_cases)),
+            side,
+            side,
+            side,
+            rng.uniform(0.5, 0.9, num_cases),
+            np.ones(num_cases),
+        ]
+    )
     absent = np.tile([0.0] + [np.nan] * (len(FEATURES) - 1), (num_cases, 1))
     absent[::3] = block[::3] * [1, 0.2, 1, 1, 1, 0.5, 0.5, 0.5, 1, 1]
     return np.hstack([block, absent])
@@ -91,8 +101,10 @@ def test_samples_follow_the_training_conditions_and_keep_their_correlations():
 
 def test_a_large_asked_volume_draws_large_extents():
     model = fitted()
-    mean_extent = [np.mean([model.sample(np.random.default_rng(i), {"tumour/presence": 1, "tumour/volume_ml": v})[5]
-                            for i in range(100)]) for v in (2.0, 30.0)]
+    mean_extent = [
+        np.mean([model.sample(np.random.default_rng(i), {"tumour/presence": 1, "tumour/volume_ml": v})[5] for i in range(100)])
+        for v in (2.0, 30.0)
+    ]
     assert mean_extent[1] > 1.3 * mean_extent[0]
 
 

@@ -27,8 +27,7 @@ def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as e:
         expand(*arguments)
     assert e.value.code == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    return message
+    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture
@@ -77,7 +76,10 @@ def test_another_request_replaces_what_it_does_not_share(pool):
 
 def test_the_real_dataset_is_left_byte_for_byte(phantom, pool):
     def real_files():
-        trees = {"raw": hash_tree(phantom.raw / "Dataset900_Phantom"), "pre": hash_tree(phantom.preprocessed / "Dataset900_Phantom")}
+        trees = {
+            "raw": hash_tree(phantom.raw / "Dataset900_Phantom"),
+            "pre": hash_tree(phantom.preprocessed / "Dataset900_Phantom"),
+        }
         return {(t, k): v for t, tree in trees.items() for k, v in tree.items() if not k.startswith("sbldm")}
 
     open_dataset("900")
@@ -94,11 +96,15 @@ def test_a_new_dataset_lists_real_files_where_they_are_and_trains_with_a_stock_t
     assert new.name == "Dataset904_PhantomSBLDM"
     assert new.dataset_json["numTraining"] == 12 == len(new.case_files)
     assert {k: new.dataset_json[k] for k in ("labels", "channel_names", "file_ending")} == {
-        k: phantom_dataset.dataset_json[k] for k in ("labels", "channel_names", "file_ending")}
+        k: phantom_dataset.dataset_json[k] for k in ("labels", "channel_names", "file_ending")
+    }
     assert new.real_case_ids == phantom_dataset.real_case_ids
     assert [os.path.realpath(f) for f in new.case_files["phantom_000"]["images"]] == [
-        os.path.realpath(f) for f in phantom_dataset.case_files["phantom_000"]["images"]]
-    for fold, (old_split, split) in enumerate(zip(splits_of(phantom_dataset), read_json(new.preprocessed / "splits_final.json"), strict=True)):
+        os.path.realpath(f) for f in phantom_dataset.case_files["phantom_000"]["images"]
+    ]
+    for fold, (old_split, split) in enumerate(
+        zip(splits_of(phantom_dataset), read_json(new.preprocessed / "splits_final.json"), strict=True)
+    ):
         assert split["train"] == old_split["train"] + (synthetic if fold == 0 else [])
         assert split["val"] == old_split["val"]
     assert new.plans_hash() == phantom_dataset.plans_hash()
@@ -110,19 +116,43 @@ def test_a_new_dataset_lists_real_files_where_they_are_and_trains_with_a_stock_t
     write_json(new.preprocessed / "nnUNetPlans.json", plans)
     done = run_nnunet(PLAN, "-d", 904, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp", **phantom.environment())
     assert done.returncode == 0, done.stderr[-2000:]
-    done = run_nnunet(TRAIN, "904", "3d_nano", "0", "-tr", "nnUNetTrainer_1epoch", "-device", "cpu", nnUNet_n_proc_DA="0", **phantom.environment())
+    done = run_nnunet(
+        TRAIN,
+        "904",
+        "3d_nano",
+        "0",
+        "-tr",
+        "nnUNetTrainer_1epoch",
+        "-device",
+        "cpu",
+        nnUNet_n_proc_DA="0",
+        **phantom.environment(),
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    summary = read_json(phantom.results / new.name / "nnUNetTrainer_1epoch__nnUNetPlans__3d_nano" / "fold_0" / "validation" / "summary.json")
+    summary = read_json(
+        phantom.results / new.name / "nnUNetTrainer_1epoch__nnUNetPlans__3d_nano" / "fold_0" / "validation" / "summary.json"
+    )
     assert len(summary["metric_per_case"]) == len(fold_cases(phantom_dataset, 0)[1])
 
 
 def add_tiny_configuration(plans, **extra):
     architecture = json.loads(json.dumps(plans["configurations"]["3d_fullres"]["architecture"]))
     arguments = architecture["arch_kwargs"]
-    arguments |= {"n_stages": 2, "features_per_stage": [2, 4], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
-                  "kernel_sizes": arguments["kernel_sizes"][:2], "strides": arguments["strides"][:2]}
-    plans["configurations"]["3d_nano"] = {"inherits_from": "3d_fullres", "patch_size": [8, 16, 16], "batch_size": 2,
-                                          "architecture": architecture, **extra}
+    arguments |= {
+        "n_stages": 2,
+        "features_per_stage": [2, 4],
+        "n_conv_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "kernel_sizes": arguments["kernel_sizes"][:2],
+        "strides": arguments["strides"][:2],
+    }
+    plans["configurations"]["3d_nano"] = {
+        "inherits_from": "3d_fullres",
+        "patch_size": [8, 16, 16],
+        "batch_size": 2,
+        "architecture": architecture,
+        **extra,
+    }
 
 
 def test_an_interrupted_new_dataset_is_no_dataset_yet_and_the_same_command_finishes_it(phantom, phantom_dataset):
@@ -146,7 +176,9 @@ def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_writ
     assert e.value.code == 2
     assert all(f"{c} (same case id)" in message for c in val)
     trees = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
-    assert {k: v for k, v in trees[0].items() if "content_hashes" not in k} == {k: v for k, v in before[0].items() if "content_hashes" not in k}
+    assert {k: v for k, v in trees[0].items() if "content_hashes" not in k} == {
+        k: v for k, v in before[0].items() if "content_hashes" not in k
+    }
     assert trees[1] == before[1]
 
 

@@ -96,5 +96,4 @@ def test_a_real_case_that_passes_through_the_grid_preprocesses_to_itself(phantom
     preprocess_case(phantom_dataset, case, tmp_path / "copy")
     copy, copied_label = load_arrays(tmp_path, "copy")
     np.testing.assert_array_equal(copied_label, label)
-    inside = label != OUTSIDE
     np.testing.assert_allclose(copy, image, atol=1e-4)

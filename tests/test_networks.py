@@ -76,8 +76,13 @@ def test_the_denoiser_keeps_any_volume_size(shape):
 def test_the_denoiser_hears_time_condition_and_missing_features():
     network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), 3, DenoiserConfig(widths=(8, 8), embedding_dim=16)))
     z, t, c = torch.randn(1, 2, 6, 6, 6), torch.tensor([10]), torch.tensor([[0.5, -1.0, 2.0]])
-    outputs = [network(z, t, c), network(z, t + 500, c), network(z, t, c + 1), network(z, t, c.where(c > 0, torch.nan)),
-               network(z, t, torch.full_like(c, torch.nan))]
+    outputs = [
+        network(z, t, c),
+        network(z, t + 500, c),
+        network(z, t, c + 1),
+        network(z, t, c.where(c > 0, torch.nan)),
+        network(z, t, torch.full_like(c, torch.nan)),
+    ]
     assert all(o.isfinite().all() for o in outputs)
     assert len({round(float(o.sum()), 3) for o in outputs}) == len(outputs)
 

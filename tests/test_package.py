@@ -11,17 +11,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PIPELINE = (
-    "types config files folds provenance pool grid conditions _startup nnunet mixing injection configure blocks autoencoder losses denoiser "
-    "diffusion checkpoint slices latents preparation pictures plots training synthesis phantom_anatomy phantom "
-    "dataset_conversion trainers report_template steps report demo cli"
-).split()
+PIPELINE = """
+types config files folds provenance pool grid conditions _startup nnunet mixing injection configure blocks autoencoder
+losses denoiser diffusion checkpoint slices latents preparation pictures plots training synthesis phantom_anatomy
+phantom dataset_conversion trainers report_template steps report demo cli
+""".split()
 
 
 def test_the_package_list_names_every_folder_that_holds_code():
     listed = PYPROJECT["tool"]["setuptools"]["packages"]
     folders = {PYPROJECT["tool"]["setuptools"]["package-dir"][name] for name in listed}
-    with_code = {str(p.parent.relative_to(ROOT)) for f in ("nnunet_sbldm", "trainers", "dataset_conversion") for p in (ROOT / f).rglob("*.py")}
+    with_code = {
+        str(p.parent.relative_to(ROOT))
+        for f in ("nnunet_sbldm", "trainers", "dataset_conversion")
+        for p in (ROOT / f).rglob("*.py")
+    }
     assert with_code == folders
     assert all((ROOT / f / "__init__.py").is_file() for f in folders)
 
@@ -36,8 +40,11 @@ def stage_of(path):
     return path.stem if path.parent.name == "nnunet_sbldm" else path.parent.name
 
 
-@pytest.mark.parametrize("path", sorted(p for f in ("nnunet_sbldm", "trainers", "dataset_conversion") for p in (ROOT / f).glob("[!_]*.py")),
-                         ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for f in ("nnunet_sbldm", "trainers", "dataset_conversion") for p in (ROOT / f).glob("[!_]*.py")),
+    ids=lambda p: p.stem,
+)
 def test_a_module_imports_only_what_comes_before_it(path):
     own = PIPELINE.index(stage_of(path))
     assert [m for m in imports_of(path) if PIPELINE.index(m) > own] == []
@@ -46,11 +53,13 @@ def test_a_module_imports_only_what_comes_before_it(path):
 @pytest.mark.parametrize("name", sorted(PYPROJECT["project"]["scripts"]))
 def test_help_answers_without_loading_anything_heavy(name):
     (command,) = [e for e in entry_points(group="console_scripts") if e.name == name]
-    code = (f"import sys; from {command.module} import {command.attr} as main\n"
-            "try: main(['-h'])\n"
-            "except SystemExit as e: assert e.code == 0\n"
-            "heavy = {'torch', 'nnunetv2', 'diffusers', 'matplotlib', 'scipy'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+    code = (
+        f"import sys; from {command.module} import {command.attr} as main\n"
+        "try: main(['-h'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'nnunetv2', 'diffusers', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout

@@ -1,4 +1,7 @@
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -61,3 +64,19 @@ def test_memory_is_that_of_a_step_and_its_children(tmp_path, in_child):
 def test_a_missing_program_is_named():
     with pytest.raises(UserError, match="no_such_command"):
         find_program("no_such_command")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_terminating_us_ends_the_running_command(tmp_path):
+    sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
+    program = ("from pathlib import Path; from nnunet_sbldm.steps import Step, run_steps; "
+               f"run_steps([Step('a', 'a', ('python', '-c', {sleeper!r}), 1)], Path({str(tmp_path)!r}), {{}})")
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while not (tmp_path / "pid").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=10) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert not (tmp_path / "steps").exists()

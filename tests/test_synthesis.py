@@ -54,7 +54,9 @@ def test_asked_features_reach_the_denoiser_and_unusual_ones_are_warned_of(genera
     condition = dict(zip(names, condition_of(generator, Request("s", 0, asked)), strict=True))
     assert condition["tumour/volume_ml"] == pytest.approx(9.5)
     assert condition["tumour/presence"] == 1
-    assert check_asked(generator, {"tumour/volume_ml": 1e4})[0].startswith("tumour/volume_ml = 10000 is outside the training range")
+    assert check_asked(generator, {"tumour/volume_ml": 1e4})[0].startswith(
+        "tumour/volume_ml = 10000 is outside the training range"
+    )
     with pytest.raises(UserError, match="no condition tumor/volume_ml"):
         check_asked(generator, {"tumor/volume_ml": 3})
 
@@ -74,10 +76,33 @@ def test_specks_become_background_and_the_rest_stays():
 
 def test_sbldm_sample_writes_pairs_records_and_a_montage(generator, tmp_path, capsys):
     out = tmp_path / "samples"
-    cli.sample_entry(["-m", str(generator.folder), "-o", str(out), "-n", "2", "-steps", "3", "-device", "cpu",
-                      "-label", "tumour", "-volume_ml", "12", "-centroid", "0.3", "0.5", "0.6"])
+    cli.sample_entry(
+        [
+            "-m",
+            str(generator.folder),
+            "-o",
+            str(out),
+            "-n",
+            "2",
+            "-steps",
+            "3",
+            "-device",
+            "cpu",
+            "-label",
+            "tumour",
+            "-volume_ml",
+            "12",
+            "-centroid",
+            "0.3",
+            "0.5",
+            "0.6",
+        ]
+    )
     written = {p.name for p in out.iterdir()}
-    assert written == {"montage.png", *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json"))}
+    assert written == {
+        "montage.png",
+        *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json")),
+    }
     asked = json.loads((out / "sbldm_00001.json").read_text())["condition_asked"]
     assert asked["tumour/volume_ml"] == pytest.approx(12)
     assert [asked[f"tumour/centroid_{a}"] for a in "dhw"] == pytest.approx([0.6, 0.5, 0.3])

@@ -17,7 +17,8 @@ from nnunet_sbldm.training import averaged, learning_rate_at, train_generator
 from nnunet_sbldm.types import UserError
 
 SHORT = replace(
-    NANO, name="short",
+    NANO,
+    name="short",
     autoencoder_stage=replace(NANO.autoencoder_stage, num_steps=12, picture_every_steps=5),
     denoiser_stage=replace(NANO.denoiser_stage, num_steps=12, picture_every_steps=5),
 )

@@ -1,0 +1,141 @@
+"""Features of a case that need no download: shape, intensity and texture, and the generator's own latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from nnunet_sbldm.conditions import AXES, Target, feature_names, measure
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+
+SHELL_VOXELS = 3
+"""Thickness of the shell around a mask, in voxels of the plan's median spacing."""
+LAGS = (1, 2)
+LATENT_CELLS = 2
+MASK_INTENSITY = ("p10", "median", "p90", "shell_median", "contrast", "edge")
+
+
+def case_features(
+    image: FloatArray, label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[float], channel_names: Sequence[str]
+) -> dict[str, float]:
+    """About forty features for one target and one channel; NaN where a feature does not exist.
+
+    Per target: the condition features. Per target and channel: percentiles inside the mask, the median in the shell around
+    it, their contrast and the strength of the mask's edge (see :func:`mask_intensities`). Of the anatomy: volume and
+    extents; per channel: percentiles, standard deviation, gradients, local standard deviation, autocorrelation.
+
+    Args:
+        image: [C, D, H, W].
+        label: [D, H, W] label values, ``OUTSIDE`` outside.
+        targets: labels or regions.
+        spacing_mm: voxel size along (D, H, W).
+        channel_names: names of the C channels.
+    """
+    inside = label != OUTSIDE
+    features = dict(zip(feature_names(targets), measure(label, targets, spacing_mm).tolist(), strict=True))
+    features["anatomy/volume_ml"] = float(inside.sum() * np.prod(spacing_mm) / 1000)
+    for axis, extent in zip(AXES, anatomy_extent_mm(inside, spacing_mm), strict=True):
+        features[f"anatomy/extent_{axis}_mm"] = float(extent)
+    masks = {t.name: np.isin(label, t.label_values) for t in targets}
+    for name, channel in zip(channel_names, image, strict=True):
+        features |= {f"anatomy/{name}/{k}": v for k, v in texture(channel, inside).items()}
+        for target, mask in masks.items():
+            values = mask_intensities(channel, mask, inside, spacing_mm)
+            features |= {f"{target}/{name}/{k}": v for k, v in zip(MASK_INTENSITY, values, strict=True)}
+    return features
+
+
+def anatomy_extent_mm(inside: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """[3] size of the anatomy's bounding box."""
+    voxels = np.argwhere(inside)
+    return (np.ptp(voxels, axis=0) + 1) * np.asarray(spacing_mm)
+
+
+def texture(channel: FloatArray, inside: np.ndarray) -> dict[str, float]:
+    """Intensity percentiles, gradients, local standard deviation and autocorrelation inside the anatomy."""
+    values = channel[inside]
+    features = {f"p{p}": float(np.percentile(values, p)) for p in (5, 25, 50, 75, 95)}
+    features["std"] = float(values.std())
+    core = _core(inside)
+    gradient = np.abs(np.stack(np.gradient(channel)))
+    for axis, g in zip(AXES, gradient, strict=True):
+        features[f"gradient_{axis}"] = float(g[core].mean())
+    features["gradient_p95"] = float(np.percentile(np.linalg.norm(gradient, axis=0)[core], 95))
+    spread = local_std(channel)[core]
+    features |= {"local_std": float(spread.mean()), "local_std_p90": float(np.percentile(spread, 90))}
+    for axis, name in enumerate(AXES):
+        features |= {f"autocorrelation_{name}{lag}": autocorrelation(channel, inside, axis, lag) for lag in LAGS}
+    return features
+
+
+def local_std(channel: FloatArray) -> FloatArray:
+    """Standard deviation in the 3 x 3 x 3 neighbourhood of every voxel."""
+    x = channel.astype(np.float64)
+    variance = ndimage.uniform_filter(x * x, 3) - ndimage.uniform_filter(x, 3) ** 2
+    return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+
+
+def autocorrelation(channel: FloatArray, inside: np.ndarray, axis: int, lag: int) -> float:
+    """Correlation of voxels with those ``lag`` further along an axis, both inside; NaN if there are none."""
+    if channel.shape[axis] <= lag:
+        return float("nan")
+    n = channel.shape[axis]
+    head, tail = (np.take(channel, r, axis=axis) for r in (range(n - lag), range(lag, n)))
+    both = np.take(inside, range(n - lag), axis=axis) & np.take(inside, range(lag, n), axis=axis)
+    mean, variance = channel[inside].mean(), channel[inside].var()
+    if not both.any() or variance < 1e-12:
+        return float("nan")
+    return float(((head[both] - mean) * (tail[both] - mean)).mean() / variance)
+
+
+def mask_intensities(channel: FloatArray, mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> list[float]:
+    """Does the image show what the mask says? One number for each of ``MASK_INTENSITY``.
+
+    The contrast is the difference of the medians inside the mask and in the shell around it over the standard deviation in
+    the anatomy; the edge is the mean gradient across the mask's surface over the mean gradient in the anatomy.
+    """
+    if not mask.any():
+        return [float("nan")] * len(MASK_INTENSITY)
+    reach_mm = SHELL_VOXELS * float(np.median(spacing_mm))
+    away_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    shell = (away_mm > 0) & (away_mm <= reach_mm) & inside
+    low, middle, high = np.percentile(channel[mask], (10, 50, 90))
+    around = float(np.median(channel[shell])) if shell.any() else float("nan")
+    magnitude = np.linalg.norm(np.gradient(channel), axis=0)
+    surface = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask) & inside
+    edge = magnitude[surface].mean() / max(float(magnitude[_core(inside)].mean()), 1e-6)
+    contrast = (middle - around) / max(float(channel[inside].std()), 1e-6)
+    return [float(low), float(middle), float(high), around, float(contrast), float(edge)]
+
+
+def _core(inside: np.ndarray) -> np.ndarray:
+    """The anatomy without its border voxels, whose gradients point to the outside."""
+    core = ndimage.binary_erosion(inside)
+    return core if core.any() else inside
+
+
+def pooled_latents(latent: torch.Tensor) -> np.ndarray:
+    """Means of a standardised latent volume [Z, D, h, w] in 2 x 2 x 2 cells, and standard deviations: [Z * 9]."""
+    cells = F.adaptive_avg_pool3d(latent[None], LATENT_CELLS)[0].flatten()
+    return torch.cat([cells, latent.flatten(1).std(dim=1)]).numpy().astype(np.float64)
+
+
+def standardised(real: Sequence[np.ndarray], other: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Z-scores by all real cases; a missing value takes the real mean, features that are constant in real cases are dropped.
+
+    Args:
+        real: sets of real cases [n, features].
+        other: further cases [m, features].
+    """
+    table = np.concatenate(real)
+    known = np.isfinite(table)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, table, 0).sum(axis=0) / count
+    std = np.sqrt(np.where(known, (table - mean) ** 2, 0).sum(axis=0) / count)
+    kept = std > 1e-6 * np.maximum(np.abs(mean), 1e-3)
+    sets = [np.nan_to_num(((s - mean) / np.maximum(std, 1e-12))[:, kept], nan=0.0, posinf=0.0, neginf=0.0) for s in (*real, other)]
+    return sets[:-1], sets[-1]
