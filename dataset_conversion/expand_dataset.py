@@ -223,7 +223,7 @@ def _is_stored(request: Request, job: Job, sampler: SamplerConfig, provenance: P
     if not file.is_file():
         return False
     record = read_json(file)
-    wanted = {"name": "ddim", "diversity": request.diversity, **asdict(sampler)}
+    wanted = {**asdict(sampler), "diversity": request.diversity}
     return (record["generator_hash"], record["seed"], record["sampler"]) == (job.generator.hash, request.seed, wanted)
 
 

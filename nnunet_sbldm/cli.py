@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, SamplerConfig
+from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, SAMPLERS, SamplerConfig
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 if TYPE_CHECKING:
@@ -116,6 +116,10 @@ def _preset_argument(parser: argparse.ArgumentParser) -> None:
 
 def _sampler_arguments(parser: argparse.ArgumentParser) -> None:
     default = SamplerConfig()
+    parser.add_argument("-sampler", default=default.name, choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}")
+    parser.add_argument(
+        "-eta", type=_number, default=default.eta, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0"
+    )
     parser.add_argument(
         "-steps", type=_count, default=default.num_steps, help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}"
     )
@@ -141,7 +145,9 @@ def _device(asked: str | None) -> str:
 
 
 def _sampler(args: argparse.Namespace, device: str) -> SamplerConfig:
-    return SamplerConfig(args.steps, args.guidance, CUDA_BATCH_SIZE if device == "cuda" else 1)
+    if args.eta and args.sampler != "ddim":
+        raise UserError(f"-eta goes with -sampler ddim, not with {args.sampler}.")
+    return SamplerConfig(args.sampler, args.eta, args.steps, args.guidance, CUDA_BATCH_SIZE if device == "cuda" else 1)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------

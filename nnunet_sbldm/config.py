@@ -83,17 +83,25 @@ class DiffusionConfig:
     feature_dropout: float = 0.2
 
 
+SAMPLERS = ("ddim", "dpmsolver++")
+"""DDIM (Song et al. 2021) and DPM-Solver++ 2M (Lu et al. 2022)."""
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """Sampler.
 
     Attributes:
-        num_steps: denoising steps of DDIM.
+        name: one of ``SAMPLERS``.
+        eta: noise added back at every DDIM step; 0 is deterministic, 1 is ancestral sampling.
+        num_steps: denoising steps.
         guidance_scale: classifier-free guidance; 1 samples the plain conditional model.
         batch_size: cases denoised together (short batches are filled up); recorded, because float rounding depends on
             it. More than 1 pays on GPUs alone.
     """
 
+    name: str = "ddim"
+    eta: float = 0.0
     num_steps: int = 20
     guidance_scale: float = 1.5
     batch_size: int = 1

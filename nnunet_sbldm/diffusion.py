@@ -1,4 +1,4 @@
-"""The diffusion process over latent volumes: training targets, guidance and DDIM, on diffusers' schedules.
+"""The diffusion process over latent volumes: training targets, guidance and samplers, on diffusers' schedules.
 
 Notation (name in code -> symbol; Ho et al. 2020, Song et al. 2021, Salimans & Ho 2022):
     clean -> z_0        standardised latent volume Z           timestep -> t in 0..T-1
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_sbldm.config import DiffusionConfig
+from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
 
 Scheduler = Any
 """diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
@@ -25,18 +25,20 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t."""
 
 
-def make_scheduler(config: DiffusionConfig) -> Scheduler:
-    """DDIM on the cosine schedule (Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
+def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
+    """A solver on the cosine schedule (Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    return DDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=config.prediction_type,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
+    schedule = {
+        "num_train_timesteps": config.num_train_timesteps,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": config.prediction_type,
+        "timestep_spacing": "trailing",
+    }
+    if name == "ddim":
+        return DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=True)
+    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2)
 
 
 def diffusion_loss(
@@ -76,30 +78,40 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def ddim(
-    denoise: Denoise, scheduler: Scheduler, noise: Tensor, condition: Tensor, num_steps: int, guidance_scale: float
+def sample(
+    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, noise: Tensor, condition: Tensor, seeds: Sequence[int]
 ) -> Tensor:
-    """Deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) with classifier-free guidance (Ho & Salimans 2022).
+    """Denoise from z_T to z_0 with classifier-free guidance (Ho & Salimans 2022, eq. 6).
 
     Args:
         denoise: the model.
-        scheduler: schedule and parametrisation; its step state is overwritten.
+        config: schedule and parametrisation.
+        sampler: solver, steps, eta and guidance; guidance 1 needs one evaluation per step, any other value two.
         noise: [B, Z, D, h, w] starting point z_T.
         condition: [B, F].
-        num_steps: denoising steps.
-        guidance_scale: w; 1 needs one evaluation per step, any other value two.
+        seeds: [B] one per sample, for the noise that eta adds.
 
     Returns:
         [B, Z, D, h, w] samples of z_0.
     """
-    scheduler.set_timesteps(num_steps, device=noise.device)
+    scheduler = make_scheduler(config, sampler.name)
+    scheduler.set_timesteps(sampler.num_steps, device=noise.device)
     null = torch.full_like(condition, torch.nan)
     z = noise
-    for t in scheduler.timesteps:
+    for i, t in enumerate(scheduler.timesteps):
         time = t.expand(len(z))
-        prediction = denoise(z, time, condition)
-        if guidance_scale != 1:
-            unconditional = denoise(z, time, null)
-            prediction = unconditional + guidance_scale * (prediction - unconditional)
-        z = scheduler.step(prediction.float(), int(t), z, eta=0.0).prev_sample
+        prediction = denoise(z, time, condition).float()
+        if sampler.guidance_scale != 1:
+            unconditional = denoise(z, time, null).float()
+            prediction = unconditional + sampler.guidance_scale * (prediction - unconditional)
+        extra = {}
+        if sampler.eta > 0:
+            fresh = initial_noise([_step_seed(seed, i) for seed in seeds], z.shape[1:]).to(z.device)
+            extra = {"eta": sampler.eta, "variance_noise": fresh}
+        z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for the noise of one step of one sample."""
+    return int(np.random.SeedSequence([seed, step + 1]).generate_state(1, np.uint64)[0] >> 1)

@@ -61,14 +61,14 @@ def texture(channel: FloatArray, inside: np.ndarray) -> dict[str, float]:
     features = {f"p{p}": float(np.percentile(values, p)) for p in (5, 25, 50, 75, 95)}
     features["std"] = float(values.std())
     core = _core(inside)
-    gradient = np.abs(np.stack(np.gradient(channel)))
+    gradient = np.abs(np.array(np.gradient(channel)))
     for axis, g in zip(AXES, gradient, strict=True):
         features[f"gradient_{axis}"] = float(g[core].mean())
     features["gradient_p95"] = float(np.percentile(np.linalg.norm(gradient, axis=0)[core], 95))
     spread = local_std(channel)[core]
     features |= {"local_std": float(spread.mean()), "local_std_p90": float(np.percentile(spread, 90))}
-    for axis, name in enumerate(AXES):
-        features |= {f"autocorrelation_{name}{lag}": autocorrelation(channel, inside, axis, lag) for lag in LAGS}
+    for i, name in enumerate(AXES):
+        features |= {f"autocorrelation_{name}{lag}": autocorrelation(channel, inside, i, lag) for lag in LAGS}
     return features
 
 
@@ -137,5 +137,6 @@ def standardised(real: Sequence[np.ndarray], other: np.ndarray) -> tuple[list[np
     mean = np.where(known, table, 0).sum(axis=0) / count
     std = np.sqrt(np.where(known, (table - mean) ** 2, 0).sum(axis=0) / count)
     kept = std > 1e-6 * np.maximum(np.abs(mean), 1e-3)
-    sets = [np.nan_to_num(((s - mean) / np.maximum(std, 1e-12))[:, kept], nan=0.0, posinf=0.0, neginf=0.0) for s in (*real, other)]
+    scores = [((s - mean) / np.maximum(std, 1e-12))[:, kept] for s in (*real, other)]
+    sets = [np.where(np.isfinite(s), s, 0.0) for s in scores]
     return sets[:-1], sets[-1]

@@ -259,9 +259,8 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
             image, properties = reader.read_images(files["images"])
             label, label_properties = reader.read_seg(files["label"])
     except Exception as e:  # every reader raises errors of its own libraries
-        raise UserError(
-            f"Case {case_id} of {dataset.name} cannot be read: {str(e).strip() or 'its channels differ in geometry'}"
-        ) from e
+        reason = " ".join(str(e).split()) or "its channels differ in geometry"
+        raise UserError(f"Case {case_id} of {dataset.name} cannot be read: {reason}") from e
     if image.shape[1:] != label.shape[1:] or not np.allclose(properties["spacing"], label_properties["spacing"], rtol=1e-3):
         raise UserError(
             f"Case {case_id} of {dataset.name}: image {image.shape[1:]} at {_mm(properties)} mm and mask {label.shape[1:]} "

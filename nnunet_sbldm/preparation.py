@@ -58,7 +58,7 @@ def condition_targets(dataset: NnunetDataset) -> tuple[Target, ...]:
 
 
 def _as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
 
 
 def label_encoding(dataset: NnunetDataset) -> LabelEncoding:

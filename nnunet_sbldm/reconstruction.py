@@ -52,7 +52,8 @@ def reconstruct(autoencoder: SliceAutoencoder, image: np.ndarray, classes: np.nd
     inside = (classes != 0) & (classes != IGNORED)
     psnr_db, similarity = image_fidelity(decoded.cpu().numpy(), image, inside)
     label = encoding.decode(np.where(found == IGNORED, 1, found))
-    return Reconstruction(latent.cpu(), label, dice_per_class(found, classes, range(2, encoding.num_classes)), psnr_db, similarity)
+    dice = dice_per_class(found, classes, range(2, encoding.num_classes))
+    return Reconstruction(latent.cpu(), label, dice, psnr_db, similarity)
 
 
 def dice_per_class(found: np.ndarray, wanted: np.ndarray, classes: Sequence[int]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, measure
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.diffusion import ddim, initial_noise, make_scheduler
+from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
 from nnunet_sbldm.latents import decode_volume, encode_volume
@@ -103,10 +103,9 @@ def sample_latents(
     plan, n = generator.plan, len(requests)
     filled = [i % n for i in range(sampler.batch_size)]
     c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
-    noise = initial_noise([requests[i].seed for i in filled], (len(plan.latent_mean), *plan.grid.latent_shape)).to(
-        generator.device
-    )
-    z = ddim(generator.denoiser, make_scheduler(plan.preset.diffusion), noise, c, sampler.num_steps, sampler.guidance_scale)
+    seeds = [requests[i].seed for i in filled]
+    noise = initial_noise(seeds, (len(plan.latent_mean), *plan.grid.latent_shape)).to(generator.device)
+    z = sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)
     mean, std = generator.latent_statistics()
     return z[:n] * std + mean
 
@@ -129,7 +128,7 @@ def _decode_case(
         fold=plan.fold,
         condition_asked=as_dict(names, condition),
         condition_obtained=as_dict(names, measure(label, plan.targets, plan.grid.spacing_mm)),
-        sampler={"name": "ddim", "diversity": request.diversity, **asdict(sampler)},
+        sampler={**asdict(sampler), "diversity": request.diversity},
         nearest_real_case={},
         versions={
             "nnunet_sbldm": __version__,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder, is_complete
 from nnunet_sbldm.config import Preset, SamplerConfig, StageConfig
-from nnunet_sbldm.diffusion import ddim, diffusion_loss, drop_condition, initial_noise, make_scheduler
+from nnunet_sbldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_atomically, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
@@ -197,15 +197,13 @@ def denoiser_stage(denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: Gen
         return diffusion_loss(network, scheduler, *(t.to(device) for t in (clean, condition, time, noise))), {}
 
     def picture(network: nn.Module, file: Path) -> None:
-        device = next(network.parameters()).device
-        chosen, sampler = conditions[:PICTURED_CASES].to(device), SamplerConfig()
-        noise = initial_noise(range(len(chosen)), clean_all.shape[1:]).to(device)
+        device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))
+        noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
         rows = []
-        for n, z in enumerate(ddim(network, make_scheduler(config), noise, chosen, sampler.num_steps, sampler.guidance_scale)):
-            real, sample = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
-            rows.append(
-                ("", [_panel(*real, plan, "training case, reconstructed"), _panel(*sample, plan, "sample, same condition")])
-            )
+        for n, z in enumerate(sample(network, config, SamplerConfig(), noise, conditions[: len(seeds)].to(device), seeds)):
+            pair = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
+            titles = ("training case, reconstructed", "sample, same condition")
+            rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
         montage(file, rows)
 
     return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture)

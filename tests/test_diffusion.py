@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nnunet_sbldm.config import DiffusionConfig
-from nnunet_sbldm.diffusion import ddim, diffusion_loss, drop_condition, initial_noise, make_scheduler
+from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 
 SHAPE = (1, 2, 3, 4)
 
@@ -23,11 +23,12 @@ def gaussian_denoiser(config, mean, std):
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+@pytest.mark.parametrize(("name", "eta", "steps"), [("ddim", 0.0, 50), ("ddim", 1.0, 200), ("dpmsolver++", 0.0, 20)])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.5, 0.5)])
-def test_ddim_samples_the_gaussian_that_the_denoiser_knows(prediction_type, mean, std):
-    config = DiffusionConfig(prediction_type=prediction_type)
-    noise = initial_noise(range(400), SHAPE)
-    z = ddim(gaussian_denoiser(config, mean, std), make_scheduler(config), noise, torch.zeros(400, 1), 50, 1.0)
+def test_every_sampler_samples_the_gaussian_that_the_denoiser_knows(prediction_type, name, eta, steps, mean, std):
+    config, sampler = DiffusionConfig(prediction_type=prediction_type), SamplerConfig(name, eta, steps, guidance_scale=1.0)
+    seeds = range(400)
+    z = sample(gaussian_denoiser(config, mean, std), config, sampler, initial_noise(seeds, SHAPE), torch.zeros(400, 1), seeds)
     assert z.mean().item() == pytest.approx(mean, abs=0.03)
     assert z.std().item() == pytest.approx(std, rel=0.06)
 
@@ -58,7 +59,10 @@ def test_guidance_of_one_is_the_conditional_model_and_more_moves_away_from_the_n
         return torch.where(condition[:, :1, None, None, None].isnan(), low(noisy, timestep, None), high(noisy, timestep, None))
 
     noise, condition = initial_noise(range(8), SHAPE), torch.ones(8, 1)
-    means = [ddim(denoise, make_scheduler(config), noise, condition, 50, w).mean().item() for w in (0.0, 1.0, 2.0)]
+    means = [
+        sample(denoise, config, SamplerConfig(num_steps=50, guidance_scale=w), noise, condition, range(8)).mean().item()
+        for w in (0.0, 1.0, 2.0)
+    ]
     assert means[:2] == pytest.approx([0, 1], abs=0.05)
     assert means[2] > means[1] + 0.2
 
@@ -69,3 +73,13 @@ def test_conditions_are_dropped_at_the_stated_rates():
     whole = dropped.all(dim=1).float().mean().item()
     assert whole == pytest.approx(0.2 + 0.4 / 2**8, abs=0.01)
     assert dropped.float().mean().item() == pytest.approx(0.2 + 0.4 / 2, abs=0.01)
+
+
+def test_the_noise_that_eta_adds_belongs_to_the_seed_too():
+    config, sampler = DiffusionConfig(), SamplerConfig(eta=1.0, num_steps=10)
+    denoise = gaussian_denoiser(config, 0.0, 1.0)
+
+    def run(seeds):
+        return sample(denoise, config, sampler, initial_noise(seeds, SHAPE), torch.zeros(len(seeds), 1), seeds)
+
+    torch.testing.assert_close(run([4, 5, 6])[1:2], run([5]))

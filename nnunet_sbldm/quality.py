@@ -1,0 +1,277 @@
+"""The numbers of an evaluation: synthetic cases against unseen real ones, each beside the same between real cases.
+
+Held-out cases are the reference. The *floor* of a distance is that of training cases to held-out cases: what a generator
+that redraws its training cases perfectly would get. Where a metric depends on the number of cases, both take equally many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+
+from nnunet_sbldm.conditions import AXES, FEATURES, Target, feature_names
+from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
+from nnunet_sbldm.features import standardised
+from nnunet_sbldm.measures import CaseSet, Measures, contact_columns
+from nnunet_sbldm.memorisation import KINDS, memorisation, nearest_training_cases
+from nnunet_sbldm.similarity import COHERENCE, ms_ssim
+
+MIN_VOLUME_CORRELATION = 0.9
+MAX_CENTROID_ERROR = 0.05
+MAX_FLOOR_MULTIPLE = 2.0
+MAX_COHERENCE_DEVIATION = 0.1
+MIN_MEMORISATION_RATIO = 0.9
+NUM_DIVERSITY_PAIRS = 100
+FEW_CASES = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number and what it is to be read beside.
+
+    Attributes:
+        name: what was measured.
+        value: of the synthetic cases (of held-out cases for reconstruction).
+        floor: the same of real cases.
+        num_cases: cases (or pairs of cases) behind the value.
+        target: what was to be reached, in words; empty if nothing is asked.
+        reached: whether it is.
+        details: further numbers.
+    """
+
+    name: str
+    value: float
+    floor: float
+    num_cases: int
+    target: str = ""
+    reached: bool | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Measures of the three sets of cases.
+
+    Attributes:
+        synthetic: synthetic cases.
+        held_out: real cases that the generator never saw.
+        training: real cases that it was trained on.
+        targets: labels or regions.
+    """
+
+    synthetic: Measures
+    held_out: Measures
+    training: Measures
+    targets: tuple[Target, ...]
+
+
+def reconstruction_results(sets: Sets, label_names: Sequence[str]) -> list[Result]:
+    """Dice per label, PSNR and SSIM of held-out cases; the floor is that of training cases."""
+    names = [*(f"Dice {n}" for n in label_names), "PSNR (dB)", "SSIM"]
+    held_out, training = sets.held_out.reconstruction, sets.training.reconstruction
+    return [
+        Result(n, _mean(h), _mean(t), int(np.isfinite(h).sum()), details={"worst": _finite(np.min, h)})
+        for n, h, t in zip(names, held_out.T, training.T, strict=True)
+    ]
+
+
+def distribution_results(
+    synthetic: np.ndarray, held_out: np.ndarray, training: np.ndarray, rng: np.random.Generator
+) -> list[Result]:
+    """Frechet and kernel distance, precision, recall, density and coverage of feature vectors [cases, features]."""
+    (held_out, training), synthetic = standardised([held_out, training], synthetic)
+    size = min(len(synthetic), len(held_out), len(training))
+
+    def over_parts(metric: Callable[[np.ndarray, np.ndarray], Any], other: np.ndarray) -> list[Any]:
+        return [metric(a, b) for a, b in equal_parts(held_out, other, size, rng)]
+
+    frechet = [over_parts(frechet_distance, other) for other in (synthetic, training)]
+    kernel = [kernel_distance(held_out, other, rng) for other in (synthetic, training)]
+    supports = [over_parts(support, other) for other in (synthetic, training)]
+    p_values = {"p": kernel[0][1], "floor_p": kernel[1][1]}
+    results = [
+        Result("Frechet distance", _mean(frechet[0]), _mean(frechet[1]), size, details=_spreads(*frechet)),
+        Result("kernel distance (KID)", kernel[0][0], kernel[1][0], len(synthetic), details=p_values),
+    ]
+    for name in supports[0][0]:
+        values = [[s[name] for s in part] for part in supports]
+        results.append(Result(name, _mean(values[0]), _mean(values[1]), size, details=_spreads(*values)))
+    return results
+
+
+def mask_results(sets: Sets, rng: np.random.Generator) -> list[Result]:
+    """Wasserstein-1 distance of every mask feature to the held-out cases, in the feature's unit, and specks."""
+    names = [*feature_names(sets.targets), *contact_columns(sets.targets)]
+    tables = [np.concatenate([m.condition, m.contact], axis=1).T for m in (sets.synthetic, sets.held_out, sets.training)]
+    results = [_wasserstein_result(n, s, h, t, rng) for n, s, h, t in zip(names, *tables, strict=True)]
+    specks = [int(m.specks.sum()) for m in (sets.synthetic, sets.held_out)]
+    target = "no component smaller than any in training"
+    return [*results, Result("specks", specks[0], specks[1], len(sets.synthetic), target, specks[0] == 0)]
+
+
+def _wasserstein_result(
+    name: str, synthetic: np.ndarray, held_out: np.ndarray, training: np.ndarray, rng: np.random.Generator
+) -> Result:
+    synthetic, held_out, training = (c[np.isfinite(c)] for c in (synthetic, held_out, training))
+    size = min(len(synthetic), len(held_out), len(training))
+    details = {"mean_synthetic": _mean(synthetic), "mean_held_out": _mean(held_out), "mean_training": _mean(training)}
+    if size == 0:
+        return Result(name, float("nan"), float("nan"), 0, details=details)
+    value, floor = (
+        float(np.mean([wasserstein_distance(a, b) for a, b in equal_parts(held_out, other, size, rng)]))
+        for other in (synthetic, training)
+    )
+    if name.rsplit("/", 1)[1] not in ("volume_ml", "sphericity"):
+        return Result(name, value, floor, size, details=details)
+    asked = f"at most {MAX_FLOOR_MULTIPLE:g} x floor"
+    return Result(name, value, floor, size, asked, value <= MAX_FLOOR_MULTIPLE * floor, details)
+
+
+def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
+    """Asked against obtained size and place per target; the floor is a real mask before and after the autoencoder.
+
+    Args:
+        asked: [N, F] conditions of the synthetic cases in physical units, NaN where missing.
+        sets: measures.
+    """
+    results: list[Result] = []
+    held_out = sets.held_out
+    for i, target in enumerate(sets.targets):
+        block = slice(i * len(FEATURES), (i + 1) * len(FEATURES))
+        got = condition_errors(asked[:, block], sets.synthetic.condition[:, block], sets.synthetic.extent_mm)
+        floor = condition_errors(held_out.condition[:, block], held_out.reconstructed_condition[:, block], held_out.extent_mm)
+        n = int(((asked[:, block.start] == 1) & (sets.synthetic.condition[:, block.start] == 1)).sum())
+        for name, value in got.items():
+            target_text, reached = _condition_target(name, value)
+            results.append(Result(f"{target.name}: {name}", value, floor[name], n, target_text, reached))
+    return results
+
+
+def condition_errors(asked: np.ndarray, obtained: np.ndarray, extent_mm: np.ndarray) -> dict[str, float]:
+    """How well one target's condition was met: over the cases in which it was asked for and is there.
+
+    Args:
+        asked: [N, features of one target] in physical units.
+        obtained: likewise.
+        extent_mm: [N, 3] of the anatomy, the field of view of centroids.
+    """
+    both = (asked[:, 0] == 1) & (obtained[:, 0] == 1)
+    wanted, got = asked[both], obtained[both]
+    volume, place = FEATURES.index("volume_ml"), slice(FEATURES.index("centroid_d"), FEATURES.index("centroid_d") + len(AXES))
+    apart = got[:, place] - wanted[:, place]
+    return {
+        "presence as asked": float((asked[:, 0] == obtained[:, 0]).mean()),
+        "r of log volume": _correlation(np.log(wanted[:, volume]), np.log(got[:, volume])),
+        "median volume error (ml)": _median(np.abs(got[:, volume] - wanted[:, volume])),
+        "median volume error (share)": _median(np.abs(got[:, volume] / wanted[:, volume] - 1)),
+        "median centroid error (share of field of view)": _median(np.linalg.norm(apart, axis=1)),
+        "median centroid error (mm)": _median(np.linalg.norm(apart * extent_mm[both], axis=1)),
+    }
+
+
+def _condition_target(name: str, value: float) -> tuple[str, bool | None]:
+    if name == "r of log volume":
+        return f"at least {MIN_VOLUME_CORRELATION:g}", value >= MIN_VOLUME_CORRELATION
+    if name.endswith("(share of field of view)"):
+        return f"at most {MAX_CENTROID_ERROR:g}", value <= MAX_CENTROID_ERROR
+    return "", None
+
+
+def coherence_results(sets: Sets) -> list[Result]:
+    """Means of the coherence measures of synthetic and of held-out cases."""
+    results = []
+    for i, name in enumerate(COHERENCE):
+        value, real, training = (_mean(m.coherence[:, i]) for m in (sets.synthetic, sets.held_out, sets.training))
+        asked = name in ("neighbour_ssim", "gradient_ratio")
+        text = f"within {100 * MAX_COHERENCE_DEVIATION:g} % of real" if asked else ""
+        reached = bool(abs(value / real - 1) <= MAX_COHERENCE_DEVIATION) if asked else None
+        results.append(Result(name, value, real, len(sets.synthetic), text, reached, {"training": training}))
+    return results
+
+
+def agreement_results(sets: Sets, columns: Sequence[str], rng: np.random.Generator) -> list[Result]:
+    """Contrast and edge of the image at the mask: means, and the Wasserstein-1 distance with its floor as details."""
+    results = []
+    for i, name in enumerate(columns):
+        if name.rsplit("/", 1)[1] not in ("contrast", "edge"):
+            continue
+        synthetic, held_out, training = (m.features[:, i] for m in (sets.synthetic, sets.held_out, sets.training))
+        distance = _wasserstein_result(name, synthetic, held_out, training, rng)
+        details = {"wasserstein": distance.value, "wasserstein_floor": distance.floor, "training": _mean(training)}
+        results.append(Result(name, _mean(synthetic), _mean(held_out), distance.num_cases, details=details))
+    return results
+
+
+def diversity_results(synthetic: CaseSet, held_out: CaseSet, training: CaseSet, rng: np.random.Generator) -> list[Result]:
+    """Mean MS-SSIM of random pairs within each set."""
+    values = [np.array([_pair_ms_ssim(s, i, j) for i, j in random_pairs(len(s), rng)]) for s in (synthetic, held_out, training)]
+    details = {"sd": _std(values[0]), "floor_sd": _std(values[1]), "training": _mean(values[2]), "training_sd": _std(values[2])}
+    return [Result("MS-SSIM between cases", _mean(values[0]), _mean(values[1]), len(values[0]), details=details)]
+
+
+def random_pairs(num_cases: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Different unordered pairs, at most ``NUM_DIVERSITY_PAIRS``."""
+    first, second = np.triu_indices(num_cases, 1)
+    for k in rng.permutation(len(first))[:NUM_DIVERSITY_PAIRS]:
+        yield int(first[k]), int(second[k])
+
+
+def _pair_ms_ssim(cases: CaseSet, i: int, j: int) -> float:
+    return ms_ssim(cases.image(i), cases.image(j), (cases.classes(i) != 0) | (cases.classes(j) != 0))
+
+
+def memorisation_results(sets: Sets, rng: np.random.Generator) -> tuple[list[Result], list[dict[str, Any]]]:
+    """Ratio of nearest distances and flagged cases of each kind, and for each synthetic case its nearest training cases."""
+    training = sets.training.descriptors()
+    synthetic, held_out = (
+        nearest_training_cases(m.descriptors(), m.descriptors(mirrored=True), training) for m in (sets.synthetic, sets.held_out)
+    )
+    results: list[Result] = []
+    per_case: list[dict[str, Any]] = [{} for _ in range(len(sets.synthetic))]
+    for kind in KINDS:
+        found = memorisation(synthetic[kind].distance, held_out[kind].distance, rng)
+        details = {"ratio_range": found.ratio_range, "half_range": found.half_range}
+        asked = f"at least {MIN_MEMORISATION_RATIO:g}"
+        results.append(Result(f"{kind}: ratio of nearest distances", found.ratio, 1.0, len(per_case), asked,
+                              found.ratio >= MIN_MEMORISATION_RATIO, details))
+        results.append(Result(f"{kind}: flagged cases", int(found.flagged.sum()), found.expected_flagged, len(per_case),
+                              details={"threshold": found.threshold}))
+        for i, case in enumerate(per_case):
+            case[kind] = {"index": int(synthetic[kind].index[i]), "distance": float(synthetic[kind].distance[i]),
+                          "mirrored": bool(synthetic[kind].mirrored[i]), "flagged": bool(found.flagged[i])}
+    return results, per_case
+
+
+# --- small sums ----------------------------------------------------------------------------------------------------
+
+
+def _finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray | Sequence[float]) -> float:
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    return float(reduce(known)) if len(known) else float("nan")
+
+
+def _mean(values: np.ndarray | Sequence[float]) -> float:
+    return _finite(np.mean, values)
+
+
+def _median(values: np.ndarray) -> float:
+    return _finite(np.median, values)
+
+
+def _std(values: np.ndarray) -> float:
+    return _finite(np.std, values)
+
+
+def _spreads(value: Sequence[float], floor: Sequence[float]) -> dict[str, float]:
+    return {"sd": float(np.std(value)), "floor_sd": float(np.std(floor))}
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 2 or x.std() < 1e-12 or y.std() < 1e-12:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
