@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import tifffile
-
-from nnunet_sbldm.cli import _Parser, _positive, _run
 from nnunet_sbldm.dataset_conversion.raw_datasets import RawDataset, SourceCase, case_folders, write_raw_dataset, write_volume
+
+from nnunet_sbldm.cli import _count, _Parser, _positive, _run
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as TCGA_CS_4941_19960909 with TCGA_CS_4941_19960909_1.tif and TCGA_CS_4941_19960909_1_mask.tif"
@@ -77,13 +77,20 @@ def _slices_of(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _write_case(
-    slices: Sequence[tuple[Path, Path]], channels: Sequence[str], spacing_mm: Sequence[float], targets: Sequence[Path], label: Path
+    slices: Sequence[tuple[Path, Path]],
+    channels: Sequence[str],
+    spacing_mm: Sequence[float],
+    targets: Sequence[Path],
+    label: Path,
 ) -> None:
-    images = np.stack([_read_slice(image, 3) for image, _ in slices])  # [Z, Y, X, 3]
-    masks = np.stack([_read_slice(mask, 2) for _, mask in slices])  # [Z, Y, X]
+    images = [_read_slice(image, 3) for image, _ in slices]
+    masks = [_read_slice(mask, 2) for _, mask in slices]
+    if len({pixels.shape[:2] for pixels in (*images, *masks)}) > 1:
+        raise UserError(f"{slices[0][0].parent}: slices differ in size; download that patient again.")
+    stack = np.stack(images)  # [Z, Y, X, 3]
     for name, target in zip(channels, targets, strict=True):
-        write_volume(_volume(images[..., CHANNELS.index(name)], spacing_mm), target)
-    write_volume(_volume((masks > 0).astype(np.uint8), spacing_mm), label)
+        write_volume(_volume(stack[..., CHANNELS.index(name)], spacing_mm), target)
+    write_volume(_volume((np.stack(masks) > 0).astype(np.uint8), spacing_mm), label)
 
 
 def _read_slice(file: Path, num_dimensions: int) -> np.ndarray:
@@ -107,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.Dataset505_LGG -i FOLDER [-d ID --flair -spacing Z Y X]``."""
     parser = _Parser("Convert kaggle_3m, the LGG segmentation dataset: slices stacked by number, three channels or FLAIR alone.")
     parser.add_argument("-i", required=True, type=Path, metavar="FOLDER", help=f"[REQUIRED] kaggle_3m: {STRUCTURE}")
-    parser.add_argument("-d", type=int, metavar="ID", help="[OPTIONAL] Dataset id. Default: 505, with --flair 506")
+    parser.add_argument("-d", type=_count, metavar="ID", help="[OPTIONAL] Dataset id. Default: 505, with --flair 506")
     parser.add_argument("--flair", action="store_true", help="[OPTIONAL] FLAIR alone")
     parser.add_argument(
         "-spacing",

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
-
-from nnunet_sbldm.cli import _Parser, _run
 from nnunet_sbldm.dataset_conversion.raw_datasets import (
     ENDING,
     RawDataset,
@@ -22,6 +20,8 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_raw_dataset,
     write_volume,
 )
+
+from nnunet_sbldm.cli import _count, _Parser, _run
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.types import UserError
 
@@ -58,7 +58,10 @@ def convert(archive: Path, dataset_id: int | None = None) -> Path:
 
 
 def _read_description(archive: Path) -> dict[str, Any]:
-    content = read_json(archive / "dataset.json")
+    try:
+        content = read_json(archive / "dataset.json")
+    except ValueError as e:
+        raise UserError(f"{archive / 'dataset.json'} is no valid JSON; unpack the archive again.") from e
     missing = [k for k in ("labels", "modality", "training") if k not in content]
     if missing:
         raise UserError(f"{archive / 'dataset.json'} has no {missing[0]}: it is not the Decathlon's own.")
@@ -109,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.convert_MSD_dataset -i FOLDER [-d ID]``."""
     parser = _Parser(__doc__ or "")
     parser.add_argument("-i", required=True, type=Path, metavar="FOLDER", help=f"[REQUIRED] {STRUCTURE}")
-    parser.add_argument("-d", type=int, metavar="ID", help="[OPTIONAL] Dataset id. Default: number of the task")
+    parser.add_argument("-d", type=_count, metavar="ID", help="[OPTIONAL] Dataset id. Default: number of the task")
     args = parser.parse_args(argv)
     _run(lambda: print(f"The dataset is ready: {convert(args.i, args.d)}"))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
@@ -150,12 +151,12 @@ def require_files(case_id: str, files: Iterable[Path]) -> None:
 
 def require_same_grid(case_id: str, files: Sequence[Path]) -> None:
     """Refuse a case whose files differ in size or spacing, by their headers."""
-    first, *others = (_grid_of(case_id, f) for f in files)
-    for file, grid in zip(files[1:], others, strict=True):
-        if grid != first:
+    (size, spacing), *others = (_grid_of(case_id, f) for f in files)
+    for file, (other_size, other_spacing) in zip(files[1:], others, strict=True):
+        if other_size != size or not np.allclose(other_spacing, spacing, rtol=1e-3):
             raise UserError(
-                f"Case {case_id} of the archive: {files[0].name} has (size, spacing in mm) {first}, but {file.name} has {grid}; "
-                "download that case again, or remove it."
+                f"Case {case_id} of the archive: {files[0].name} has {size} voxels of {spacing} mm, but {file.name} has "
+                f"{other_size} of {other_spacing}; download that case again, or remove it."
             )
 
 
@@ -166,7 +167,7 @@ def _grid_of(case_id: str, file: Path) -> tuple[tuple[int, ...], tuple[float, ..
         reader.ReadImageInformation()
     except RuntimeError as e:
         raise _unreadable(case_id, file) from e
-    return tuple(reader.GetSize()[:3]), tuple(round(s, 4) for s in reader.GetSpacing()[:3])
+    return tuple(reader.GetSize()[:3]), tuple(reader.GetSpacing()[:3])
 
 
 def read_volume(case_id: str, file: Path) -> sitk.Image:

@@ -133,9 +133,8 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
     d, h, w = plan.grid.spacing_mm
     f = plan.grid.downsampling
-    network = VolumeDenoiser(
-        z, plan.grid.latent_shape, (d, h * f, w * f), len(plan.condition_scaling.names), plan.preset.denoiser
-    )
+    voxel_mm = (d, h * f, w * f)
+    network = VolumeDenoiser(z, plan.grid.latent_shape, voxel_mm, plan.condition_scaling, plan.targets, plan.preset.denoiser)
     return network.to(memory_format=torch.channels_last_3d)
 
 

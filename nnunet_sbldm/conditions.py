@@ -29,6 +29,9 @@ FEATURES = (
     "num_components",
 )
 LOG_FEATURES = ("volume_ml", "extent_d_mm", "extent_h_mm", "extent_w_mm", "num_components")
+ANATOMY = "anatomy"
+ANATOMY_FEATURES = tuple(f"{ANATOMY}/extent_{a}_mm" for a in AXES)
+"""Size of the imaged anatomy, to which the centroids are relative; it ends the condition vector."""
 SHRINKAGE = 0.3
 MIN_STD = 1e-3
 
@@ -48,7 +51,7 @@ class Target:
 
 def feature_names(targets: Sequence[Target]) -> list[str]:
     """Names of all features in the order of the condition vector, ``TARGET/FEATURE``."""
-    return [f"{t.name}/{f}" for t in targets for f in FEATURES]
+    return [f"{t.name}/{f}" for t in targets for f in FEATURES] + list(ANATOMY_FEATURES)
 
 
 def measure(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[float]) -> np.ndarray:
@@ -60,11 +63,12 @@ def measure(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[f
         spacing_mm: voxel size along (D, H, W).
 
     Returns:
-        float64 [len(targets) * len(FEATURES)]; NaN where a feature does not exist.
+        float64 [features], in the order of :func:`feature_names`; NaN where a feature does not exist.
     """
-    inside = np.argwhere(label != OUTSIDE)
+    inside, spacing = np.argwhere(label != OUTSIDE), np.asarray(spacing_mm)
     low, high = inside.min(axis=0), inside.max(axis=0) + 1
-    return np.concatenate([_measure_one(np.isin(label, t.label_values), low, high, np.asarray(spacing_mm)) for t in targets])
+    blocks = [_measure_one(np.isin(label, t.label_values), low, high, spacing) for t in targets]
+    return np.concatenate([*blocks, (high - low) * spacing])
 
 
 def _measure_one(mask: np.ndarray, low: np.ndarray, high: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
@@ -121,15 +125,16 @@ class ConditionScaling:
     def physical(self, scaled: np.ndarray) -> np.ndarray:
         """Inverse of :meth:`scaled`."""
         logs = scaled * np.asarray(self.std) + self.mean
-        return np.where(_is_log(self.names), np.exp(logs), logs)
+        return np.where(is_log_feature(self.names), np.exp(logs), logs)
 
 
-def _is_log(names: Sequence[str]) -> np.ndarray:
+def is_log_feature(names: Sequence[str]) -> np.ndarray:
+    """Which features are sizes, that is, scaled by their logarithm: bool [features]."""
     return np.array([n.rsplit("/", 1)[1] in LOG_FEATURES for n in names])
 
 
 def _to_log(names: Sequence[str], physical: np.ndarray) -> np.ndarray:
-    is_log = _is_log(names)
+    is_log = is_log_feature(names)
     return np.where(is_log, np.log(np.where(is_log, physical, 1.0)), physical)
 
 
@@ -220,7 +225,7 @@ def _draw_given(
 def _plausible(names: Sequence[str], physical: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Keep counts whole, fractions in [0, 1], presence 0 or 1, and an absent label without features."""
     out = physical.copy()
-    for start in range(0, len(names), len(FEATURES)):
+    for start in range(0, len(names) - len(ANATOMY_FEATURES), len(FEATURES)):
         block = slice(start, start + len(FEATURES))
         if not round(float(np.clip(out[start], 0, 1))):
             out[block] = [0.0] + [np.nan] * (len(FEATURES) - 1)

@@ -14,7 +14,7 @@ DATASET_ID, DATASET = 900, "Dataset900_Phantom"
 NUM_TRAINING_CASES, NUM_TEST_CASES = 20, 4
 PLANS, FOLD, PRESET, TRAINER = "nnUNetPlans", 0, "tiny", "nnUNetTrainerSBLDM"
 BASE_CONFIGURATION, SMALL_CONFIGURATION = "3d_fullres", "3d_demo"
-CONFIGURATION = "3d_demo_sbldm50"
+CONFIGURATION = "3d_demo_sbldm25"
 NETWORK_FEATURES = (8, 16, 32)
 MARKER, MARKER_CONTENT = "demo.json", {"made_by": "sbldm_demo"}
 
@@ -52,14 +52,14 @@ def demo_steps(device: str, output: Path) -> list[Step]:
             "python", "-m", "nnunet_sbldm.dataset_conversion.Dataset900_Phantom", "-d", d, "-n", str(NUM_TRAINING_CASES),
             "-n_test", str(NUM_TEST_CASES)), 6),
         Step("plan", "Plan and preprocess", (
-            "nnUNetv2_plan_and_preprocess", "-d", d, "-c", BASE_CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pbar"), 17),
+            "nnUNetv2_plan_and_preprocess", "-d", d, "-c", BASE_CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pbar"), 20),
         Step("generator", "Train the generator", (
-            "sbldm_train", "-d", d, "-f", f, "-preset", PRESET, "-device", device), 150),
+            "sbldm_train", "-d", d, "-f", f, "-preset", PRESET, "-device", device), 240),
         Step("pool", "Draw synthetic cases", (
-            "sbldm_expand_dataset", "-d", d, "--pool", "-f", f, "-ratio", "1.0", "-preset", PRESET, "-device", device), 30),
-        Step("configure", "Add a configuration with half of the draws synthetic", (
-            "sbldm_configure", "-d", d, "-c", SMALL_CONFIGURATION, "-ratio", "0.5", "-num_epochs", "8",
-            "-num_iterations_per_epoch", "40", "-num_val_iterations_per_epoch", "4"), 6,
+            "sbldm_expand_dataset", "-d", d, "--pool", "-f", f, "-ratio", "1.0", "-preset", PRESET, "-device", device), 16),
+        Step("configure", "Add a configuration with a quarter of the draws synthetic", (
+            "sbldm_configure", "-d", d, "-c", SMALL_CONFIGURATION, "-ratio", "0.25", "-num_epochs", "8",
+            "-num_iterations_per_epoch", "50", "-num_val_iterations_per_epoch", "4"), 4,
             before=lambda: add_small_configuration(plans_file)),
         Step("nnunet", "Train nnU-Net on real and synthetic cases", (
             "nnUNetv2_train", d, CONFIGURATION, f, "-tr", TRAINER, "-device", device), 70, train_one),
@@ -68,7 +68,7 @@ def demo_steps(device: str, output: Path) -> list[Step]:
             "-o", "predictions", "-npp", "1", "-nps", "1", "-device", device), 15),
         Step("evaluate", "Measure Dice", (
             "nnUNetv2_evaluate_folder", f"{raw}/labelsTs", "predictions", "-djfile", "predictions/dataset.json",
-            "-pfile", "predictions/plans.json", "-np", "1"), 7),
+            "-pfile", "predictions/plans.json", "-np", "1"), 4),
     ]
 
 

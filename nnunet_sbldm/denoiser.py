@@ -1,4 +1,4 @@
-"""The denoiser of the stacked slice latents Z (paper section 2, second stage), steered by tau(c).
+"""The denoiser of the stacked slice latents Z (paper section 2, second stage), steered by tau(c) and a drawing of c.
 
 A 3-D U-Net whose convolutions are factorised into one within slices and one across them. Strides are anisotropic:
 an axis is halved only while its voxels are not much larger than the smallest, as nnU-Net does. Where slices are thin,
@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_sbldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
+from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, ConditionScaling, Target, is_log_feature
 from nnunet_sbldm.config import DenoiserConfig
 
 MAX_PERIOD = 10_000.0
 MIN_AXIS = 6
 MAX_ATTENTION_TOKENS = 4096
+SHARPNESS = 3.0
+"""Steepness of the soft ellipsoids at their surface."""
 
 
 def strides_for(shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int) -> list[tuple[int, int, int]]:
@@ -63,6 +66,61 @@ class ConditionEncoder(nn.Module):
         return torch.where(known.any(dim=1, keepdim=True), embedding, self.null)
 
 
+class ConditionMaps(nn.Module):
+    """Draws c on the latent grid: for every target a soft ellipsoid of the asked place and extents.
+
+    With few training cases a vector alone steers weakly; a picture of where and how large is followed at once. The map
+    of a target is about 1 inside, -1 outside, -1 everywhere if the target is absent, and 0 where its place is open.
+
+    Args:
+        scaling: condition features, to return from network scale to millimetres.
+        targets: labels or regions, in the order of the features.
+        shape: (D, h, w) of the latent volume.
+        voxel_mm: latent voxel size along (D, h, w).
+    """
+
+    mean: Tensor
+    std: Tensor
+    is_log: Tensor
+    grid_mm: Tensor
+
+    def __init__(
+        self, scaling: ConditionScaling, targets: Sequence[Target], shape: Sequence[int], voxel_mm: Sequence[float]
+    ) -> None:
+        super().__init__()
+        names = list(scaling.names)
+        self.presence = [names.index(f"{t.name}/presence") for t in targets]
+        self.centroid = [[names.index(f"{t.name}/centroid_{a}") for a in AXES] for t in targets]
+        self.extent = [[names.index(f"{t.name}/extent_{a}_mm") for a in AXES] for t in targets]
+        self.anatomy = [names.index(name) for name in ANATOMY_FEATURES]
+        axes = [(torch.arange(n) - (n - 1) / 2) * v for n, v in zip(shape, voxel_mm, strict=True)]  # cases are centred
+        for name, value in {
+            "mean": torch.tensor(scaling.mean),
+            "std": torch.tensor(scaling.std),
+            "is_log": torch.from_numpy(is_log_feature(names)),
+            "grid_mm": torch.stack(torch.meshgrid(*axes, indexing="ij")),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """[B, F] in network scale, NaN = missing -> [B, targets, D, h, w]."""
+        linear = condition * self.std + self.mean
+        physical = torch.where(self.is_log, linear.exp(), linear)
+        anatomy_mm = physical[:, self.anatomy]
+        maps = []
+        for presence, centroid, extent in zip(self.presence, self.centroid, self.extent, strict=True):
+            centre_mm = (physical[:, centroid] - 0.5) * anatomy_mm
+            offset = (self.grid_mm[None] - _per_axis(centre_mm)) / (0.5 * _per_axis(physical[:, extent])).clamp(min=1e-3)
+            ellipsoid = torch.tanh(SHARPNESS * (1 - offset.square().sum(dim=1).sqrt()))
+            absent = (physical[:, presence] < 0.5).to(ellipsoid)[:, None, None, None]
+            maps.append(torch.where(absent > 0, -1.0, ellipsoid.nan_to_num()))
+        return torch.stack(maps, dim=1)
+
+
+def _per_axis(values: Tensor) -> Tensor:
+    return values[:, :, None, None, None]
+
+
 class SelfAttention(nn.Module):
     """Single-head self-attention over all positions of a small volume, with a residual connection."""
 
@@ -88,7 +146,8 @@ class VolumeDenoiser(nn.Module):
         latent_channels: Z.
         latent_shape: (D, h, w).
         voxel_mm: latent voxel size along (D, h, w).
-        num_features: length of the condition vector.
+        scaling: condition features in network scale.
+        targets: labels or regions they describe.
         config: widths, embedding, dropout.
     """
 
@@ -97,18 +156,21 @@ class VolumeDenoiser(nn.Module):
         latent_channels: int,
         latent_shape: Sequence[int],
         voxel_mm: Sequence[float],
-        num_features: int,
+        scaling: ConditionScaling,
+        targets: Sequence[Target],
         config: DenoiserConfig,
     ) -> None:
         super().__init__()
         widths, e = config.widths, config.embedding_dim
         p = slices_per_token(voxel_mm)
         latent_shape = (-(-latent_shape[0] // p), *latent_shape[1:])
-        strides = strides_for(latent_shape, (voxel_mm[0] * p, *voxel_mm[1:]), len(widths))
+        token_mm = (voxel_mm[0] * p, *voxel_mm[1:])
+        strides = strides_for(latent_shape, token_mm, len(widths))
         self.embedding_dim, self.slices_per_token = e, p
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
-        self.tau = ConditionEncoder(num_features, e)
-        self.conv_in = FactorisedConv(p * latent_channels + 3, widths[0], 3)
+        self.tau = ConditionEncoder(len(scaling.names), e)
+        self.maps = ConditionMaps(scaling, targets, latent_shape, token_mm)
+        self.conv_in = FactorisedConv(p * latent_channels + 3 + len(targets), widths[0], 3)
         self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
@@ -129,7 +191,7 @@ class VolumeDenoiser(nn.Module):
         """[B, Z, D, h, w], [B], [B, F] (NaN = missing) -> [B, Z, D, h, w]."""
         embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
         tokens = _merge_slices(noisy, self.slices_per_token)
-        h = self.conv_in(torch.cat([tokens, _coordinates(tokens)], dim=1))
+        h = self.conv_in(torch.cat([tokens, _coordinates(tokens), self.maps(condition).to(tokens)], dim=1))
         skips = []
         for block, downsample in zip(self.down_blocks, self.downsample, strict=True):
             h = block(h, embedding)

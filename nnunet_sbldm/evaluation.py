@@ -230,7 +230,7 @@ def _circumstances(
         "num_cases": {k: len(getattr(cases, k)) for k in ("synthetic", "held_out", "training")},
         "held_out_cases": list(cases.held_out.case_ids),
         "training_cases": list(cases.training.case_ids),
-        "sampler": {"name": "ddim", **asdict(sampler)},
+        "sampler": asdict(sampler),
         "seed": seed,
         "versions": {
             "nnunet_sbldm": __version__,

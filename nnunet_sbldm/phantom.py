@@ -54,7 +54,7 @@ class PhantomConfig:
     size_variation: float = 0.05
     max_rotation_deg: float = 6.0
     max_shift_mm: float = 3.0
-    volume_ml: tuple[float, float] = (4.0, 40.0)
+    volume_ml: tuple[float, float] = (8.0, 40.0)
     flair_contrast: tuple[float, float] = (1.6, 2.1)
     t1_contrast: tuple[float, float] = (0.45, 0.65)
     noise: float = 0.04

@@ -117,7 +117,8 @@ class _Volume:
 
     def panel(self, channel: int) -> Panel:
         volume_ml = (self.label > 0).sum() * float(np.prod(self.spacing_mm)) / 1000
-        return Panel(self.image[channel], self.label, self.spacing_mm, f"{self.case_id}, {volume_ml:.1f} ml")
+        size = f"{volume_ml:.1f} ml" if volume_ml else "no foreground"
+        return Panel(self.image[channel], self.label, self.spacing_mm, f"{self.case_id}, {size}")
 
 
 def _real_cases(source: ReportInput) -> list[_Volume]:

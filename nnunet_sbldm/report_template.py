@@ -19,6 +19,7 @@ TEMPLATE = """<!DOCTYPE html>
   .tile b { display: block; font-size: 22px; }
   .tile span { color: #667080; font-size: 13px; }
   img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
+  img.narrow { max-width: 640px; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 14px; margin: 8px 0; }
   th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #eceff3; white-space: nowrap; }
@@ -76,7 +77,7 @@ path works, not that synthetic cases help: that takes a comparison with training
 {% if pictures.reconstructions %}<p>Training cases and their reconstructions by the autoencoder.</p>
 <img alt="Reconstructions" src="{{ pictures.reconstructions }}">{% endif %}
 {% if pictures.progress %}<details><summary>nnU-Net's own progress plot</summary>
-<img alt="Progress of nnU-Net" src="{{ pictures.progress }}"></details>{% endif %}
+<img class="narrow" alt="Progress of nnU-Net" src="{{ pictures.progress }}"></details>{% endif %}
 
 <h2>Time and memory</h2>
 <p>Memory is that of all processes of a step together, shared pages counted once, at its largest of four samples a second.

@@ -37,13 +37,15 @@ def test_the_centroid_is_relative_to_the_anatomy_not_to_the_array():
     label[5:7, 5:7, 5:7] = 1
     c = dict(zip(NAMES, measure(label, TARGETS, (1, 1, 1)), strict=True))
     assert [c[f"tumour/centroid_{a}"] for a in "dhw"] == pytest.approx([0.1] * 3)
+    assert [c[f"anatomy/extent_{a}_mm"] for a in "dhw"] == [10, 10, 10]
 
 
 def test_a_region_is_the_union_of_its_labels():
     label = np.zeros((8, 8, 8), np.int16)
     label[2:4, 2:4, 2:4], label[4:6, 2:4, 2:4] = 1, 2
-    whole, one = measure(label, (Target("whole", (1, 2)), Target("one", (1,))), (1, 1, 1)).reshape(2, -1)
-    assert whole[1] == pytest.approx(2 * one[1])
+    targets = (Target("whole", (1, 2)), Target("one", (1,)))
+    c = dict(zip(feature_names(targets), measure(label, targets, (1, 1, 1)), strict=True))
+    assert c["whole/volume_ml"] == pytest.approx(2 * c["one/volume_ml"])
 
 
 def made_up_table(num_cases=30, seed=0):
@@ -64,7 +66,7 @@ def made_up_table(num_cases=30, seed=0):
     )
     absent = np.tile([0.0] + [np.nan] * (len(FEATURES) - 1), (num_cases, 1))
     absent[::3] = block[::3] * [1, 0.2, 1, 1, 1, 0.5, 0.5, 0.5, 1, 1]
-    return np.hstack([block, absent])
+    return np.hstack([block, absent, rng.normal(100, 5, (num_cases, 3))])
 
 
 def fitted():

@@ -209,7 +209,7 @@ def turn_and_move_away(raw):
     cases = {}
     for label in sorted((raw / "labelsTr").iterdir()):
         case_id = label.name[: -len(".nii.gz")]
-        files = {raw / "imagesTr" / f"{case_id}_000{c}.nii.gz": elsewhere / case_id / f"{n}.nii.gz" for c, n in enumerate(("flair", "t1"))}
+        files = {raw / "imagesTr" / f"{case_id}_000{c}.nii.gz": elsewhere / case_id / f"{c}_image.nii.gz" for c in (0, 1)}
         files[label] = elsewhere / case_id / "mask.nii.gz"
         for source, target in files.items():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -267,8 +267,8 @@ def test_two_dimensional_images_are_refused_when_the_dataset_is_opened(tmp_path,
     with pytest.raises(SystemExit) as e:
         cli.train_entry(["-d", "903", "-f", "0", "-device", "cpu"])
     assert e.value.code == 2
-    message = "Dataset903_Roads has two-dimensional images (.png, read by NaturalImage2DIO); SBLDM needs a dataset of 3-D volumes.\n"
-    assert capsys.readouterr().err == f"error: {message}"
+    found = "Dataset903_Roads has two-dimensional images (.png, read by NaturalImage2DIO)"
+    assert capsys.readouterr().err == f"error: {found}; SBLDM needs a dataset of 3-D volumes.\n"
 
 
 def test_a_damaged_file_is_named_whatever_the_reader_raises(tmp_path):

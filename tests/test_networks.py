@@ -1,11 +1,13 @@
 """The networks: shapes, what they look at, and that a batch equals its elements."""
 
+import numpy as np
 import pytest
 import torch
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
-from nnunet_sbldm.denoiser import VolumeDenoiser, strides_for
+from nnunet_sbldm.denoiser import ConditionMaps, VolumeDenoiser, strides_for
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss, label_loss
 
 
@@ -66,23 +68,59 @@ def test_a_perfect_label_map_has_almost_no_loss():
     assert label_loss(logits.roll(1, dims=1), classes) > 1
 
 
+TARGETS = (Target("tumour", (1,)),)
+NAMES = feature_names(TARGETS)
+
+
+def plain_scaling():
+    """Network scale = physical units, or their logarithm."""
+    return ConditionScaling(tuple(NAMES), (0.0,) * len(NAMES), (1.0,) * len(NAMES))
+
+
+def scaled(**features):
+    """A condition [1, F] in network scale with the given physical features, the rest missing."""
+    vector = np.array([features.get(n.replace("tumour/", "").replace("anatomy/", "anatomy_"), np.nan) for n in NAMES])
+    return torch.from_numpy(plain_scaling().scaled(vector)).float()[None]
+
+
 @pytest.mark.parametrize("shape", [(45, 14, 11), (24, 32, 28), (5, 6, 7)])
 def test_the_denoiser_keeps_any_volume_size(shape):
-    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), 6, DenoiserConfig(widths=(8, 8, 16), embedding_dim=16))
+    config = DenoiserConfig(widths=(8, 8, 16), embedding_dim=16)
+    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
     z = torch.randn(2, 4, *shape)
-    assert network(z, torch.tensor([3, 900]), torch.randn(2, 6)).shape == z.shape
+    assert network(z, torch.tensor([3, 900]), torch.randn(2, len(NAMES))).shape == z.shape
+
+
+def test_a_condition_is_drawn_where_it_lies_and_as_large_as_it_is():
+    shape, voxel_mm = (20, 20, 20), (2.0, 2.0, 2.0)
+    maps = ConditionMaps(plain_scaling(), TARGETS, shape, voxel_mm)
+    anatomy = {f"anatomy_extent_{a}_mm": 32.0 for a in "dhw"}  # of 40 mm, centred
+    place = {
+        "centroid_d": 0.25,
+        "centroid_h": 0.5,
+        "centroid_w": 0.75,
+        "extent_d_mm": 8.0,
+        "extent_h_mm": 12.0,
+        "extent_w_mm": 16.0,
+    }
+    (drawn,) = maps(scaled(presence=1.0, **place, **anatomy))[0]
+    inside = (drawn > 0).nonzero().float()
+    centre_mm = (inside.mean(dim=0) + 0.5) * 2 - 4
+    torch.testing.assert_close(centre_mm, torch.tensor([8.0, 16.0, 24.0]), atol=0.5, rtol=0)
+    extent_mm = (inside.amax(dim=0) - inside.amin(dim=0) + 1) * 2
+    torch.testing.assert_close(extent_mm, torch.tensor([8.0, 12.0, 16.0]), atol=2.1, rtol=0)
+    assert (maps(scaled(presence=0.0, **anatomy)) == -1).all()
+    assert (maps(scaled(presence=1.0, centroid_d=0.5, **anatomy)) == 0).all()
+    assert (maps(scaled()) == 0).all()
 
 
 def test_the_denoiser_hears_time_condition_and_missing_features():
-    network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), 3, DenoiserConfig(widths=(8, 8), embedding_dim=16)))
-    z, t, c = torch.randn(1, 2, 6, 6, 6), torch.tensor([10]), torch.tensor([[0.5, -1.0, 2.0]])
-    outputs = [
-        network(z, t, c),
-        network(z, t + 500, c),
-        network(z, t, c + 1),
-        network(z, t, c.where(c > 0, torch.nan)),
-        network(z, t, torch.full_like(c, torch.nan)),
-    ]
+    config = DenoiserConfig(widths=(8, 8), embedding_dim=16)
+    network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), plain_scaling(), TARGETS, config))
+    z, t, c = torch.randn(1, 2, 6, 6, 6), torch.tensor([10]), torch.linspace(-1, 2, len(NAMES))[None]
+    with torch.no_grad():
+        conditions = (c, c + 1, c.where(c > 0, torch.nan), torch.full_like(c, torch.nan))
+        outputs = [network(z, t, other) for other in conditions] + [network(z, t + 500, c)]
     assert all(o.isfinite().all() for o in outputs)
     assert len({round(float(o.sum()), 3) for o in outputs}) == len(outputs)
 
