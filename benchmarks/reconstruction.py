@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 
 from nnunet_sbldm.checkpoint import build_autoencoder
 from nnunet_sbldm.config import PRESETS
 from nnunet_sbldm.grid import FILL, to_grid
-from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.preparation import prepare
+from nnunet_sbldm.reconstruction import reconstruct
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.training import autoencoder_stage, build_seeded, make_accelerator, train_stage
 from nnunet_sbldm.types import OUTSIDE
@@ -56,15 +55,8 @@ def main() -> None:
         image, label = load_preprocessed(dataset, case_id)
         classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
         scaled = np.where(classes == 0, FILL, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)).astype(np.float32)
-        latent = encode_volume(autoencoder, torch.from_numpy(scaled), torch.from_numpy(classes.astype(np.int64)))
-        decoded, logits = decode_volume(autoencoder, latent)
-        found = logits.argmax(0).cpu().numpy()
-        inside = (classes != 0) & (classes != 255)
-        dice = [
-            2 * ((found == k) & (classes == k)).sum() / max((found == k).sum() + (classes == k).sum(), 1)
-            for k in range(2, plan.encoding.num_classes)
-        ]
-        rows.append([*dice, *_fidelity(decoded.cpu().numpy(), scaled, inside)])
+        again = reconstruct(autoencoder, scaled, classes, plan.encoding)
+        rows.append([*again.dice, again.psnr_db, again.ssim])
     table = np.array(rows)
     size = sum(p.numel() for p in autoencoder.parameters())
     print(
@@ -73,19 +65,8 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, {minutes:.1f} min in this run"
     )
     names = [f"Dice label {plan.encoding.values[k]}" for k in range(2, plan.encoding.num_classes)] + ["PSNR (dB)", "SSIM"]
-    for name, mean, low in zip(names, table.mean(axis=0), table.min(axis=0), strict=True):
+    for name, mean, low in zip(names, np.nanmean(table, axis=0), np.nanmin(table, axis=0), strict=True):
         print(f"  {name:14s} mean {mean:.4f}  worst {low:.4f}")
-
-
-def _fidelity(decoded: np.ndarray, target: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """PSNR and slice-wise SSIM inside the anatomy, mean over channels."""
-    psnr, ssim = [], []
-    for got, want in zip(decoded, target, strict=True):
-        span = float(np.ptp(np.percentile(want[inside], (0.5, 99.5))))
-        psnr.append(10 * np.log10(span**2 / np.mean((got[inside] - want[inside]) ** 2)))
-        _, full = structural_similarity(want, np.where(inside, got, want), data_range=span, full=True)
-        ssim.append(full[inside].mean())
-    return float(np.mean(psnr)), float(np.mean(ssim))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_volume,
 )
 
-from nnunet_sbldm.cli import _count, _Parser, _run
+from nnunet_sbldm.cli_options import Parser, count, run
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as BraTS2021_00000 with BraTS2021_00000_flair.nii.gz, _t1, _t1ce, _t2 and _seg"
@@ -108,12 +108,12 @@ def _relabel(case_id: str, image: sitk.Image, label_of: dict[int, int]) -> sitk.
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.Dataset137_BraTS2021 -i FOLDER [-d ID --flair]``."""
-    parser = _Parser(__doc__ or "")
+    parser = Parser(__doc__ or "")
     parser.add_argument("-i", required=True, type=Path, metavar="FOLDER", help=f"[REQUIRED] {STRUCTURE}")
-    parser.add_argument("-d", type=_count, metavar="ID", help="[OPTIONAL] Dataset id. Default: 137, with --flair 138")
+    parser.add_argument("-d", type=count, metavar="ID", help="[OPTIONAL] Dataset id. Default: 137, with --flair 138")
     parser.add_argument("--flair", action="store_true", help="[OPTIONAL] whole tumour on FLAIR alone, as in the SBLDM paper")
     args = parser.parse_args(argv)
-    _run(lambda: _convert(args))
+    run(lambda: _convert(args))
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import tifffile
 from nnunet_sbldm.dataset_conversion.raw_datasets import RawDataset, SourceCase, case_folders, write_raw_dataset, write_volume
 
-from nnunet_sbldm.cli import _count, _Parser, _positive, _run
+from nnunet_sbldm.cli_options import Parser, count, positive, run
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as TCGA_CS_4941_19960909 with TCGA_CS_4941_19960909_1.tif and TCGA_CS_4941_19960909_1_mask.tif"
@@ -112,20 +112,20 @@ def _volume(array: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Image:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.Dataset505_LGG -i FOLDER [-d ID --flair -spacing Z Y X]``."""
-    parser = _Parser("Convert kaggle_3m, the LGG segmentation dataset: slices stacked by number, three channels or FLAIR alone.")
+    parser = Parser("Convert kaggle_3m, the LGG segmentation dataset: slices stacked by number, three channels or FLAIR alone.")
     parser.add_argument("-i", required=True, type=Path, metavar="FOLDER", help=f"[REQUIRED] kaggle_3m: {STRUCTURE}")
-    parser.add_argument("-d", type=_count, metavar="ID", help="[OPTIONAL] Dataset id. Default: 505, with --flair 506")
+    parser.add_argument("-d", type=count, metavar="ID", help="[OPTIONAL] Dataset id. Default: 505, with --flair 506")
     parser.add_argument("--flair", action="store_true", help="[OPTIONAL] FLAIR alone")
     parser.add_argument(
         "-spacing",
-        type=_positive,
+        type=positive,
         nargs=3,
         default=(1.0, 1.0, 1.0),
         metavar=("Z", "Y", "X"),
         help="[OPTIONAL] voxel size in mm, which the archive does not state. Default: 1 1 1",
     )
     args = parser.parse_args(argv)
-    _run(lambda: _convert(args))
+    run(lambda: _convert(args))
 
 
 def _convert(args: argparse.Namespace) -> None:

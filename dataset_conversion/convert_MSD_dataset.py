@@ -21,7 +21,7 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_volume,
 )
 
-from nnunet_sbldm.cli import _count, _Parser, _run
+from nnunet_sbldm.cli_options import Parser, count, run
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.types import UserError
 
@@ -110,11 +110,11 @@ def _split(case_id: str, image: sitk.Image, num_channels: int) -> list[sitk.Imag
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.convert_MSD_dataset -i FOLDER [-d ID]``."""
-    parser = _Parser(__doc__ or "")
+    parser = Parser(__doc__ or "")
     parser.add_argument("-i", required=True, type=Path, metavar="FOLDER", help=f"[REQUIRED] {STRUCTURE}")
-    parser.add_argument("-d", type=_count, metavar="ID", help="[OPTIONAL] Dataset id. Default: number of the task")
+    parser.add_argument("-d", type=count, metavar="ID", help="[OPTIONAL] Dataset id. Default: number of the task")
     args = parser.parse_args(argv)
-    _run(lambda: print(f"The dataset is ready: {convert(args.i, args.d)}"))
+    run(lambda: print(f"The dataset is ready: {convert(args.i, args.d)}"))
 
 
 if __name__ == "__main__":

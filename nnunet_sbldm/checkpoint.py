@@ -25,6 +25,7 @@ from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConf
 from nnunet_sbldm.denoiser import VolumeDenoiser
 from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.types import Geometry, UserError
@@ -54,6 +55,7 @@ class GeneratorPlan:
         condition_scaling: condition features, their mean and std.
         condition_table: training conditions in physical units, None where missing.
         min_component_voxels: label value (as text) -> voxels of its smallest component in the training cases.
+        gate: what the training cases allow a synthetic case to be.
         template: geometry of one training case.
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
         latent_std: likewise.
@@ -75,6 +77,7 @@ class GeneratorPlan:
     condition_scaling: ConditionScaling
     condition_table: tuple[tuple[float | None, ...], ...]
     min_component_voxels: dict[str, int]
+    gate: GateReference
     template: Geometry
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
@@ -101,6 +104,7 @@ class GeneratorPlan:
             "grid": Grid,
             "intensity": IntensityScaling,
             "condition_scaling": ConditionScaling,
+            "gate": GateReference,
             "template": Geometry,
         }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}

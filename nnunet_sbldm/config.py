@@ -125,7 +125,7 @@ PRESETS = {
         AutoencoderConfig(widths=(16, 24, 32)),
         DenoiserConfig(widths=(32, 48), embedding_dim=64),
         StageConfig(num_steps=500, batch_size=16, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=250),
-        StageConfig(num_steps=600, batch_size=8, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=300),
+        StageConfig(num_steps=1200, batch_size=8, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=400),
     ),
     "small": Preset(
         "small",

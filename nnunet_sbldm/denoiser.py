@@ -98,7 +98,7 @@ class ConditionMaps(nn.Module):
             "mean": torch.tensor(scaling.mean),
             "std": torch.tensor(scaling.std),
             "is_log": torch.from_numpy(is_log_feature(names)),
-            "grid_mm": torch.stack(torch.meshgrid(*axes, indexing="ij")),
+            "grid_mm": torch.stack(torch.meshgrid(*axes, indexing="ij"))[None],  # [1, 3, D, h, w]
         }.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -110,7 +110,7 @@ class ConditionMaps(nn.Module):
         maps = []
         for presence, centroid, extent in zip(self.presence, self.centroid, self.extent, strict=True):
             centre_mm = (physical[:, centroid] - 0.5) * anatomy_mm
-            offset = (self.grid_mm[None] - _per_axis(centre_mm)) / (0.5 * _per_axis(physical[:, extent])).clamp(min=1e-3)
+            offset = (self.grid_mm - _per_axis(centre_mm)) / (0.5 * _per_axis(physical[:, extent])).clamp(min=1e-3)
             ellipsoid = torch.tanh(SHARPNESS * (1 - offset.square().sum(dim=1).sqrt()))
             absent = (physical[:, presence] < 0.5).to(ellipsoid)[:, None, None, None]
             maps.append(torch.where(absent > 0, -1.0, ellipsoid.nan_to_num()))

@@ -106,12 +106,12 @@ def sample(
             prediction = unconditional + sampler.guidance_scale * (prediction - unconditional)
         extra = {}
         if sampler.eta > 0:
-            fresh = initial_noise([_step_seed(seed, i) for seed in seeds], z.shape[1:]).to(z.device)
+            fresh = initial_noise([derived_seed(seed, i + 1) for seed in seeds], z.shape[1:]).to(z.device)
             extra = {"eta": sampler.eta, "variance_noise": fresh}
         z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """A seed for the noise of one step of one sample."""
-    return int(np.random.SeedSequence([seed, step + 1]).generate_state(1, np.uint64)[0] >> 1)
+def derived_seed(seed: int, number: int) -> int:
+    """The ``number``-th further seed of a sample."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

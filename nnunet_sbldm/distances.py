@@ -42,7 +42,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     a, b = first - first.mean(axis=0), second - second.mean(axis=0)
     n, m = len(a) - 1, len(b) - 1
     shift = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
-    root = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt(n * m)
+    factor_a, factor_b = (np.asarray(np.linalg.qr(x, mode="r")) for x in (a, b))  # at most [features, features]
+    root = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum() / np.sqrt(n * m)
     return max(float(shift + np.square(a).sum() / n + np.square(b).sum() / m - 2 * root), 0.0)
 
 

@@ -51,7 +51,13 @@ MAX_CASES_NAMED = 20
 
 
 def evaluate(
-    generator: Generator, dataset: NnunetDataset, num_cases: int, sampler: SamplerConfig, output: Path, seed: int = 0
+    generator: Generator,
+    dataset: NnunetDataset,
+    num_cases: int,
+    sampler: SamplerConfig,
+    output: Path,
+    seed: int = 0,
+    diversity: float = 1.0,
 ) -> dict[str, Any]:
     """Evaluate a generator and write the report.
 
@@ -62,6 +68,7 @@ def evaluate(
         sampler: steps, guidance and batch size.
         output: folder to write.
         seed: also decides every random choice of the metrics.
+        diversity: width of the condition model's kernels.
 
     Returns:
         The content of ``evaluation.json``.
@@ -74,14 +81,15 @@ def evaluate(
     training_ids, held_out_ids = evaluated_cases(generator, dataset)
     if num_cases < MIN_CASES:
         raise UserError(f"An evaluation needs at least {MIN_CASES} synthetic cases, got {num_cases}.")
+    requests = [Request(f"sbldm_{seed + i:05d}", seed + i, {}, diversity) for i in range(num_cases)]
     with temporary_folder(output) as work:
         training = _real_cases(generator, dataset, training_ids, work / "training")
         held_out = _real_cases(generator, dataset, held_out_ids, work / "held_out")
-        synthetic, records = _synthetic_cases(generator, dataset, num_cases, sampler, seed, work)
+        synthetic, records = _synthetic_cases(generator, dataset, requests, sampler, work)
         cases = EvaluatedCases(synthetic, held_out, training, tuple(records))
         sections, per_case = measure_quality(generator, cases, seed)
         result = {
-            **_circumstances(generator, dataset, cases, sampler, seed),
+            **_circumstances(generator, dataset, cases, seed),
             "sections": {name: [_result_to_json(r) for r in results] for name, results in sections.items()},
             "synthetic_cases": per_case,
             "seconds": round(time.monotonic() - start, 1),
@@ -143,14 +151,13 @@ def _real_cases(generator: Generator, dataset: NnunetDataset, case_ids: Sequence
 
 
 def _synthetic_cases(
-    generator: Generator, dataset: NnunetDataset, num_cases: int, sampler: SamplerConfig, seed: int, work: Path
+    generator: Generator, dataset: NnunetDataset, requests: Sequence[Request], sampler: SamplerConfig, work: Path
 ) -> tuple[CaseSet, list[SyntheticRecord]]:
     """Synthetic cases, which go through nnU-Net's preprocessing like real ones."""
-    requests = [Request(f"sbldm_{seed + i:05d}", seed + i, {}) for i in range(num_cases)]
     records: list[SyntheticRecord] = []
 
     def preprocessed() -> Iterator[tuple[FloatArray, LabelArray]]:
-        for case, record in tqdm(synthesise(generator, requests, sampler), "sampling", num_cases, unit="case"):
+        for case, record in tqdm(synthesise(generator, requests, sampler), "sampling", len(requests), unit="case"):
             if not case.image.any():
                 raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
             records.append(record)
@@ -220,7 +227,7 @@ def _per_case(cases: EvaluatedCases, sets: Sets, nearest: Sequence[dict[str, Any
 
 
 def _circumstances(
-    generator: Generator, dataset: NnunetDataset, cases: EvaluatedCases, sampler: SamplerConfig, seed: int
+    generator: Generator, dataset: NnunetDataset, cases: EvaluatedCases, seed: int
 ) -> dict[str, Any]:
     plan = generator.plan
     return {
@@ -230,7 +237,7 @@ def _circumstances(
         "num_cases": {k: len(getattr(cases, k)) for k in ("synthetic", "held_out", "training")},
         "held_out_cases": list(cases.held_out.case_ids),
         "training_cases": list(cases.training.case_ids),
-        "sampler": asdict(sampler),
+        "sampler": cases.records[0].sampler,
         "seed": seed,
         "versions": {
             "nnunet_sbldm": __version__,

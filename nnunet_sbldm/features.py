@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from nnunet_sbldm.conditions import AXES, Target, feature_names, measure
+from nnunet_sbldm.conditions import ANATOMY, AXES, Target, feature_names, measure
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_VOXELS = 3
@@ -25,8 +25,8 @@ def case_features(
     """About forty features for one target and one channel; NaN where a feature does not exist.
 
     Per target: the condition features. Per target and channel: percentiles inside the mask, the median in the shell around
-    it, their contrast and the strength of the mask's edge (see :func:`mask_intensities`). Of the anatomy: volume and
-    extents; per channel: percentiles, standard deviation, gradients, local standard deviation, autocorrelation.
+    it, their contrast and the strength of the mask's edge (see :func:`mask_intensities`). Of the anatomy: extents and
+    volume; per channel: percentiles, standard deviation, gradients, local standard deviation, autocorrelation.
 
     Args:
         image: [C, D, H, W].
@@ -37,22 +37,14 @@ def case_features(
     """
     inside = label != OUTSIDE
     features = dict(zip(feature_names(targets), measure(label, targets, spacing_mm).tolist(), strict=True))
-    features["anatomy/volume_ml"] = float(inside.sum() * np.prod(spacing_mm) / 1000)
-    for axis, extent in zip(AXES, anatomy_extent_mm(inside, spacing_mm), strict=True):
-        features[f"anatomy/extent_{axis}_mm"] = float(extent)
+    features[f"{ANATOMY}/volume_ml"] = float(inside.sum() * np.prod(spacing_mm) / 1000)
     masks = {t.name: np.isin(label, t.label_values) for t in targets}
     for name, channel in zip(channel_names, image, strict=True):
-        features |= {f"anatomy/{name}/{k}": v for k, v in texture(channel, inside).items()}
+        features |= {f"{ANATOMY}/{name}/{k}": v for k, v in texture(channel, inside).items()}
         for target, mask in masks.items():
             values = mask_intensities(channel, mask, inside, spacing_mm)
             features |= {f"{target}/{name}/{k}": v for k, v in zip(MASK_INTENSITY, values, strict=True)}
     return features
-
-
-def anatomy_extent_mm(inside: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """[3] size of the anatomy's bounding box."""
-    voxels = np.argwhere(inside)
-    return (np.ptp(voxels, axis=0) + 1) * np.asarray(spacing_mm)
 
 
 def texture(channel: FloatArray, inside: np.ndarray) -> dict[str, float]:

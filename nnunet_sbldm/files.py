@@ -6,13 +6,20 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nnunet_sbldm.types import UserError
+
+TEMPORARY_PREFIX = ".sbldm_tmp_"
+SECONDS_PER_DAY = 86_400
 
 
 def sha256_of_array(array: np.ndarray) -> str:
@@ -40,6 +47,27 @@ def read_json(path: Path) -> Any:
         return json.load(f)
 
 
+def read_user_json(path: Path, option: str) -> Any:
+    """Parse a JSON file that a user wrote and named with ``option``.
+
+    Raises:
+        UserError: no such file, no JSON, or a key that one object has twice (of which JSON would drop one).
+    """
+
+    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])]
+        if twice:
+            raise UserError(f"{option} {path} has the key {twice[0]!r} twice; keep one.")
+        return dict(pairs)
+
+    if not path.is_file():
+        raise UserError(f"{option} {path} is not a file.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=refuse_twice)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{option} {path} is not valid JSON: {e}.") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically; the parent folder is created."""
     write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
@@ -61,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder on the same file system as ``parent``, removed on leaving."""
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".sbldm_tmp_", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{socket.gethostname()}.{os.getpid()}.", dir=parent))
     try:
         yield folder
     finally:
@@ -69,9 +97,29 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Delete temporary folders that a killed run left in ``parent``."""
-    for folder in parent.glob(".sbldm_tmp_*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Delete temporary folders in ``parent`` whose process is gone; those of other machines after a day."""
+    for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
+        host, pid, _ = folder.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 2)
+        abandoned = not _is_running(int(pid)) if host == socket.gethostname() else _age_s(folder) > SECONDS_PER_DAY
+        if abandoned:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # just removed by its own process
+        return 0.0
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -81,5 +129,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:  # another part was faster
+        return
     except OSError:
-        write_atomically(target, lambda tmp: shutil.copyfile(source, tmp))
+        copy_file(source, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes atomically."""
+    write_atomically(target, lambda tmp: shutil.copyfile(source, tmp))

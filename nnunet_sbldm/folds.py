@@ -2,13 +2,13 @@
 
 A synthetic case inherits the list of real cases that any part of its generator has seen. It may be in
 ``train`` of a fold if and only if that list meets the fold's ``val`` nowhere, neither by case id nor by
-content. Synthetic cases are never in ``val``.
+content nor by patient. Synthetic cases are never in ``val``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nnunet_sbldm.types import UserError
@@ -24,11 +24,13 @@ class CaseFingerprint:
         case_id: identifier in its dataset.
         image_hashes: one content hash per channel; constant channels are left out.
         label_hash: content hash of the label map; empty if it has no foreground.
+        group: patient it is a scan of, where the user says so; else empty.
     """
 
     case_id: str
     image_hashes: tuple[str, ...] = ()
     label_hash: str = ""
+    group: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""
@@ -36,13 +38,13 @@ class CaseFingerprint:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> CaseFingerprint:
-        """Inverse of :meth:`to_json`."""
-        return CaseFingerprint(value["case_id"], tuple(value["image_hashes"]), value["label_hash"])
+        """Inverse of :meth:`to_json`; lists written before there were groups have none."""
+        return CaseFingerprint(value["case_id"], tuple(value["image_hashes"]), value["label_hash"], value.get("group", ""))
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation case that the generator has seen, and how it was recognised."""
+    """A validation case that the generator has seen, itself or in another scan of its patient, and how it was recognised."""
 
     validation_case: str
     seen_case: str
@@ -55,7 +57,7 @@ class Leak:
 
 
 def find_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFingerprint]) -> list[Leak]:
-    """Every validation case that ``seen`` contains, by id, by any image channel, or by label map.
+    """Every validation case that ``seen`` contains, by id, by any image channel, by label map, or by patient.
 
     Ids are compared whole: ``case_1`` does not match ``case_10``.
     """
@@ -76,7 +78,23 @@ def _keys(case: CaseFingerprint) -> list[tuple[str, str]]:
     keys += [("image content", h) for h in case.image_hashes]
     if case.label_hash:
         keys.append(("label content", case.label_hash))
+    if case.group:
+        keys.append(("patient", case.group))
     return keys
+
+
+def with_groups(cases: Iterable[CaseFingerprint], groups: Mapping[str, str]) -> tuple[CaseFingerprint, ...]:
+    """The same cases with the patients that ``groups`` (case id -> patient) knows; others keep what they have.
+
+    A generator trained before the user named the patients has seen them all the same.
+    """
+    return tuple(replace(c, group=groups[c.case_id]) if groups.get(c.case_id) else c for c in cases)
+
+
+def without_patients_of_val(train: Iterable[str], val: Iterable[str], groups: Mapping[str, str]) -> list[str]:
+    """Those cases of ``train`` that are no scan of a patient in ``val``: what a generator of that fold may see."""
+    held_out = {groups[c] for c in val if groups.get(c)}
+    return [c for c in train if groups.get(c) not in held_out]
 
 
 def refuse_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFingerprint], fold: int | str) -> None:
@@ -104,7 +122,7 @@ def guard_split(
         train: case ids proposed for training, real and synthetic.
         val: case ids proposed for validation, real and synthetic.
         synthetic: for each synthetic id, the real cases its generator has seen.
-        fingerprints: content of the real cases; those missing are compared by id alone.
+        fingerprints: content and patient of the real cases; those missing are compared by id alone.
         fold: fold number or ``"all"``; for ``"all"`` nothing is held out, so nothing can leak.
 
     Returns:
@@ -116,6 +134,7 @@ def guard_split(
     real_val = [c for c in val if c not in synthetic]
     if fold != "all":
         held_out = [fingerprints.get(c, CaseFingerprint(c)) for c in real_val]
+        groups = {c: f.group for c, f in fingerprints.items()}
         for seen in {id(s): s for c in train if (s := synthetic.get(c)) is not None}.values():
-            refuse_leaks(seen, held_out, fold)
+            refuse_leaks(with_groups(seen, groups), held_out, fold)
     return list(train), real_val

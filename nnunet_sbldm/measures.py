@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.conditions import Target, measure
-from nnunet_sbldm.features import anatomy_extent_mm, case_features, pooled_latents
+from nnunet_sbldm.features import case_features, pooled_latents
 from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.losses import IGNORED
@@ -82,7 +82,6 @@ class Measures:
         condition: [N, F] condition features in physical units.
         contact: [N, pairs] see :func:`contacts`.
         specks: [N] components smaller than the smallest of their label in the training cases.
-        extent_mm: [N, 3] of the anatomy.
         features: [N, P] shape, intensity and texture.
         latents: [N, Q] pooled standardised latents.
         coherence: [N, 4].
@@ -99,7 +98,6 @@ class Measures:
     condition: np.ndarray
     contact: np.ndarray
     specks: np.ndarray
-    extent_mm: np.ndarray
     features: np.ndarray
     latents: np.ndarray
     coherence: np.ndarray
@@ -142,7 +140,6 @@ def _measure_case(generator: Generator, cases: CaseSet, index: int) -> dict[str,
         "condition": measure(label, plan.targets, spacing_mm),
         "contact": contacts(label, plan.targets),
         "specks": np.array(count_specks(label, plan.min_component_voxels)),
-        "extent_mm": anatomy_extent_mm(inside, spacing_mm),
         "features": np.array(list(features.values())),
         "latents": pooled_latents(latent),
         "coherence": coherence(image, label, inside),

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, temporary_folder, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.formats import Reader, geometry_of
+from nnunet_sbldm.groups import group_of, remembered_groups
 from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -334,7 +335,11 @@ def fingerprint_of(case: Case) -> CaseFingerprint:
 
 
 def fingerprints_of(dataset: NnunetDataset, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
-    """Content hashes of real cases, remembered beside the preprocessed data while the raw files stay as they are."""
+    """Content hashes of real cases, remembered beside the preprocessed data while the raw files stay as they are.
+
+    Their patients are those last given with ``-groups``; they are not part of what is remembered of the content.
+    """
+    groups = remembered_groups(dataset.preprocessed)
     cache_file = dataset.preprocessed / "sbldm" / "content_hashes.json"
     cache = read_json(cache_file) if cache_file.is_file() else {}
     found, changed = {}, False
@@ -344,17 +349,20 @@ def fingerprints_of(dataset: NnunetDataset, case_ids: Iterable[str]) -> dict[str
         if entry is None or entry["stamp"] != stamp:
             entry = {"stamp": stamp, **fingerprint_of(read_case(dataset, case_id)).to_json()}
             cache[case_id], changed = entry, True
-        found[case_id] = CaseFingerprint.from_json(entry)
+        found[case_id] = replace(CaseFingerprint.from_json(entry), group=group_of(case_id, groups, dataset.name))
     if changed:
         write_json(cache_file, cache)
     return found
 
 
 def remembered_fingerprints(preprocessed: Path) -> dict[str, CaseFingerprint]:
-    """Content hashes that an earlier command stored beside preprocessed data (empty if none did)."""
+    """Content hashes and patients that earlier commands stored beside preprocessed data (empty if none did)."""
+    groups = remembered_groups(preprocessed)
     cache_file = preprocessed / "sbldm" / "content_hashes.json"
     cache = read_json(cache_file) if cache_file.is_file() else {}
-    return {case_id: CaseFingerprint.from_json(entry) for case_id, entry in cache.items()}
+    by_group = {case_id: CaseFingerprint(case_id, group=group) for case_id, group in groups.items()}
+    by_content = {c: replace(CaseFingerprint.from_json(entry), group=groups.get(c, "")) for c, entry in cache.items()}
+    return by_group | by_content
 
 
 def _stamp(files: dict[str, Any]) -> list[list[int]]:

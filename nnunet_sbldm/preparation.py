@@ -15,6 +15,7 @@ from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.config import Preset
 from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.gate import fit_gate, measure_appearance
 from nnunet_sbldm.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
 from nnunet_sbldm.slices import TrainingArrays
@@ -36,6 +37,7 @@ class CaseSummary:
         normalised: [C, 2] low and high percentile of nnU-Net's normalised intensities inside.
         raw: [C, 2] the same of the raw intensities.
         condition: [F] condition vector.
+        appearance: intensities and contrasts, see :func:`nnunet_sbldm.gate.measure_appearance`.
         smallest: label value -> voxels of its smallest component.
         geometry: of the raw case.
     """
@@ -45,6 +47,7 @@ class CaseSummary:
     normalised: np.ndarray
     raw: np.ndarray
     condition: np.ndarray
+    appearance: dict[str, float]
     smallest: dict[int, int]
     geometry: Geometry
 
@@ -84,6 +87,7 @@ def summarise(dataset: NnunetDataset, case_id: str, encoding: LabelEncoding, tar
         normalised=np.array([np.percentile(c[inside], (LOW, HIGH)) for c in image]),
         raw=np.array([np.percentile(c[raw_inside], (LOW, HIGH)) for c in raw.image]),
         condition=measure(label, targets, dataset.config.spacing),
+        appearance=measure_appearance(image, label, targets, dataset.config.spacing),
         smallest={v: _smallest_component(label == v) for v in encoding.values if v > 0 and (label == v).any()},
         geometry=raw.geometry,
     )
@@ -212,5 +216,6 @@ def _plan(
         condition_scaling=ConditionScaling.fit(feature_names(targets), table),
         condition_table=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table),
         min_component_voxels=smallest,
+        gate=fit_gate(table, feature_names(targets), [s.appearance for s in summaries]),
         template=summaries[0].geometry,
     )

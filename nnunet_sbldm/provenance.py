@@ -24,24 +24,28 @@ class SyntheticRecord:
         generator_hash: hash of the generator's weights and plan.
         generator_path: folder of the generator when the case was made.
         seed: seed of the case's condition and noise.
+        attempt: how often the case was drawn again before it was accepted.
         fold: fold for which the case was made.
         condition_asked: feature name -> value in its unit; missing features are left out.
         condition_obtained: the same features measured on the decoded mask.
         sampler: name, steps, guidance scale and batch size.
-        nearest_real_case: nearest training case and its distance, as measured in latent space.
         versions: library versions and device type.
+        nearest_real_case: nearest training case and its distance, as measured in latent space.
+        gate: scores of the quality gate, and the reasons of a rejection.
     """
 
     case_id: str
     generator_hash: str
     generator_path: str
     seed: int
+    attempt: int
     fold: int | str
     condition_asked: dict[str, float]
     condition_obtained: dict[str, float]
     sampler: dict[str, Any]
-    nearest_real_case: dict[str, Any]
     versions: dict[str, str]
+    nearest_real_case: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``CASE.json`` into ``folder``."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from nnunet_sbldm.conditions import AXES, FEATURES, Target, feature_names
+from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target, feature_names
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.measures import CaseSet, Measures, contact_columns
@@ -27,6 +27,7 @@ MAX_COHERENCE_DEVIATION = 0.1
 MIN_MEMORISATION_RATIO = 0.9
 NUM_DIVERSITY_PAIRS = 100
 FEW_CASES = 10
+"""With fewer, targets of distances are not judged and the report warns."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _wasserstein_result(
     if name.rsplit("/", 1)[1] not in ("volume_ml", "sphericity"):
         return Result(name, value, floor, size, details=details)
     asked = f"at most {MAX_FLOOR_MULTIPLE:g} x floor"
-    return Result(name, value, floor, size, asked, value <= MAX_FLOOR_MULTIPLE * floor, details)
+    return Result(name, value, floor, size, asked, value <= MAX_FLOOR_MULTIPLE * floor if size >= FEW_CASES else None, details)
 
 
 def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
@@ -139,12 +140,13 @@ def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
         sets: measures.
     """
     results: list[Result] = []
-    held_out = sets.held_out
+    synthetic, held_out = sets.synthetic, sets.held_out
     for i, target in enumerate(sets.targets):
         block = slice(i * len(FEATURES), (i + 1) * len(FEATURES))
-        got = condition_errors(asked[:, block], sets.synthetic.condition[:, block], sets.synthetic.extent_mm)
-        floor = condition_errors(held_out.condition[:, block], held_out.reconstructed_condition[:, block], held_out.extent_mm)
-        n = int(((asked[:, block.start] == 1) & (sets.synthetic.condition[:, block.start] == 1)).sum())
+        got = condition_errors(asked[:, block], synthetic.condition[:, block], _extent_mm(synthetic))
+        again = held_out.reconstructed_condition[:, block]
+        floor = condition_errors(held_out.condition[:, block], again, _extent_mm(held_out))
+        n = int(((asked[:, block.start] == 1) & (synthetic.condition[:, block.start] == 1)).sum())
         for name, value in got.items():
             target_text, reached = _condition_target(name, value)
             results.append(Result(f"{target.name}: {name}", value, floor[name], n, target_text, reached))
@@ -171,6 +173,11 @@ def condition_errors(asked: np.ndarray, obtained: np.ndarray, extent_mm: np.ndar
         "median centroid error (share of field of view)": _median(np.linalg.norm(apart, axis=1)),
         "median centroid error (mm)": _median(np.linalg.norm(apart * extent_mm[both], axis=1)),
     }
+
+
+def _extent_mm(measures: Measures) -> np.ndarray:
+    """[N, 3] of the anatomy, which ends the condition vector."""
+    return measures.condition[:, -len(ANATOMY_FEATURES) :]
 
 
 def _condition_target(name: str, value: float) -> tuple[str, bool | None]:

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,40 +28,19 @@ from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.types import OUTSIDE, Case, LabelArray, UserError
+from nnunet_sbldm.requests import Request, range_warnings
+from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 MAX_PANELS = 12
 
 
-@dataclass(frozen=True)
-class Request:
-    """One synthetic case to make.
-
-    Attributes:
-        case_id: its identifier.
-        seed: decides its condition, where left open, and its noise.
-        asked: feature name -> value in physical units; features left out are drawn from the condition model.
-        diversity: width of the condition model's kernels, 1 as fitted.
-    """
-
-    case_id: str
-    seed: int
-    asked: Mapping[str, float]
-    diversity: float = 1.0
-
-
 def check_asked(generator: Generator, asked: Mapping[str, float]) -> list[str]:
     """Refuse unknown features; return a warning for each value outside the training range."""
-    model, warnings = generator.plan.condition_model, []
-    names = list(model.scaling.names)
-    for name, value in asked.items():
+    names = generator.plan.condition_scaling.names
+    for name in asked:
         if name not in names:
             raise UserError(f"This SBLDM has no condition {name}; it has {', '.join(names)}.")
-        column = model.table[:, names.index(name)]
-        known = column[np.isfinite(column)]
-        if len(known) and not known.min() <= value <= known.max():
-            warnings.append(f"{name} = {value:g} is outside the training range {known.min():g} to {known.max():g}.")
-    return warnings
+    return range_warnings(generator.plan, [asked])
 
 
 def condition_of(generator: Generator, request: Request) -> np.ndarray:
@@ -68,76 +48,105 @@ def condition_of(generator: Generator, request: Request) -> np.ndarray:
     asked = dict(request.asked)
     for name in request.asked:
         asked.setdefault(f"{name.split('/')[0]}/{FEATURES[0]}", 1.0)
-    return generator.plan.condition_model.sample(np.random.default_rng([request.seed, 1]), asked, request.diversity)
+    return generator.plan.condition_model.sample(np.random.default_rng([request.noise_seed, 1]), asked, request.diversity)
 
 
-def synthesise(
-    generator: Generator, requests: Sequence[Request], sampler: SamplerConfig
-) -> Iterator[tuple[Case, SyntheticRecord]]:
-    """Make cases batch by batch.
+@dataclass(frozen=True)
+class Draw:
+    """One sampled volume, before it becomes a case.
+
+    Attributes:
+        request: what was asked for.
+        condition: [F] condition vector in physical units, NaN where missing.
+        obtained: [F] the same features measured on the label map.
+        latent: [Z, D, h, w] standardised latent volume.
+        image: [C, D, H, W] in network scale.
+        label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
+        anatomy: [D, H, W] bool.
+    """
+
+    request: Request
+    condition: np.ndarray
+    obtained: np.ndarray
+    latent: Tensor
+    image: FloatArray
+    label: LabelArray
+    anatomy: np.ndarray
+
+    def case(self, generator: Generator) -> Case:
+        """The case: raw intensities, exact zeros outside, reader order."""
+        plan, case_id = generator.plan, self.request.case_id
+        return from_grid(case_id, self.image, self.label, self.anatomy, plan.grid, plan.intensity, plan.template)
+
+    def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
+        """Its provenance, without gate and nearest real case."""
+        names = generator.plan.condition_scaling.names
+        return SyntheticRecord(
+            case_id=self.request.case_id,
+            generator_hash=generator.hash,
+            generator_path=str(generator.folder),
+            seed=self.request.seed,
+            attempt=self.request.attempt,
+            fold=generator.plan.fold,
+            condition_asked=as_dict(names, self.condition),
+            condition_obtained=as_dict(names, self.obtained),
+            sampler={**asdict(sampler), "diversity": self.request.diversity},
+            versions={
+                "nnunet_sbldm": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "device": generator.device.type,
+            },
+        )
+
+
+def draw(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Draw]:
+    """Sample and decode batch by batch.
 
     Args:
         generator: trained generator, on the device to use.
         requests: what to make.
         sampler: steps, guidance and batch size.
-
-    Yields:
-        Each case with its provenance (without the nearest real case, which needs the real data).
     """
     for start in range(0, len(requests), sampler.batch_size):
         batch = requests[start : start + sampler.batch_size]
         conditions = [condition_of(generator, r) for r in batch]
-        for request, condition, latent in zip(
-            batch, conditions, sample_latents(generator, batch, conditions, sampler), strict=True
-        ):
-            yield _decode_case(generator, request, condition, latent, sampler)
+        for drawn in zip(batch, conditions, sample_latents(generator, batch, conditions, sampler), strict=True):
+            yield _decode(generator, *drawn)
+
+
+def synthesise(
+    generator: Generator, requests: Sequence[Request], sampler: SamplerConfig
+) -> Iterator[tuple[Case, SyntheticRecord]]:
+    """Make cases with their provenance; arguments as for :func:`draw`."""
+    for drawn in draw(generator, requests, sampler):
+        yield drawn.case(generator), drawn.record(generator, sampler)
 
 
 def sample_latents(
     generator: Generator, requests: Sequence[Request], conditions: Sequence[np.ndarray], sampler: SamplerConfig
 ) -> Tensor:
-    """Latent volumes [B, Z, D, h, w] (not standardised) for requests with given conditions.
+    """Standardised latent volumes [B, Z, D, h, w] for requests with given conditions.
 
     A short batch is filled with repetitions, so that a case's rounding depends on the recorded batch size alone.
     """
     plan, n = generator.plan, len(requests)
     filled = [i % n for i in range(sampler.batch_size)]
     c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
-    seeds = [requests[i].seed for i in filled]
+    seeds = [requests[i].noise_seed for i in filled]
     noise = initial_noise(seeds, (len(plan.latent_mean), *plan.grid.latent_shape)).to(generator.device)
-    z = sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)
-    mean, std = generator.latent_statistics()
-    return z[:n] * std + mean
+    return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
 
 
-def _decode_case(
-    generator: Generator, request: Request, condition: np.ndarray, latent: Tensor, sampler: SamplerConfig
-) -> tuple[Case, SyntheticRecord]:
+def _decode(generator: Generator, request: Request, condition: np.ndarray, latent: Tensor) -> Draw:
     plan = generator.plan
-    image, logits = decode_volume(generator.autoencoder, latent)
+    mean, std = (v[0] for v in generator.latent_statistics())
+    image, logits = decode_volume(generator.autoencoder, latent * std + mean)
     anatomy = anatomy_of(logits.argmax(0).cpu().numpy(), plan.grid)
     label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
     label = remove_specks(np.where(anatomy, label, OUTSIDE).astype(np.int16), plan.min_component_voxels)
-    case = from_grid(request.case_id, image.cpu().numpy(), label, anatomy, plan.grid, plan.intensity, plan.template)
-    names = plan.condition_scaling.names
-    record = SyntheticRecord(
-        case_id=request.case_id,
-        generator_hash=generator.hash,
-        generator_path=str(generator.folder),
-        seed=request.seed,
-        fold=plan.fold,
-        condition_asked=as_dict(names, condition),
-        condition_obtained=as_dict(names, measure(label, plan.targets, plan.grid.spacing_mm)),
-        sampler={**asdict(sampler), "diversity": request.diversity},
-        nearest_real_case={},
-        versions={
-            "nnunet_sbldm": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": generator.device.type,
-        },
-    )
-    return case, record
+    obtained = measure(label, plan.targets, plan.grid.spacing_mm)
+    return Draw(request, condition, obtained, latent.cpu(), image.cpu().numpy(), label, anatomy)
 
 
 def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:
@@ -175,14 +184,19 @@ class NearestRealCase:
         mean, std = self.generator.latent_statistics()
         return ((z - mean[0]) / std[0]).cpu()
 
-    def of(self, image: np.ndarray, label: LabelArray) -> dict[str, object]:
-        """Nearest training case of a preprocessed case (image [C, D, H, W], label [D, H, W]) and its distance."""
-        if not self.latents:
-            return {}
-        latent = self._latent(image, label)
+    def of(self, latent: Tensor) -> dict[str, Any]:
+        """Nearest training case of a standardised latent volume [Z, D, h, w], and its distance; empty without real data."""
         distances = {c: float((latent - z).square().mean().sqrt()) for c, z in self.latents.items()}
+        if not distances:
+            return {}
         nearest = min(distances, key=distances.__getitem__)
         return {"case_id": nearest, "latent_distance": round(distances[nearest], 5)}
+
+    def among_real(self) -> list[float]:
+        """Distance of every training case to its nearest other one."""
+        z = torch.stack(list(self.latents.values())).flatten(1) if len(self.latents) > 1 else torch.zeros(0, 1)
+        distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist") / z.shape[1] ** 0.5
+        return distances.fill_diagonal_(torch.inf).amin(dim=1).tolist() if len(z) else []
 
 
 def write_samples(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig, folder: Path) -> Path:

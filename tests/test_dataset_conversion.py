@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from nnunet_fixtures import NnunetFolders
+from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
 from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, convert_MSD_dataset
-from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from phantom_fixtures import hash_tree
@@ -114,12 +113,13 @@ def test_brats_gets_four_channels_and_nested_regions(folders, brats, capsys):
         assert_geometry(case)
 
 
-def test_nnunets_own_integrity_check_accepts_brats(folders, brats, capfd):
+def test_nnunets_own_integrity_check_accepts_brats(folders, brats):
     Dataset137_BraTS2021.main(["-i", str(brats)])
-    verify_dataset_integrity(str(folders.raw / "Dataset137_BraTS2021"), num_processes=1)
-    printed = capfd.readouterr().out
-    assert "verify_dataset_integrity Done" in printed
-    assert "Warning" not in printed
+    check = ("-d", 137, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp")
+    done = run_nnunet(PLAN, *check, **folders.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "verify_dataset_integrity Done" in done.stdout
+    assert "Warning" not in done.stdout.split("verify_dataset_integrity Done")[0]
 
 
 def test_brats_as_in_the_paper_is_flair_with_the_whole_tumour(folders, brats):
@@ -248,7 +248,7 @@ def test_a_bad_task_is_refused_with_one_sentence(folders, brain_tumour, tmp_path
     def message(*arguments):
         return refused(capsys, convert_MSD_dataset, *arguments)
 
-    assert "is no task of the Decathlon: expected a folder such as Task01_BrainTumour with dataset.json" in message("-i", tmp_path)
+    assert "is no task of the Decathlon: expected a folder such as Task01_BrainTumour with" in message("-i", tmp_path)
     save(volume(random_volume(0)), brain_tumour / "imagesTr" / "BRATS_010.nii.gz")
     assert "image of size (7, 6, 5); expected four dimensions, 4 in the last" in message("-i", brain_tumour)
     (brain_tumour / "labelsTr" / "BRATS_010.nii.gz").unlink()
@@ -283,8 +283,10 @@ def kaggle(tmp_path):
     return archive
 
 
-@pytest.mark.parametrize(
-    ("flag", "name", "first"), [([], "Dataset505_LGG", (0, 100, 200)), (["--flair"], "Dataset506_LGGFLAIR", (100,))])
+FORMS = [([], "Dataset505_LGG", (0, 100, 200)), (["--flair"], "Dataset506_LGGFLAIR", (100,))]
+
+
+@pytest.mark.parametrize(("flag", "name", "first"), FORMS)
 def test_slices_are_stacked_in_the_order_of_their_numbers(folders, kaggle, flag, name, first):
     Dataset505_LGG.main(["-i", str(kaggle), "-spacing", "5", "0.9", "0.8", *flag])
     dataset = opened(folders.raw / name)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +18,7 @@ from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.provenance import SyntheticIndex
 
-FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu"]
+FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu", "--no_gate"]
 
 
 def expand(*arguments):
@@ -28,6 +30,13 @@ def refused(capsys, *arguments):
         expand(*arguments)
     assert e.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def dead_pid():
+    """Number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 @pytest.fixture
@@ -55,7 +64,7 @@ def test_the_pool_is_finished_by_the_same_command_and_ends_up_the_same(pool):
     os.remove(pool / "provenance" / "sbldm_f0_0001.json")
     os.remove(pool / "cases" / "sbldm_f0_0001.pkl")
     os.remove(pool / "synthetic_cases.json")
-    (pool / "cases" / ".sbldm_tmp_dead").mkdir()
+    (pool / "cases" / f".sbldm_tmp_{socket.gethostname()}.{dead_pid()}.x").mkdir()
     expand("--pool", "-n", "3")
     assert hash_tree(pool) == finished
     assert not (pool / "cases" / ".sbldm_tmp_dead").exists()

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split, refuse_leaks
+from nnunet_sbldm.folds import (
+    CaseFingerprint,
+    find_leaks,
+    guard_split,
+    refuse_leaks,
+    with_groups,
+    without_patients_of_val,
+)
 from nnunet_sbldm.types import UserError
 
 NAMES = st.text("case_01a", min_size=1, max_size=7)
@@ -31,16 +38,29 @@ def test_a_prefix_is_not_a_match():
         (CaseFingerprint("renamed", ("i1",), ""), "image content"),
         (CaseFingerprint("renamed", ("new", "i2"), ""), "image content"),
         (CaseFingerprint("renamed", (), "m"), "label content"),
+        (CaseFingerprint("later_scan", ("new",), "other", "p"), "patient"),
     ],
 )
-def test_a_renamed_copy_is_caught_by_its_content(copy, reason):
-    seen = [CaseFingerprint("original", ("i1", "i2"), "m")]
+def test_a_renamed_copy_is_caught_by_its_content_and_a_second_scan_by_its_patient(copy, reason):
+    seen = [CaseFingerprint("original", ("i1", "i2"), "m", "p")]
     (leak,) = find_leaks(seen, [copy])
     assert (leak.seen_case, leak.reason) == ("original", reason)
 
 
 def test_two_empty_masks_are_not_the_same_case():
     assert find_leaks([CaseFingerprint("a", ("x",), "")], [CaseFingerprint("b", ("y",), "")]) == []
+
+
+def test_cases_without_a_patient_are_not_of_the_same_patient():
+    assert find_leaks([CaseFingerprint("a", group="")], [CaseFingerprint("b", group="")]) == []
+
+
+def test_lists_written_before_there_were_patients_are_read():
+    case = CaseFingerprint("a", ("x",), "y", "p")
+    written = case.to_json()
+    assert CaseFingerprint.from_json(written) == case
+    del written["group"]
+    assert CaseFingerprint.from_json(written) == CaseFingerprint("a", ("x",), "y")
 
 
 def test_the_refusal_names_the_cases():
@@ -68,3 +88,25 @@ def test_a_guarded_split_never_validates_on_or_leaks_through_synthetic_cases(nam
 def test_fold_all_keeps_synthetic_cases_in_training_and_out_of_validation():
     synthetic = {"s": tuple(cases(["a", "b"]))}
     assert guard_split(["a", "b", "s"], ["a", "b", "s"], synthetic, {}, "all") == (["a", "b", "s"], ["a", "b"])
+
+
+GROUPS = st.dictionaries(NAMES, st.sampled_from(["", "p1", "p10", "p"]), min_size=2, max_size=12)
+
+
+@given(GROUPS, st.data())
+@settings(max_examples=500)
+def test_scans_of_one_patient_never_straddle(groups, data):
+    """Whatever the groups and the split: a patient in ``val`` is refused, and what the rule picks for training passes."""
+    val = data.draw(st.lists(st.sampled_from(sorted(groups)), unique=True))
+    train = [c for c in sorted(groups) if c not in val]
+    content = {c: CaseFingerprint(c, group=g) for c, g in groups.items()}
+    straddling = {groups[c] for c in train} & {groups[c] for c in val} - {""}
+    for seen in (tuple(content[c] for c in train), tuple(cases(train))):  # a generator of before the groups were given
+        if straddling:
+            with pytest.raises(UserError, match="same patient as"):
+                guard_split([*train, "synthetic"], val, {"synthetic": seen}, content, 0)
+        else:
+            guard_split([*train, "synthetic"], val, {"synthetic": seen}, content, 0)
+    clean = without_patients_of_val(train, val, groups)
+    assert [c for c in train if groups[c] not in straddling] == clean
+    refuse_leaks(with_groups(cases(clean), groups), with_groups(cases(val), groups), 0)

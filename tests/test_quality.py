@@ -11,8 +11,8 @@ from scipy.linalg import sqrtm
 from nnunet_sbldm.conditions import FEATURES, Target
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import autocorrelation, case_features, mask_intensities, standardised
-from nnunet_sbldm.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
 from nnunet_sbldm.measures import contacts, count_specks
+from nnunet_sbldm.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
 from nnunet_sbldm.quality import _wasserstein_result, condition_errors, distribution_results, random_pairs
 from nnunet_sbldm.reconstruction import dice_per_class, image_fidelity
 from nnunet_sbldm.similarity import COHERENCE, coherence, ms_ssim, num_scales, ssim, ssim_maps
@@ -110,7 +110,8 @@ def test_wasserstein_distance_of_a_shift_is_the_shift_in_its_unit(rng):
 def test_ms_ssim_of_equal_volumes_is_one_and_falls_with_noise(rng):
     volume = smooth_volume(rng, (8, 48, 64))[None]
     inside = np.ones((8, 48, 64), bool)
-    values = [ms_ssim(volume, (volume + s * rng.normal(size=volume.shape)).astype(np.float32), inside) for s in (0, 0.05, 0.2, 0.8)]
+    noise = rng.normal(size=volume.shape).astype(np.float32)
+    values = [ms_ssim(volume, volume + s * noise, inside) for s in (0, 0.05, 0.2, 0.8)]
     assert values[0] == pytest.approx(1)
     assert (np.diff(values) < 0).all()
     other = smooth_volume(rng, (8, 48, 64))[None]
@@ -242,7 +243,7 @@ def test_contact_tells_nested_from_apart_and_specks_are_counted():
     first, second = Target("core", (1,)), Target("edema", (2,))
     nested = contacts(label, (first, second))
     assert nested[0] == 1
-    assert nested[1] == pytest.approx((2 * 2 * 2 + 4 * 2 * 2) / ((2 * 2 * 2 + 4 * 2 * 2) + (2 * 36 + 4 * 24)))
+    assert nested[1] == pytest.approx(8 / (8 + 2 * 36 + 4 * 24))  # all of the core, and the shell
     assert contacts(np.where(label == 2, 0, label), (first, second))[0] == 0
     label[7, 15, 15] = 1
     assert count_specks(label, {"1": 8, "2": 4}) == 1
@@ -287,7 +288,7 @@ def test_distances_are_those_of_their_definition(rng):
 
 def test_copies_are_flagged_with_the_case_they_copy_also_mirrored(rng):
     def sets(rows):
-        return {kind: rows for kind in ("image", "mask", "pair")}
+        return dict.fromkeys(("image", "mask", "pair"), rows)
 
     training, held_out, unrelated = (np.abs(rng.normal(size=(n, 60))) for n in (12, 6, 4))
     mirror = slice(None, None, -1)

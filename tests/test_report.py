@@ -33,7 +33,7 @@ def fill_pool_with_heads(dataset):
         obtained = as_dict(feature_names(TARGETS), measure(label, TARGETS, case.geometry.spacing_mm))
         asked = {"tumour/presence": 1.0, **{f"tumour/centroid_{a}": 0.5 for a in "dhw"}, **obtained}
         asked["tumour/volume_ml"] = obtained.get("tumour/volume_ml", 5.0) / (factor or 1.0)
-        record = SyntheticRecord(case.case_id, "hash", "generator", i, 0, asked, obtained, {}, {}, {})
+        record = SyntheticRecord(case.case_id, "hash", "generator", i, 0, 0, asked, obtained, {}, {})
         record.save(pool_folder(*place) / "provenance")
         index.add([case.case_id], "hash", [])
     index.save(pool_folder(*place))

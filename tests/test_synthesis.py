@@ -8,7 +8,6 @@ import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.nnunet import load_preprocessed
 from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, remove_specks, synthesise
 from nnunet_sbldm.types import UserError
 
@@ -64,7 +63,12 @@ def test_asked_features_reach_the_denoiser_and_unusual_ones_are_warned_of(genera
 def test_a_training_case_is_its_own_nearest_case_at_distance_zero(generator, phantom_dataset):
     nearest = NearestRealCase(generator, phantom_dataset)
     case_id = generator.seen[2].case_id
-    assert nearest.of(*load_preprocessed(phantom_dataset, case_id)) == {"case_id": case_id, "latent_distance": 0.0}
+    assert nearest.of(nearest.latents[case_id]) == {"case_id": case_id, "latent_distance": 0.0}
+    distances = nearest.among_real()
+    assert len(distances) == len(generator.seen)
+    others = [z for c, z in nearest.latents.items() if c != case_id]
+    expected = min(float((z - nearest.latents[case_id]).square().mean().sqrt()) for z in others)
+    assert distances[2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_specks_become_background_and_the_rest_stays():

@@ -1,0 +1,153 @@
+"""What the commands share: parser, argument types, common options, and errors as one sentence with an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from nnunet_sbldm import __version__
+from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, SAMPLERS, SamplerConfig
+from nnunet_sbldm.types import UnfitGeneratorError, UserError
+
+DEFAULT_PLANS = "nnUNetPlans"
+DEFAULT_CONFIGURATION = "3d_fullres"
+CUDA_BATCH_SIZE = 8
+USER_ERRNO = {
+    errno.ENOSPC: "the disk is full",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "not a folder",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad options end with one sentence and exit code 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description)
+        self.add_argument("--version", action="version", version=f"nnunet-sbldm {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print one sentence and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command and turn its errors into one sentence and an exit code."""
+    try:
+        main()
+    except UserError as e:
+        _exit(str(e), 2)
+    except UnfitGeneratorError as e:
+        _exit(str(e), 3)
+    except OSError as e:
+        if e.errno not in USER_ERRNO:
+            raise
+        _exit(f"{e.filename or 'A file'} cannot be written: {USER_ERRNO[e.errno]}.", 2)
+    except KeyboardInterrupt:
+        _exit("interrupted; run the same command again to go on.", 130)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+# --- argument types and groups -------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if value != value or abs(value) == float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """``-d`` and ``-p``."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="[REQUIRED] dataset id or name")
+    parser.add_argument(
+        "-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"[OPTIONAL] plans identifier. Default: {DEFAULT_PLANS}"
+    )
+
+
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    """``-device``."""
+    parser.add_argument("-device", choices=("cpu", "cuda", "mps"), help="[OPTIONAL] Default: cuda if there is a GPU, else cpu")
+
+
+def preset_argument(parser: argparse.ArgumentParser) -> None:
+    """``-preset``."""
+    parser.add_argument(
+        "-preset", default=DEFAULT_PRESET, choices=tuple(PRESETS), help=f"[OPTIONAL] generator size. Default: {DEFAULT_PRESET}"
+    )
+
+
+def sampler_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the sampler, ``-diversity`` and ``-seed``."""
+    default = SamplerConfig()
+    parser.add_argument("-sampler", default=default.name, choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}")
+    parser.add_argument(
+        "-eta", type=number, default=default.eta, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0"
+    )
+    parser.add_argument(
+        "-steps", type=count, default=default.num_steps, help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}"
+    )
+    parser.add_argument(
+        "-guidance",
+        type=number,
+        default=default.guidance_scale,
+        help=f"[OPTIONAL] classifier-free guidance scale, 1 = off. Default: {default.guidance_scale}",
+    )
+    parser.add_argument(
+        "-diversity",
+        type=positive,
+        default=1.0,
+        help="[OPTIONAL] width of the condition model's kernels, 1 = as fitted. Default: 1",
+    )
+    parser.add_argument("-seed", type=seed, default=0, help="[OPTIONAL] seed. Default: 0")
+
+
+def device_of(asked: str | None) -> str:
+    """The device asked for, else a GPU if there is one."""
+    import torch
+
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
+    """Sampler settings of the options."""
+    if args.eta and args.sampler != "ddim":
+        raise UserError(f"-eta goes with -sampler ddim, not with {args.sampler}.")
+    return SamplerConfig(args.sampler, args.eta, args.steps, args.guidance, CUDA_BATCH_SIZE if device == "cuda" else 1)

@@ -1,0 +1,249 @@
+"""What to make for one fold, decided before anything is made.
+
+A request depends on the seed of the expansion, its fold and its position alone, so a larger number of cases extends
+a smaller one: the first n requests are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nnunet_sbldm.checkpoint import GeneratorPlan
+from nnunet_sbldm.conditions import AXES, FEATURES, Target
+from nnunet_sbldm.diffusion import derived_seed
+from nnunet_sbldm.nnunet import Fold
+from nnunet_sbldm.spec import SpecEntry
+from nnunet_sbldm.types import UserError
+
+FOLD_ALL_STREAM = 2**32 - 1
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Request:
+    """One synthetic case to make.
+
+    Attributes:
+        case_id: its identifier.
+        seed: decides its condition, where left open, and its noise.
+        asked: feature name -> value in physical units; features left out are drawn from the condition model.
+        diversity: width of the condition model's kernels, 1 as fitted.
+        attempt: 0 at first; a rejected case is drawn again with the next attempt's seed.
+    """
+
+    case_id: str
+    seed: int
+    asked: Mapping[str, float]
+    diversity: float = 1.0
+    attempt: int = 0
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of this attempt."""
+        return self.seed if self.attempt == 0 else derived_seed(self.seed, self.attempt)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks of an expansion, for every fold; exactly one of the first three is given.
+
+    Attributes:
+        ratio: synthetic cases per real training case of the fold.
+        num_cases: synthetic cases per fold.
+        spec: entries of a ``spec.json``, made for every fold.
+        balance: fill rare labels, see :func:`balanced_labels`.
+        size_range_ml: volumes of ``label``, drawn log-uniformly between these.
+        label: label that ``size_range_ml`` describes, by name or number; None is the first.
+        diversity: width of the condition model's kernels, 1 as fitted.
+        seed: seed of the whole expansion.
+    """
+
+    ratio: float | None = None
+    num_cases: int | None = None
+    spec: tuple[SpecEntry, ...] = field(default=())
+    balance: bool = False
+    size_range_ml: tuple[float, float] | None = None
+    label: str | None = None
+    diversity: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if [self.ratio is None, self.num_cases is None, not self.spec].count(False) != 1:
+            raise UserError("Exactly one of -ratio, -n and -spec says how many cases to make.")
+        if self.spec and (self.balance or self.size_range_ml or self.label is not None):
+            raise UserError("-balance, -size_range and -label go with -ratio or -n; in a -spec every entry says what it wants.")
+        if self.label is not None and not self.size_range_ml:
+            raise UserError("-label names the label that -size_range describes; give both or neither.")
+        if self.size_range_ml and not 0 < self.size_range_ml[0] <= self.size_range_ml[1] < math.inf:
+            low, high = self.size_range_ml
+            raise UserError(f"-size_range takes LOW and HIGH in ml with 0 < LOW <= HIGH; got {low:g} and {high:g}.")
+        if not 0 <= self.diversity < math.inf:
+            raise UserError(f"-diversity takes a number from 0; got {self.diversity:g}.")
+
+
+def plan_requests(
+    plan: GeneratorPlan, fold: Fold, num_training_cases: int, wish: Wish, taken_ids: Collection[str]
+) -> list[Request]:
+    """Decide every synthetic case of one fold.
+
+    Args:
+        plan: plan of the generator that will make them.
+        fold: fold they train in.
+        num_training_cases: real training cases of that fold.
+        wish: what the user asks for.
+        taken_ids: ids of the real cases.
+
+    Raises:
+        UserError: no case results, a real case has the id of a synthetic one, or a label does not exist.
+    """
+    entries = _entries(fold, num_training_cases, wish)
+    rare = balanced_labels(plan, len(entries)) if wish.balance else []
+    requests = []
+    for i, (origin, entry) in enumerate(entries):
+        case_id, seed = f"sbldm_f{fold}_{i:04d}", seed_of(wish.seed, fold, i)
+        if case_id in taken_ids:
+            raise UserError(f"The dataset has a real case named {case_id}; rename it, synthetic cases need that name.")
+        asked = asked_features(plan, entry, seed, origin)
+        if rare:
+            asked.setdefault(f"{rare[i]}/{FEATURES[0]}", 1.0)
+        requests.append(Request(case_id, seed, asked, wish.diversity))
+    return requests
+
+
+def seed_of(seed: int, fold: Fold, index: int) -> int:
+    """Seed of one case of an expansion."""
+    stream = np.random.SeedSequence([seed, FOLD_ALL_STREAM if fold == "all" else int(fold), index])
+    return int(stream.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _entries(fold: Fold, num_training_cases: int, wish: Wish) -> list[tuple[str, SpecEntry]]:
+    """For every case what it shall be like, and which option says so."""
+    if wish.spec:
+        return [(f"-spec, entry {n}: label", e) for n, e in enumerate(wish.spec, 1) for _ in range(e.count)]
+    count = wish.num_cases if wish.num_cases is not None else round((wish.ratio or 0) * num_training_cases)
+    if count < 1:
+        asked = f"-n {count}" if wish.ratio is None else f"{wish.ratio:g} synthetic per real case of {num_training_cases}"
+        raise UserError(f"Fold {fold}: {asked} makes no case; ask for more.")
+    return [("-label", SpecEntry(label=wish.label, volume_ml=wish.size_range_ml))] * count
+
+
+# --- features ------------------------------------------------------------------------------------------------------
+
+
+def asked_features(plan: GeneratorPlan, entry: SpecEntry, seed: int = 0, origin: str = "-label") -> dict[str, float]:
+    """Condition features that an entry asks for.
+
+    Args:
+        plan: its targets name the features, its grid says which axis of the file is which axis of the plan.
+        entry: what is asked; a label alone asks for its presence.
+        seed: seed of the request, decides a volume that is given as a range.
+        origin: where the label came from, for the refusal.
+
+    Returns:
+        Feature name -> value in physical units.
+
+    Raises:
+        UserError: the plan has no such label.
+    """
+    if entry.label is None and entry.presence is None and not entry.describes():
+        return {}
+    name = target_named(plan.targets, entry.label, origin).name
+    asked: dict[str, float] = {FEATURES[0]: float(entry.presence is not False)}
+    if entry.volume_ml is not None:
+        asked["volume_ml"] = _log_uniform(*entry.volume_ml, np.random.default_rng([seed, 2]))
+    for values, pattern in ((entry.centroid, "centroid_{}"), (entry.extent_mm, "extent_{}_mm")):
+        if values is not None:
+            zyx = values[::-1]
+            asked |= {pattern.format(a): zyx[i] for a, i in zip(AXES, plan.grid.transpose_forward, strict=True)}
+    if entry.sphericity is not None:
+        asked["sphericity"] = entry.sphericity
+    if entry.num_components is not None:
+        asked["num_components"] = float(entry.num_components)
+    return {f"{name}/{feature}": value for feature, value in asked.items()}
+
+
+def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    return low if low == high else min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+
+
+def target_named(targets: Sequence[Target], label: str | None, origin: str) -> Target:
+    """The target of that name, else of that label value, else the first region that holds it; None is the first target."""
+    if label is None:
+        return targets[0]
+    exact = [t for t in targets if t.name == label] + [t for t in targets if label == ",".join(map(str, t.label_values))]
+    matching = exact + [t for t in targets if label in map(str, t.label_values)]
+    if not matching:
+        raise UserError(f"{origin} {label} is none of {', '.join(t.name for t in targets)}.")
+    return matching[0]
+
+
+def range_warnings(plan: GeneratorPlan, asked: Iterable[Mapping[str, float]]) -> list[str]:
+    """One sentence for each feature of which some asked values lie outside the training range."""
+    values: dict[str, list[float]] = {}
+    for one in asked:
+        for name, value in one.items():
+            values.setdefault(name, []).append(value)
+    names, warnings = plan.condition_scaling.names, []
+    for name, all_asked in values.items():
+        column = plan.condition_model.table[:, names.index(name)]
+        known = column[np.isfinite(column)]
+        outside = [v for v in all_asked if len(known) and not known.min() <= v <= known.max()]
+        if outside:
+            what = f"{name}{_outside(outside, len(all_asked))}"
+            warnings.append(f"{what} outside the training range {known.min():g} to {known.max():g}.")
+    return warnings
+
+
+def _outside(values: Sequence[float], num_asked: int) -> str:
+    if min(values) == max(values) and len(values) == num_asked:
+        return f" = {values[0]:g} is"
+    verb = "is" if len(values) == 1 else "are"
+    return f": {len(values)} of {num_asked} asked values, {min(values):g} to {max(values):g}, {verb}"
+
+
+# --- balance -------------------------------------------------------------------------------------------------------
+
+
+def balanced_labels(plan: GeneratorPlan, count: int) -> list[str]:
+    """For each of ``count`` cases the label whose presence to ask for, in inverse proportion to its frequency.
+
+    A label in one of four training cases is asked for four times as often as one in every case. Any first n of the cases
+    have each label as often as its share of n says, to less than one case. Labels that no training case has
+    are not asked for, since the generator never saw them.
+
+    Returns:
+        ``count`` names; none at all if every label is in every training case, for then nothing is rare and nothing changes.
+    """
+    presence = plan.condition_model.table[:, :: len(FEATURES)].mean(axis=0)  # [targets], share of training cases
+    known = [(t.name, float(p)) for t, p in zip(plan.targets, presence, strict=True) if p > 0]
+    if not known or all(p == 1 for _, p in known):
+        return []
+    weights = np.array([1 / p for _, p in known])
+    return [known[i][0] for i in apportion(weights / weights.sum(), count)]
+
+
+def apportion(shares: np.ndarray, count: int) -> list[int]:
+    """Deal ``count`` seats one by one, so that after any n of them part i has ``shares[i] * n`` to less than one seat.
+
+    Tijdeman, The chairman assignment problem, Discrete Mathematics 32 (1980): among the parts that are owed enough, the
+    one whose claim falls due first.
+
+    Args:
+        shares: [parts], positive, sum 1.
+        count: number of seats.
+
+    Returns:
+        The part of each seat.
+    """
+    dealt, seats = np.zeros(len(shares)), []
+    slack = 1 / max(2 * len(shares) - 2, 1)
+    for n in range(1, count + 1):
+        owed = shares * n - dealt
+        due = np.where(owed >= min(slack, owed.max()) - ROUNDING, (1 - slack - owed) / shares, np.inf)
+        seats.append(int(due.argmin()))
+        dealt[seats[-1]] += 1
+    return seats

@@ -1,0 +1,244 @@
+"""Requests: a larger count extends a smaller one, every fold has its own, and what is asked is what was written."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_sbldm.conditions import FEATURES, Target, feature_names
+from nnunet_sbldm.nnunet import fold_cases
+from nnunet_sbldm.requests import Wish, apportion, asked_features, balanced_labels, plan_requests, range_warnings, target_named
+from nnunet_sbldm.spec import SpecEntry, read_spec
+from nnunet_sbldm.synthesis import condition_of
+from nnunet_sbldm.types import UserError
+
+WHOLE, CORE = Target("whole", (1, 2, 3)), Target("core", (3,))
+
+
+@pytest.fixture
+def plan(generator):
+    return generator.plan
+
+
+def plan_of(plan, presence):
+    """The plan with two targets, present in the given training cases ([cases, 2])."""
+    table = [[v for p in row for v in [float(p)] + [1.0 if p else None] * (len(FEATURES) - 1)] for row in presence]
+    n = 2 * len(FEATURES)
+    scaling = replace(plan.condition_scaling, names=tuple(feature_names([WHOLE, CORE])), mean=(0.0,) * n, std=(1.0,) * n)
+    return replace(plan, targets=(WHOLE, CORE), condition_scaling=scaling, condition_table=tuple(map(tuple, table)))
+
+
+def written(tmp_path, value):
+    file = tmp_path / "spec.json"
+    file.write_text(value if isinstance(value, str) else json.dumps(value))
+    return file
+
+
+# --- counts, ids and seeds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"balance": True}, {"size_range_ml": (1.0, 9.0)}], ids=str)
+def test_a_larger_count_extends_a_smaller_one(plan, options):
+    plan = plan_of(plan, [[1, 0], [1, 0], [1, 1]])
+    few, many = (plan_requests(plan, 0, 8, Wish(num_cases=n, seed=5, **options), []) for n in (7, 20))
+    assert many[:7] == few
+    assert len({r.seed for r in many}) == 20
+
+
+def test_folds_and_seeds_differ_and_the_same_request_comes_again(plan):
+    def seeds(fold, seed):
+        return [r.seed for r in plan_requests(plan, fold, 8, Wish(num_cases=3, seed=seed), [])]
+
+    assert seeds(0, 0) == seeds(0, 0)
+    assert len({s for fold in (0, 1, "all") for seed in (0, 1) for s in seeds(fold, seed)}) == 18
+
+
+def test_a_ratio_counts_the_training_cases_of_the_fold(plan, phantom_dataset):
+    train, _ = fold_cases(phantom_dataset, 0)
+    requests = plan_requests(plan, 0, len(train), Wish(ratio=1.5), phantom_dataset.real_case_ids)
+    assert [r.case_id for r in requests] == [f"sbldm_f0_{i:04d}" for i in range(12)]
+
+
+def test_no_case_and_taken_ids_are_refused(plan):
+    with pytest.raises(UserError, match="Fold 2: 0.01 synthetic per real case of 8 makes no case"):
+        plan_requests(plan, 2, 8, Wish(ratio=0.01), [])
+    with pytest.raises(UserError, match="a real case named sbldm_f2_0001"):
+        plan_requests(plan, 2, 8, Wish(num_cases=2), ["sbldm_f2_0001", "sbldm_f2_00"])
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({}, "Exactly one of -ratio, -n and -spec"),
+        ({"ratio": 1.0, "num_cases": 2}, "Exactly one of -ratio, -n and -spec"),
+        ({"spec": (SpecEntry(),), "balance": True}, "go with -ratio or -n"),
+        ({"num_cases": 1, "size_range_ml": (3.0, 2.0)}, "0 < LOW <= HIGH; got 3 and 2"),
+        ({"num_cases": 1, "size_range_ml": (0.0, 2.0)}, "0 < LOW <= HIGH; got 0 and 2"),
+        ({"num_cases": 1, "label": "core"}, "give both or neither"),
+        ({"num_cases": 1, "diversity": float("nan")}, "-diversity takes a number from 0"),
+    ],
+)
+def test_contradictory_wishes_are_refused(wish, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Wish(**wish)
+
+
+# --- size range ----------------------------------------------------------------------------------------------------
+
+
+def test_volumes_are_log_uniform_in_the_range_and_belong_to_their_label(plan):
+    plan = plan_of(plan, [[1, 1], [1, 0]])
+    requests = plan_requests(plan, 0, 8, Wish(num_cases=600, size_range_ml=(1.0, 100.0), label="3"), [])
+    volumes = np.array([r.asked["core/volume_ml"] for r in requests])
+    assert (volumes >= 1).all()
+    assert (volumes <= 100).all()
+    position = np.sort(np.log(volumes) / np.log(100))
+    assert np.abs(position - (np.arange(600) + 0.5) / 600).max() < 1.63 / np.sqrt(600)  # Kolmogorov-Smirnov at 1 %
+
+
+def test_asked_volumes_reach_the_condition(plan, generator):
+    for request in plan_requests(plan, 0, 8, Wish(num_cases=3, size_range_ml=(4.0, 6.0)), []):
+        condition = condition_of(generator, request)[list(plan.condition_scaling.names).index("tumour/volume_ml")]
+        assert condition == pytest.approx(request.asked["tumour/volume_ml"])
+        assert 4 <= condition <= 6
+
+
+def test_values_outside_the_training_range_are_said_once_for_each_feature(plan):
+    assert range_warnings(plan, [{"tumour/volume_ml": 1e4}])[0].startswith(
+        "tumour/volume_ml = 10000 is outside the training range "
+    )
+    asked = [{"tumour/volume_ml": v} for v in (2e4, 1e4, float(np.nanmean(plan.condition_model.table[:, 1])))]
+    (warning,) = range_warnings(plan, asked)
+    assert warning.startswith("tumour/volume_ml: 2 of 3 asked values, 10000 to 20000, are outside the training range ")
+    assert range_warnings(plan, asked[2:]) == []
+
+
+# --- balance -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 120))
+def test_every_prefix_has_each_label_by_its_share_to_less_than_one_case(weights, count):
+    shares = np.array(weights) / sum(weights)
+    seats = apportion(shares, count)
+    for n in range(1, count + 1):
+        counts = np.bincount(seats[:n], minlength=len(shares))
+        assert (np.abs(counts - shares * n) < 1).all()
+
+
+def test_a_rare_label_is_asked_for_in_inverse_proportion_to_its_frequency(plan):
+    plan = plan_of(plan, [[1, 0], [1, 0], [1, 0], [1, 1]])
+    requests = plan_requests(plan, 0, 8, Wish(num_cases=50, balance=True), [])
+    asked = [next(iter(r.asked)) for r in requests]
+    assert (asked.count("core/presence"), asked.count("whole/presence")) == (40, 10)
+    assert all(r.asked == {name: 1.0} for r, name in zip(requests, asked, strict=True))
+
+
+def test_labels_that_are_always_or_never_present_are_not_asked_for(plan):
+    always, never = plan_of(plan, [[1, 1]] * 3), plan_of(plan, [[1, 0], [0, 0]])
+    assert plan_requests(always, 0, 8, Wish(num_cases=4, balance=True), []) == plan_requests(
+        always, 0, 8, Wish(num_cases=4), []
+    )
+    assert balanced_labels(never, 3) == ["whole"] * 3
+
+
+def test_a_size_range_of_the_balanced_label_is_kept(plan):
+    plan = plan_of(plan, [[1, 0], [1, 1]])
+    wish = Wish(num_cases=6, balance=True, size_range_ml=(2.0, 2.0), label="core")
+    assert all(r.asked["core/volume_ml"] == 2 for r in plan_requests(plan, 0, 8, wish, []))
+
+
+# --- features and spec ---------------------------------------------------------------------------------------------
+
+
+def test_x_y_z_of_the_file_become_the_axes_of_the_plan(plan):
+    turned = replace(plan, grid=replace(plan.grid, transpose_forward=(2, 0, 1)))  # D, H, W are x, z, y of the file
+    asked = asked_features(turned, SpecEntry(centroid=(0.1, 0.2, 0.3), extent_mm=(10.0, 20.0, 30.0)))
+    assert [asked[f"tumour/centroid_{a}"] for a in "dhw"] == [0.1, 0.3, 0.2]
+    assert [asked[f"tumour/extent_{a}_mm"] for a in "dhw"] == [10, 30, 20]
+
+
+def test_a_label_is_found_by_name_then_by_its_own_number_then_as_part_of_a_region():
+    targets = [WHOLE, CORE]
+    assert [target_named(targets, t, "-label").name for t in (None, "core", "3", "2")] == ["whole", "core", "core", "whole"]
+    with pytest.raises(UserError, match="-label 7 is none of whole, core"):
+        target_named(targets, "7", "-label")
+
+
+def test_a_spec_says_what_every_case_is_like(plan, tmp_path):
+    plan = plan_of(plan, [[1, 0], [1, 1]])
+    spec = [
+        {"count": 2, "label": "core", "volume_ml": [2, 8], "centroid": [0.1, 0.5, 0.9], "num_components": 2},
+        {"count": 1, "label": 3, "presence": False},
+        {"count": 1, "volume_ml": 4, "sphericity": 0.8},
+        {"count": 3},
+    ]
+    requests = plan_requests(plan, 1, 8, Wish(spec=read_spec(written(tmp_path, spec))), [])
+    asked = [dict(r.asked) for r in requests]
+    volumes = [a.pop("core/volume_ml") for a in asked[:2]]
+    assert volumes[0] != volumes[1]
+    assert all(2 <= v <= 8 for v in volumes)
+    centroid = {"core/centroid_d": 0.9, "core/centroid_h": 0.5, "core/centroid_w": 0.1}
+    assert plan.grid.transpose_forward == (0, 1, 2)
+    assert asked[:2] == [{"core/presence": 1.0, **centroid, "core/num_components": 2.0}] * 2
+    assert asked[2:4] == [{"core/presence": 0.0}, {"whole/presence": 1.0, "whole/volume_ml": 4.0, "whole/sphericity": 0.8}]
+    assert asked[4:] == [{}] * 3
+
+
+def test_an_unknown_label_names_its_entry(plan, tmp_path):
+    spec = read_spec(written(tmp_path, [{"count": 1}, {"count": 1, "label": "edema"}]))
+    with pytest.raises(UserError, match="-spec, entry 2: label edema is none of tumour"):
+        plan_requests(plan, 0, 8, Wish(spec=spec), [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"volume": 3}, "unknown key 'volume', did you mean 'volume_ml'"),
+        ({"centriod": [0, 0, 0]}, "did you mean 'centroid'"),
+        ({"count": 0}, "count must be a whole number from 1; got 0"),
+        ({"count": True}, "count must be a whole number from 1; got true"),
+        ({"count": 2.5}, "count must be a whole number from 1; got 2.5"),
+        ({"label": None}, "label must be the name or the number of a label; got null"),
+        ({"volume_ml": 0}, "volume_ml must be a number above 0"),
+        ({"volume_ml": "big"}, 'got "big"'),
+        ({"volume_ml": [3, 2]}, r"0 < low <= high; got \[3, 2\]"),
+        ({"volume_ml": [1, 2, 3]}, r"got \[1, 2, 3\]"),
+        ({"volume_ml": float("nan")}, "got NaN"),
+        ({"centroid": [0.5, 0.5]}, "fractions of the anatomy from 0 to 1"),
+        ({"centroid": [0.5, 0.5, 1.2]}, "fractions of the anatomy from 0 to 1"),
+        ({"centroid": 0.5}, "fractions of the anatomy from 0 to 1"),
+        ({"presence": 1}, "presence must be true or false"),
+        ({"presence": False, "volume_ml": 3}, r"an absent label \(presence false\) has no volume_ml"),
+        ({"sphericity": 2}, "sphericity must be a number from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_a_bad_entry_is_named_by_its_number(tmp_path, entry, sentence):
+    with pytest.raises(UserError, match=rf"^-spec .*spec\.json, entry 2: .*{sentence}"):
+        read_spec(written(tmp_path, [{"count": 1}, {"count": 1, **entry}]))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[{]", "not valid JSON"),
+        ("\ud800", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("{}", "must hold a list of at least one entry"),
+        ("[]", "must hold a list of at least one entry"),
+        ("[3]", "entry 1: expected an object"),
+        ('[{"label": "core"}]', "entry 1: count is missing"),
+        ('[{"count": 1, "count": 2}]', "has the key 'count' twice"),
+    ],
+    ids=lambda v: v[:12].encode("ascii", "replace").decode(),
+)
+def test_unreadable_specs_end_with_one_sentence(tmp_path, text, sentence):
+    file = tmp_path / "spec.json"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=sentence):
+        read_spec(file)
+    with pytest.raises(UserError, match="is not a file"):
+        read_spec(tmp_path)
