@@ -18,8 +18,9 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunet_sbldm.checkpoint import generator_folder, is_complete, load_generator, refuse_mismatch
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
-from nnunet_sbldm.folds import refuse_leaks
+from nnunet_sbldm.folds import refuse_leaks, with_groups
 from nnunet_sbldm.formats import refuse_unwritable
+from nnunet_sbldm.groups import remembered_groups
 from nnunet_sbldm.installation import (
     IN_PLACE,
     Installed,
@@ -86,6 +87,7 @@ def plan_jobs(
             raise UserError(f"There is no SBLDM for fold {fold} in {folder}: {'-m names no finished one' if model else remedy}.")
         generator = load_generator(folder)
         refuse_mismatch(generator, dataset)
+        generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
         refuse_leaks(generator.seen, fingerprints_of(dataset, val).values(), fold)
         requests = plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids))
         jobs.append(Job(fold, generator, tuple(requests)))

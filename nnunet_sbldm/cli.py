@@ -61,14 +61,16 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from nnunet_sbldm.checkpoint import generator_folder, is_complete
-    from nnunet_sbldm.groups import remember_groups
+    from nnunet_sbldm.folds import without_patients_of_val
+    from nnunet_sbldm.groups import remember_groups, remembered_groups
     from nnunet_sbldm.nnunet import fold_cases, open_dataset, parse_fold
     from nnunet_sbldm.training import train_generator
 
     dataset, fold = open_dataset(args.d, args.p), parse_fold(args.f)
-    case_ids, _ = fold_cases(dataset, fold)
+    case_ids, val = fold_cases(dataset, fold)
     if args.groups:
         remember_groups(dataset, args.groups)
+    case_ids = without_patients_of_val(case_ids, val, remembered_groups(dataset.preprocessed))
     if args.cases:
         case_ids = _chosen_cases(args.cases, case_ids, fold)
     done = is_complete(generator_folder(dataset, args.preset, fold))
@@ -267,7 +269,7 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
     if outcome.num_open:
         print(
-            f"Part {args.part_id} of {args.num_parts} is done; other parts still owe {outcome.num_open} cases, and the last one installs."
+            f"Part {args.part_id} of {args.num_parts} is done; other parts owe {outcome.num_open} cases; the last one installs."
         )
         return
     made = ", ".join(f"{n} in fold {fold}" for fold, n in outcome.installed.items())

@@ -173,7 +173,8 @@ class ConditionModel:
         rows = self.scaling.scaled(self.table)
         given = np.array([n in asked for n in names])
         wanted = self.scaling.scaled(np.array([asked.get(n, np.nan) for n in names]))
-        usable = np.isfinite(rows[:, given]).all(axis=1)
+        presence = given & np.array([n.endswith("/presence") for n in names])
+        usable = np.isfinite(rows[:, given]).all(axis=1) & (np.abs(rows - wanted)[:, presence] < MIN_STD).all(axis=1)
         if not usable.any():
             usable[:] = True
         rows = rows[usable]

@@ -75,12 +75,14 @@ class DiffusionConfig:
         num_train_timesteps: T of the discrete process.
         condition_dropout: probability of training a sample without any condition (learned null).
         feature_dropout: probability of training a sample with a random half of the features missing.
+        foreground_weight: weight in the loss of latents that hold foreground, relative to the others.
     """
 
     prediction_type: str = "v_prediction"
     num_train_timesteps: int = 1000
     condition_dropout: float = 0.1
     feature_dropout: float = 0.2
+    foreground_weight: float = 4.0
 
 
 SAMPLERS = ("ddim", "dpmsolver++")

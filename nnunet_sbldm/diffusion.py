@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
@@ -42,9 +41,15 @@ def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
 
 
 def diffusion_loss(
-    denoise: Denoise, scheduler: Scheduler, clean: Tensor, condition: Tensor, timestep: Tensor, noise: Tensor
+    denoise: Denoise,
+    scheduler: Scheduler,
+    clean: Tensor,
+    condition: Tensor,
+    timestep: Tensor,
+    noise: Tensor,
+    weight: Tensor,
 ) -> Tensor:
-    """Mean squared error of the prediction at the given times and noise.
+    """Weighted mean squared error of the prediction at the given times and noise.
 
     Args:
         denoise: the model.
@@ -53,11 +58,13 @@ def diffusion_loss(
         condition: [B, F].
         timestep: [B] int64.
         noise: like ``clean``.
+        weight: [B, 1, D, h, w].
     """
     noisy = scheduler.add_noise(clean, noise, timestep)
     v_prediction = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(clean, noise, timestep) if v_prediction else clean
-    return F.mse_loss(denoise(noisy, timestep, condition).float(), target)
+    error = (denoise(noisy, timestep, condition).float() - target).square()
+    return (error * weight).sum() / (weight.sum() * clean.shape[1])
 
 
 def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.Generator) -> Tensor:

@@ -211,24 +211,24 @@ def _per_case(cases: EvaluatedCases, sets: Sets, nearest: Sequence[dict[str, Any
     names, rows = feature_names(sets.targets), []
     for i, record in enumerate(cases.records):
         kinds = {k: {"training_case": cases.training.case_ids[v["index"]], **v} for k, v in nearest[i].items()}
-        rows.append({
-            "case_id": record.case_id,
-            "seed": record.seed,
-            "asked": record.condition_asked,
-            "obtained": as_dict(names, sets.synthetic.condition[i]),
-            "feature_distance": float(atypical[i]),
-            "nearest": kinds,
-            "flagged": [k for k, v in kinds.items() if v["flagged"]],
-        })
+        rows.append(
+            {
+                "case_id": record.case_id,
+                "seed": record.seed,
+                "asked": record.condition_asked,
+                "obtained": as_dict(names, sets.synthetic.condition[i]),
+                "feature_distance": float(atypical[i]),
+                "nearest": kinds,
+                "flagged": [k for k, v in kinds.items() if v["flagged"]],
+            }
+        )
     return rows
 
 
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
-def _circumstances(
-    generator: Generator, dataset: NnunetDataset, cases: EvaluatedCases, seed: int
-) -> dict[str, Any]:
+def _circumstances(generator: Generator, dataset: NnunetDataset, cases: EvaluatedCases, seed: int) -> dict[str, Any]:
     plan = generator.plan
     return {
         "format": FORMAT_VERSION,

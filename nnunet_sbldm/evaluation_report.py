@@ -42,7 +42,9 @@ def draw_pictures(cases: EvaluatedCases, result: dict[str, Any], folder: Path) -
     nearest = sorted(range(len(rows)), key=lambda i: rows[i]["nearest"]["pair"]["distance"])[: 2 * CASES_PER_GROUP]
     montages = {"typical": folder / "best_median_worst.png", "nearest": folder / "nearest_to_training.png"}
     names = {v: t.name for t in cases.training.plan.targets if len(t.label_values) == 1 for v in t.label_values}
-    panels = [(title, _beside_nearest(cases, rows[i], i)) for title, group in groups.items() for i in group]
+    panels = [
+        ("" if k else title, _beside_nearest(cases, rows[i], i)) for title, group in groups.items() for k, i in enumerate(group)
+    ]
     montage(montages["typical"], panels, names)
     montage(montages["nearest"], [("", _beside_nearest(cases, rows[i], i)) for i in nearest], names)
     scatters = {t.name: folder / f"condition_{i}.png" for i, t in enumerate(cases.training.plan.targets)}
@@ -93,15 +95,20 @@ def write_evaluation_report(result: dict[str, Any], pictures: dict[str, Any], pa
     """
     import jinja2
 
-    sections = [
-        {**SECTIONS[name], "rows": [_row(r) for r in results]} for name, results in result["sections"].items()
-    ]
+    sections = [{**SECTIONS[name], "rows": [_row(r) for r in results]} for name, results in result["sections"].items()]
     asked = [r["reached"] for results in result["sections"].values() for r in results if r["reached"] is not None]
-    html = jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
-        result=result, sections=sections, reached=sum(asked), num_targets=len(asked),
-        montages={k: embedded(p) for k, p in pictures["montages"].items()},
-        scatters={k: embedded(p) for k, p in pictures["scatters"].items()},
-        flagged=[_flagged_row(c) for c in result["synthetic_cases"] if c["flagged"]],
+    html = (
+        jinja2.Environment(autoescape=True)
+        .from_string(TEMPLATE)
+        .render(
+            result=result,
+            sections=sections,
+            reached=sum(asked),
+            num_targets=len(asked),
+            montages={k: embedded(p) for k, p in pictures["montages"].items()},
+            scatters={k: embedded(p) for k, p in pictures["scatters"].items()},
+            flagged=[_flagged_row(c) for c in result["synthetic_cases"] if c["flagged"]],
+        )
     )
     write_atomically(path, lambda tmp: tmp.write_text(html, encoding="utf-8"))
 

@@ -83,7 +83,8 @@ TEMPLATE = """<!DOCTYPE html>
   th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #eceff3; }
   th { color: #667080; font-weight: 600; background: #fafbfc; }
   th:first-child, td:first-child, .left { text-align: left; }
-  td.details { color: #7a8492; font-size: 12px; text-align: left; }
+  td:first-child { width: 28%; }
+  td.details { width: 30%; color: #7a8492; font-size: 12px; text-align: left; }
   .yes { color: #10703c; font-weight: 600; }
   .no { color: #b3261e; font-weight: 600; }
 </style>

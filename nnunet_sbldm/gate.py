@@ -30,6 +30,9 @@ MIN_MARGIN_SHARE, MARGIN_CASES = 0.25, 8
 The range of few cases is much smaller than that of all patients. With these numbers, about 1 % of further real cases or
 fewer lie outside the bounds of a normally distributed feature, for any N from 5 (2 % with heavy tails, 3 % for N = 3).
 """
+SIGN_SHARE = 0.25
+"""A contrast keeps its sign if every training case has it and stays this share of the range away from zero. Without this
+rule, the wide bounds of few cases let inverted contrasts pass."""
 MAX_ERROR_STD = 1.0
 """Asked and obtained may differ by this many standard deviations over the training cases: whoever ignores the condition
 and always answers the mean of the training cases errs by one."""
@@ -179,7 +182,11 @@ def _bounds(name: str, values: np.ndarray, appearances: Sequence[Mapping[str, fl
         negligible *= float(np.mean([a[f"{_owner(name)}/std"] for a in appearances]))
     share = max(MIN_MARGIN_SHARE, MARGIN_CASES / len(scaled))
     margin = max(share * (max(scaled) - min(scaled)), negligible)
-    return _physical(name, min(scaled) - margin), _physical(name, max(scaled) + margin)
+    low, high = min(scaled) - margin, max(scaled) + margin
+    if _feature(name) == "contrast":
+        away = SIGN_SHARE * (max(scaled) - min(scaled))
+        low, high = (max(low, 0.0) if min(scaled) > away else low), (min(high, 0.0) if max(scaled) < -away else high)
+    return _physical(name, low), _physical(name, high)
 
 
 def _feature(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from nnunet_sbldm.destinations import PREPROCESSED_ENDINGS, PoolDestination, RawDestination
 from nnunet_sbldm.files import copy_file, link_or_copy, read_json, remove_leftovers, write_json
 from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.groups import groups_file
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, splits_of
 from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
@@ -76,6 +77,8 @@ def install_new_dataset(dataset: NnunetDataset, destination: RawDestination, raw
     for folder in (raw, preprocessed):
         write_json(folder / "splits_final.json", splits)
     _index(dataset.plans_hash(), installed).save(expansion_folder(preprocessed))
+    if groups_file(dataset.preprocessed).is_file():
+        copy_file(groups_file(dataset.preprocessed), groups_file(preprocessed))
     for folder in destination.data_folders:
         remove_leftovers(folder)
     dataset_json = _listed_dataset_json(dataset, destination, case_ids, raw)

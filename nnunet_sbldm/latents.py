@@ -5,7 +5,7 @@ Encoding takes posterior means, so that neighbouring slices carry no independent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,16 @@ def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Itera
         yield encode_volume(
             autoencoder, torch.from_numpy(image.astype("float32")), torch.from_numpy(classes.astype("int64"))
         ).cpu()
+
+
+def foreground_weights(arrays: TrainingArrays, latent_shape: Sequence[int], foreground_weight: float) -> Tensor:
+    """Loss weights [N, 1, D, h, w] of latents: ``foreground_weight`` where a latent holds foreground, else 1.
+
+    A small tumour is a small part of a volume; unweighted, leaving it out costs the denoiser almost nothing.
+    """
+    foreground = torch.from_numpy((arrays.classes > 1) & (arrays.classes != IGNORED))
+    held = F.adaptive_max_pool2d(foreground.float(), tuple(latent_shape[1:]))[:, None]
+    return 1 + (foreground_weight - 1) * held
 
 
 def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target, feature_names
+from nnunet_sbldm.adherence import condition_errors
+from nnunet_sbldm.conditions import ANATOMY_FEATURES, FEATURES, Target, feature_names
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.measures import CaseSet, Measures, contact_columns
@@ -153,28 +154,6 @@ def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
     return results
 
 
-def condition_errors(asked: np.ndarray, obtained: np.ndarray, extent_mm: np.ndarray) -> dict[str, float]:
-    """How well one target's condition was met: over the cases in which it was asked for and is there.
-
-    Args:
-        asked: [N, features of one target] in physical units.
-        obtained: likewise.
-        extent_mm: [N, 3] of the anatomy, the field of view of centroids.
-    """
-    both = (asked[:, 0] == 1) & (obtained[:, 0] == 1)
-    wanted, got = asked[both], obtained[both]
-    volume, place = FEATURES.index("volume_ml"), slice(FEATURES.index("centroid_d"), FEATURES.index("centroid_d") + len(AXES))
-    apart = got[:, place] - wanted[:, place]
-    return {
-        "presence as asked": float((asked[:, 0] == obtained[:, 0]).mean()),
-        "r of log volume": _correlation(np.log(wanted[:, volume]), np.log(got[:, volume])),
-        "median volume error (ml)": _median(np.abs(got[:, volume] - wanted[:, volume])),
-        "median volume error (share)": _median(np.abs(got[:, volume] / wanted[:, volume] - 1)),
-        "median centroid error (share of field of view)": _median(np.linalg.norm(apart, axis=1)),
-        "median centroid error (mm)": _median(np.linalg.norm(apart * extent_mm[both], axis=1)),
-    }
-
-
 def _extent_mm(measures: Measures) -> np.ndarray:
     """[N, 3] of the anatomy, which ends the condition vector."""
     return measures.condition[:, -len(ANATOMY_FEATURES) :]
@@ -243,13 +222,33 @@ def memorisation_results(sets: Sets, rng: np.random.Generator) -> tuple[list[Res
         found = memorisation(synthetic[kind].distance, held_out[kind].distance, rng)
         details = {"ratio_range": found.ratio_range, "half_range": found.half_range}
         asked = f"at least {MIN_MEMORISATION_RATIO:g}"
-        results.append(Result(f"{kind}: ratio of nearest distances", found.ratio, 1.0, len(per_case), asked,
-                              found.ratio >= MIN_MEMORISATION_RATIO, details))
-        results.append(Result(f"{kind}: flagged cases", int(found.flagged.sum()), found.expected_flagged, len(per_case),
-                              details={"threshold": found.threshold}))
+        results.append(
+            Result(
+                f"{kind}: ratio of nearest distances",
+                found.ratio,
+                1.0,
+                len(per_case),
+                asked,
+                found.ratio >= MIN_MEMORISATION_RATIO,
+                details,
+            )
+        )
+        results.append(
+            Result(
+                f"{kind}: flagged cases",
+                int(found.flagged.sum()),
+                found.expected_flagged,
+                len(per_case),
+                details={"threshold": found.threshold},
+            )
+        )
         for i, case in enumerate(per_case):
-            case[kind] = {"index": int(synthetic[kind].index[i]), "distance": float(synthetic[kind].distance[i]),
-                          "mirrored": bool(synthetic[kind].mirrored[i]), "flagged": bool(found.flagged[i])}
+            case[kind] = {
+                "index": int(synthetic[kind].index[i]),
+                "distance": float(synthetic[kind].distance[i]),
+                "mirrored": bool(synthetic[kind].mirrored[i]),
+                "flagged": bool(found.flagged[i]),
+            }
     return results, per_case
 
 
@@ -266,19 +265,9 @@ def _mean(values: np.ndarray | Sequence[float]) -> float:
     return _finite(np.mean, values)
 
 
-def _median(values: np.ndarray) -> float:
-    return _finite(np.median, values)
-
-
 def _std(values: np.ndarray) -> float:
     return _finite(np.std, values)
 
 
 def _spreads(value: Sequence[float], floor: Sequence[float]) -> dict[str, float]:
     return {"sd": float(np.std(value)), "floor_sd": float(np.std(floor))}
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 2 or x.std() < 1e-12 or y.std() < 1e-12:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])

@@ -218,7 +218,8 @@ def balanced_labels(plan: GeneratorPlan, count: int) -> list[str]:
     Returns:
         ``count`` names; none at all if every label is in every training case, for then nothing is rare and nothing changes.
     """
-    presence = plan.condition_model.table[:, :: len(FEATURES)].mean(axis=0)  # [targets], share of training cases
+    columns = [plan.condition_scaling.names.index(f"{t.name}/{FEATURES[0]}") for t in plan.targets]
+    presence = plan.condition_model.table[:, columns].mean(axis=0)  # [targets], share of training cases
     known = [(t.name, float(p)) for t, p in zip(plan.targets, presence, strict=True) if p > 0]
     if not known or all(p == 1 for _, p in known):
         return []

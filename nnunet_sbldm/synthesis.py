@@ -47,7 +47,7 @@ def condition_of(generator: Generator, request: Request) -> np.ndarray:
     """Condition vector [F] in physical units for a request; asking any feature of a label asks for its presence."""
     asked = dict(request.asked)
     for name in request.asked:
-        asked.setdefault(f"{name.split('/')[0]}/{FEATURES[0]}", 1.0)
+        asked.setdefault(f"{name.rsplit('/', 1)[0]}/{FEATURES[0]}", 1.0)
     return generator.plan.condition_model.sample(np.random.default_rng([request.noise_seed, 1]), asked, request.diversity)
 
 

@@ -29,7 +29,14 @@ from nnunet_sbldm.diffusion import diffusion_loss, drop_condition, initial_noise
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_atomically, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
-from nnunet_sbldm.latents import decode_volume, encode_cases, encode_volume, latent_statistics, one_hot_of
+from nnunet_sbldm.latents import (
+    decode_volume,
+    encode_cases,
+    encode_volume,
+    foreground_weights,
+    latent_statistics,
+    one_hot_of,
+)
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.pictures import Panel, montage
@@ -93,7 +100,8 @@ def train_generator(
     latents = torch.stack(list(encode_cases(autoencoder, arrays)))
     plan = plan.with_latents(*latent_statistics(latents))
     denoiser = build_seeded(build_denoiser, plan)
-    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents), folder, plan.seed)
+    weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
+    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, weights), folder, plan.seed)
     if accelerator.is_main_process:
         _finish(folder, dataset, plan, seen)
     accelerator.wait_for_everyone()
@@ -177,8 +185,10 @@ def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays
     return Stage("autoencoder", autoencoder, plan.preset.autoencoder_stage, loss, picture)
 
 
-def denoiser_stage(denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, latents: Tensor) -> Stage:
-    """Second stage: denoise standardised latent volumes [N, Z, D, h, w] under their conditions."""
+def denoiser_stage(
+    denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, latents: Tensor, weights: Tensor
+) -> Stage:
+    """Second stage: denoise standardised latent volumes [N, Z, D, h, w] under their conditions, with weights [N, 1, D, h, w]."""
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     clean_all = (latents - mean) / std
     model, config = plan.condition_model, plan.preset.diffusion
@@ -194,7 +204,7 @@ def denoiser_stage(denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: Gen
             torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size)),
         )
         condition = drop_condition(conditions[chosen], config, generator)
-        return diffusion_loss(network, scheduler, *(t.to(device) for t in (clean, condition, time, noise))), {}
+        return diffusion_loss(network, scheduler, *(t.to(device) for t in (clean, condition, time, noise, weights[chosen]))), {}
 
     def picture(network: nn.Module, file: Path) -> None:
         device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))

@@ -1,6 +1,8 @@
 """Converters: a miniature of each archive becomes a dataset that nnU-Net's own reader and checks accept."""
 
 import importlib
+import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -132,19 +134,22 @@ def test_brats_as_in_the_paper_is_flair_with_the_whole_tumour(folders, brats):
     assert_geometry(case)
 
 
-def test_an_interrupted_conversion_is_finished_by_the_same_command(folders, brats, monkeypatch):
+def test_an_interrupted_conversion_is_finished_by_the_same_command(folders, brats):
     Dataset137_BraTS2021.main(["-i", str(brats)])
     folder = folders.raw / "Dataset137_BraTS2021"
     finished = hash_tree(folder)
     (folder / "dataset.json").unlink()
     (folder / "imagesTr" / "BraTS2021_00001_0002.nii.gz").unlink()
     (folder / "labelsTr" / "BraTS2021_00002.nii.gz").unlink()
-    (folder / "labelsTr" / ".sbldm_tmp_dead").mkdir()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    leftover = folder / "labelsTr" / f".sbldm_tmp_{socket.gethostname()}.{killed.pid}.x"
+    leftover.mkdir()
     kept = (folder / "labelsTr" / "BraTS2021_00000.nii.gz").stat().st_mtime_ns
     Dataset137_BraTS2021.main(["-i", str(brats)])
     assert hash_tree(folder) == finished
     assert (folder / "labelsTr" / "BraTS2021_00000.nii.gz").stat().st_mtime_ns == kept
-    assert not (folder / "labelsTr" / ".sbldm_tmp_dead").exists()
+    assert not leftover.exists()
 
 
 def test_a_bad_brats_archive_is_refused_with_one_sentence(folders, brats, tmp_path, capsys):

@@ -42,8 +42,14 @@ def test_the_loss_of_a_perfect_prediction_is_zero(prediction_type):
     def perfect(noisy, timestep, condition):
         return scheduler.get_velocity(clean, noise, timestep) if prediction_type == "v_prediction" else clean
 
-    assert diffusion_loss(perfect, scheduler, clean, torch.zeros(4, 1), time, noise) == 0
-    assert diffusion_loss(lambda *a: perfect(*a) + 1, scheduler, clean, torch.zeros(4, 1), time, noise) == pytest.approx(1)
+    def loss(model, weight):
+        return diffusion_loss(model, scheduler, clean, torch.zeros(4, 1), time, noise, weight)
+
+    ones, left = torch.ones(4, 1, *SHAPE[1:]), torch.zeros(4, 1, *SHAPE[1:])
+    left[..., 0] = 1
+    assert loss(perfect, ones) == 0
+    assert loss(lambda *a: perfect(*a) + 1, ones) == pytest.approx(1)
+    assert loss(lambda *a: perfect(*a) + 1 - left, left) == pytest.approx(0, abs=1e-6)
 
 
 def test_noise_belongs_to_the_seed_not_to_the_batch():

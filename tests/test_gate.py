@@ -159,6 +159,16 @@ def test_bounds_from_few_cases_are_wider_for_the_same_range():
     assert (many.low["a/mean"], many.high["a/mean"]) == pytest.approx((-2.5, 12.5))
 
 
+def test_a_contrast_keeps_the_sign_that_all_training_cases_clearly_have():
+    def bounds(*contrasts):
+        fitted = fit_gate(np.empty((len(contrasts), 0)), [], [{"tumour/channel_0/contrast": c} for c in contrasts])
+        return fitted.low["tumour/channel_0/contrast"], fitted.high["tumour/channel_0/contrast"]
+
+    assert bounds(0.5, 1.0, 1.5) == pytest.approx((0.0, 1.5 + 8 / 3))
+    assert bounds(-0.5, -1.0, -1.5) == pytest.approx((-1.5 - 8 / 3, 0.0))
+    assert bounds(0.1, 1.0, 1.5)[0] < 0 < bounds(-0.1, -1.0, -1.5)[1]
+
+
 def test_equal_training_cases_still_leave_room():
     label = head(0)[1]
     row = measure(label, TARGETS, SPACING_MM)

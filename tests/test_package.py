@@ -12,9 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
-types config files folds provenance pool grid conditions _startup nnunet mixing injection configure blocks autoencoder
-losses denoiser diffusion checkpoint slices latents preparation pictures plots training synthesis phantom_anatomy
-phantom dataset_conversion trainers report_template steps report demo cli
+types config files folds provenance pool grid conditions gate _startup formats groups nnunet mixing injection configure
+blocks autoencoder losses denoiser diffusion checkpoint slices latents preparation pictures plots training spec requests
+synthesis reconstruction features similarity distances memorisation measures quality evaluation_template
+evaluation_report evaluation destinations production installation regeneration phantom_anatomy phantom
+dataset_conversion trainers report_template steps report demo cli_options cli
 """.split()
 
 

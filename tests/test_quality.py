@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.linalg import sqrtm
 
+from nnunet_sbldm.adherence import condition_errors
 from nnunet_sbldm.conditions import FEATURES, Target
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import autocorrelation, case_features, mask_intensities, standardised
 from nnunet_sbldm.measures import contacts, count_specks
 from nnunet_sbldm.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
-from nnunet_sbldm.quality import _wasserstein_result, condition_errors, distribution_results, random_pairs
+from nnunet_sbldm.quality import _wasserstein_result, distribution_results, random_pairs
 from nnunet_sbldm.reconstruction import dice_per_class, image_fidelity
 from nnunet_sbldm.similarity import COHERENCE, coherence, ms_ssim, num_scales, ssim, ssim_maps
 from nnunet_sbldm.types import OUTSIDE

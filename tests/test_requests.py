@@ -25,9 +25,10 @@ def plan(generator):
 
 def plan_of(plan, presence):
     """The plan with two targets, present in the given training cases ([cases, 2])."""
-    table = [[v for p in row for v in [float(p)] + [1.0 if p else None] * (len(FEATURES) - 1)] for row in presence]
-    n = 2 * len(FEATURES)
-    scaling = replace(plan.condition_scaling, names=tuple(feature_names([WHOLE, CORE])), mean=(0.0,) * n, std=(1.0,) * n)
+    names = tuple(feature_names([WHOLE, CORE]))
+    anatomy = [100.0] * (len(names) - 2 * len(FEATURES))
+    table = [[v for p in row for v in [float(p)] + [1.0 if p else None] * (len(FEATURES) - 1)] + anatomy for row in presence]
+    scaling = replace(plan.condition_scaling, names=names, mean=(0.0,) * len(names), std=(1.0,) * len(names))
     return replace(plan, targets=(WHOLE, CORE), condition_scaling=scaling, condition_table=tuple(map(tuple, table)))
 
 

@@ -1,0 +1,267 @@
+"""Making many cases: judged, drawn again, in parts, in place and back, and made again from their records."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from phantom_fixtures import hash_tree
+from test_expand import FAST, expand
+
+from nnunet_sbldm import cli, production
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.destinations import PoolDestination, views_of
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.gate import Verdict
+from nnunet_sbldm.nnunet import fold_cases, open_dataset
+from nnunet_sbldm.production import Job, ProductionSettings, produce
+from nnunet_sbldm.requests import Wish, plan_requests
+from nnunet_sbldm.types import UnfitGeneratorError
+
+QUICK = ProductionSettings(SamplerConfig(num_steps=3))
+
+
+@pytest.fixture
+def job(generator, phantom_dataset):
+    return Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, Wish(num_cases=6, seed=3), set())))
+
+
+@pytest.fixture
+def pool(phantom_dataset):
+    return PoolDestination(views_of(phantom_dataset, ["3d_fullres"]), 0)
+
+
+def judge_by_seed(is_good):
+    """A gate that accepts what ``is_good(nearest distance)`` accepts; draws differ in it, so it stands for any rule."""
+    return lambda reference, asked, obtained, appearance, distance, real: Verdict(
+        {"distance": distance}, () if is_good(distance) else ("distance too bad",)
+    )
+
+
+def records(destination, folder="provenance"):
+    return {p.stem: read_json(p) for p in sorted(destination.record_folders[0].parent.glob(f"{folder}/*.json"))}
+
+
+def test_rejected_draws_are_drawn_again_with_another_seed_until_one_is_accepted(job, phantom_dataset, pool, monkeypatch):
+    seen = []
+    monkeypatch.setattr(production, "judge", judge_by_seed(lambda d: seen.append(d) or len(seen) > 3))
+    tally = produce(job, phantom_dataset, QUICK, pool)
+    assert (tally.accepted, tally.rejected, tally.attempts) == (6, 0, 9)
+    assert sorted(r["attempt"] for r in records(pool).values()) == [0, 0, 0, 1, 1, 1]
+    assert all(r["gate"]["scores"] for r in records(pool).values())
+
+
+def test_given_up_requests_are_remembered_and_left_out(job, phantom_dataset, pool, monkeypatch):
+    first = {}
+
+    def judge(reference, asked, obtained, appearance, distance, real):
+        bad = first.setdefault("asked", asked) == asked and first.setdefault("n", 0) == 0
+        return Verdict({}, ("mask too bad",) if bad else ())
+
+    monkeypatch.setattr(production, "judge", judge)
+    settings = replace(QUICK, max_attempts=1)
+    tally = produce(job, phantom_dataset, settings, pool)
+    assert (tally.accepted, tally.rejected) == (5, 1)
+    assert list(records(pool, "rejected")) == ["sbldm_f0_0000"]
+    assert "sbldm_f0_0000" not in records(pool)
+    assert produce(job, phantom_dataset, settings, pool).attempts == 0  # nothing is open any more
+
+
+def test_a_generator_that_mostly_fails_is_reported_and_nothing_is_installed(phantom, generator, capsys, monkeypatch):
+    monkeypatch.setattr(production, "judge", judge_by_seed(lambda _: False))
+    arguments = ["-d", "900", "-f", "0", *FAST[:-1], "-n", "3", "-attempts", "2"]
+    before = hash_tree(phantom.raw), {k for k in hash_tree(phantom.preprocessed) if "content_hashes" not in k}
+    for where in (["-o", "904"], ["--in_place"]):
+        with pytest.raises(SystemExit) as e:
+            cli.expand_entry([*arguments, *where])
+        assert e.value.code == 3
+        assert "the quality gate gave up 3 of 3 cases" in capsys.readouterr().err
+        assert (hash_tree(phantom.raw), {k for k in hash_tree(phantom.preprocessed) if "content_hashes" not in k}) == before
+
+
+def test_the_real_gate_runs_on_real_draws(job, phantom_dataset, pool):
+    """A generator of sixty steps makes poor cases: the gate says so, with reasons that name the rule."""
+    with pytest.raises(UnfitGeneratorError, match="gave up"):
+        produce(job, phantom_dataset, replace(QUICK, max_attempts=1), pool)
+    assert all(r["gate"]["reasons"] for r in records(pool, "rejected").values())
+
+
+def test_parts_together_make_what_one_run_makes(phantom, phantom_dataset):
+    def tree():
+        raw, preprocessed = phantom.raw / "Dataset904_PhantomSBLDM", phantom.preprocessed / "Dataset904_PhantomSBLDM"
+        return hash_tree(raw) | hash_tree(preprocessed)
+
+    expand("-o", "904", "-n", "5")
+    whole = tree()
+    for folder in (phantom.raw, phantom.preprocessed):
+        shutil.rmtree(folder / "Dataset904_PhantomSBLDM")
+    for part in (2, 0):
+        expand("-o", "904", "-n", "5", "-num_parts", "3", "-part_id", part)
+        assert not (phantom.raw / "Dataset904_PhantomSBLDM" / "dataset.json").exists()
+    expand("-o", "904", "-n", "5", "-num_parts", "3", "-part_id", "1", "-np", "1")  # with a writer process
+    assert tree() == whole
+
+
+def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phantom_dataset):
+    raw, preprocessed = phantom_dataset.raw, phantom_dataset.preprocessed
+    fold_cases(phantom_dataset, 0)
+    expand("--pool", "-n", "1")  # so that hashes of the real cases are remembered before
+    before = hash_tree(raw), hash_tree(preprocessed)
+    expand("--in_place", "-n", "2")
+    expanded = open_dataset("900")
+    synthetic = ["sbldm_f0_0000", "sbldm_f0_0001"]
+    assert expanded.real_case_ids == phantom_dataset.real_case_ids
+    assert set(expanded.case_files) == {*phantom_dataset.case_files, *synthetic}
+    splits = read_json(preprocessed / "splits_final.json")
+    assert [[c for c in synthetic if c in s["train"]] for s in splits] == [synthetic, [], [], [], []]
+    assert not any(set(synthetic) & set(s["val"]) for s in splits)
+    assert read_json(preprocessed / "dataset.json")["numTraining"] == 12
+    for case_id in synthetic:
+        assert (preprocessed / "gt_segmentations" / f"{case_id}.nii.gz").is_file()
+    expand("--in_place", "-n", "2")  # again: nothing changes
+    cli.expand_entry(["-d", "900", "--undo"])
+    assert (hash_tree(raw), hash_tree(preprocessed)) == before
+
+
+def test_an_interrupted_in_place_expansion_can_be_finished_or_undone(phantom, phantom_dataset, monkeypatch):
+    from nnunet_sbldm.dataset_conversion import expand_dataset
+
+    def die(*_):
+        raise RuntimeError("killed")
+
+    fold_cases(phantom_dataset, 0)
+    expand("--pool", "-n", "1")
+    before = hash_tree(phantom_dataset.raw), hash_tree(phantom_dataset.preprocessed)
+    with monkeypatch.context() as m:
+        m.setattr(expand_dataset, "install_in_place", die)
+        with pytest.raises(RuntimeError):
+            expand("--in_place", "-n", "2")
+    assert open_dataset("900").real_case_ids == phantom_dataset.real_case_ids
+    expand("--in_place", "-n", "2")
+    assert open_dataset("900").dataset_json["numTraining"] == 12
+    cli.expand_entry(["-d", "900", "--undo"])
+    with monkeypatch.context() as m:
+        m.setattr(expand_dataset, "install_in_place", die)
+        with pytest.raises(RuntimeError):
+            expand("--in_place", "-n", "2")
+    cli.expand_entry(["-d", "900", "--undo"])
+    assert (hash_tree(phantom_dataset.raw), hash_tree(phantom_dataset.preprocessed)) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--undo"], "is not expanded in place; there is nothing to undo"),
+        (["--pool", "-n", "2", "-num_parts", "2", "-part_id", "2"], "-part_id goes from 0 to 1"),
+        (["--pool", "-f", "0", "0"], "-f names a fold twice"),
+        (["--pool", "-balance", "label", "-spec", "none.json"], "none.json"),
+        (["--pool", "-size_range", "9", "3"], "0 < LOW <= HIGH"),
+    ],
+)
+def test_bad_requests_end_with_one_sentence(phantom, generator, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as e:
+        expand(*arguments)
+    assert e.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_second_in_place_request_and_fold_all_are_refused(phantom, generator, capsys):
+    expand("--in_place", "-n", "1")
+    with pytest.raises(SystemExit):
+        expand("--in_place", "-n", "2")
+    assert "already expanded in place by another request" in capsys.readouterr().err
+    cli.expand_entry(["-d", "900", "--undo"])
+    with pytest.raises(SystemExit):
+        expand("--in_place", "-n", "1", "-f", "all", "-m", str(generator.folder))
+    assert "--in_place cannot serve fold all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [["--pool"], ["-o", "904"], ["--in_place"]])
+def test_a_case_is_made_again_voxel_for_voxel(phantom, generator, capsys, tmp_path, where):
+    expand(*where, "-n", "2", "-seed", "11")
+    capsys.readouterr()
+    dataset = "904" if "-o" in where else "900"
+    cli.regenerate_entry([dataset, "sbldm_f0_0001", "-device", "cpu", "-o", str(tmp_path / "again")])
+    assert "identical, voxel for voxel" in capsys.readouterr().out
+    assert (tmp_path / "again" / "sbldm_f0_0001_0001.nii.gz").is_file()
+
+
+def test_regeneration_finds_a_moved_generator_and_says_when_it_is_gone(phantom, generator, capsys):
+    expand("--pool", "-n", "1")
+    generator.folder.rename(generator.folder.with_name("fold_9"))
+    cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+    assert "identical" in capsys.readouterr().out
+    shutil.rmtree(generator.folder.with_name("fold_9"))
+    with pytest.raises(SystemExit):
+        cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+    assert f"The SBLDM {generator.hash} that made this case is neither" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.regenerate_entry(["900", "sbldm_f0_0007", "-device", "cpu"])
+    assert "has no synthetic case sbldm_f0_0007" in capsys.readouterr().err
+
+
+def test_a_spec_makes_what_it_lists(phantom, generator, phantom_dataset, tmp_path):
+    spec = tmp_path / "spec.json"
+    write_json(spec, [{"count": 2, "volume_ml": 12}, {"count": 1, "volume_ml": [20, 25], "centroid": [0.5, 0.4, 0.6]}])
+    expand("--pool", "-spec", spec)
+    folder = phantom_dataset.preprocessed / "sbldm" / phantom_dataset.config.data_identifier / "fold_0" / "provenance"
+    asked = [read_json(f)["condition_asked"] for f in sorted(folder.iterdir())]
+    assert [round(a["tumour/volume_ml"], 6) for a in asked[:2]] == [12, 12]
+    assert 20 <= asked[2]["tumour/volume_ml"] <= 25
+    assert [asked[2][f"tumour/centroid_{a}"] for a in "dhw"] == pytest.approx([0.6, 0.4, 0.5])
+
+
+def test_one_foreign_generator_serves_every_fold_whose_validation_cases_it_never_saw(phantom, generator, phantom_dataset):
+    """The generator's cases are renamed to strangers with strange content, as if it came from another hospital."""
+    strangers = [{"case_id": f"elsewhere_{i}", "image_hashes": [f"{i:064x}"], "label_hash": ""} for i in range(8)]
+    write_json(generator.folder / "training_cases.json", strangers)
+    model = str(generator.folder)
+    cli.expand_entry(["-d", "900", "-f", "0", "1", "2", "3", "4", "-m", model, *FAST, "-o", "904", "-n", "1"])
+    splits = read_json(phantom.preprocessed / "Dataset904_PhantomSBLDM" / "splits_final.json")
+    assert [[c for c in s["train"] if c.startswith("sbldm")] for s in splits] == [[f"sbldm_f{i}_0000"] for i in range(5)]
+
+
+def test_a_killed_expansion_is_finished_without_a_trace_of_the_kill(phantom, phantom_dataset, generator):
+    expand("--pool", "-n", "4")
+    pool = phantom_dataset.preprocessed / "sbldm" / phantom_dataset.config.data_identifier / "fold_0"
+    finished = hash_tree(pool)
+    shutil.rmtree(pool)
+    code = (
+        "from phantom_fixtures import NANO; from nnunet_sbldm import cli, config; config.PRESETS['nano'] = NANO; "
+        f"cli.expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})
+    deadline = time.monotonic() + 120
+    while not list(pool.glob("provenance/*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    expand("--pool", "-n", "4")
+    assert hash_tree(pool) == finished
+
+
+def test_records_are_complete(phantom, phantom_dataset, generator):
+    expand("--pool", "-n", "1")
+    folder = phantom_dataset.preprocessed / "sbldm" / phantom_dataset.config.data_identifier / "fold_0" / "provenance"
+    record = json.loads((folder / "sbldm_f0_0000.json").read_text())
+    assert set(record) >= {
+        "case_id",
+        "generator_hash",
+        "seed",
+        "attempt",
+        "fold",
+        "condition_asked",
+        "condition_obtained",
+        "sampler",
+        "nearest_real_case",
+        "gate",
+        "versions",
+    }
+    assert record["versions"]["device"] == "cpu"
+    assert np.isfinite(record["nearest_real_case"]["latent_distance"])
