@@ -105,7 +105,7 @@ class SamplerConfig:
     name: str = "ddim"
     eta: float = 0.0
     num_steps: int = 20
-    guidance_scale: float = 1.5
+    guidance_scale: float = 2.0
     batch_size: int = 1
 
 
@@ -134,7 +134,7 @@ PRESETS = {
         AutoencoderConfig(widths=(24, 48, 64)),
         DenoiserConfig(widths=(48, 96, 128)),
         StageConfig(num_steps=1500, batch_size=32, learning_rate=1e-3),
-        StageConfig(num_steps=4000, batch_size=8, learning_rate=5e-4),
+        StageConfig(num_steps=2500, batch_size=8, learning_rate=5e-4),
     ),
     "base": Preset(
         "base",

@@ -4,7 +4,7 @@ import torch
 from hypothesis import settings
 
 pytest_plugins = ["nnunet_fixtures", "phantom_fixtures"]
-"""Two small nnU-Net datasets, planned and preprocessed by nnU-Net itself; synthetic cases; a generator trained for a few steps."""
+"""Two small nnU-Net datasets, planned and preprocessed by nnU-Net itself; synthetic cases; a generator trained briefly."""
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
