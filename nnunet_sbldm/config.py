@@ -105,7 +105,7 @@ class SamplerConfig:
     name: str = "ddim"
     eta: float = 0.0
     num_steps: int = 20
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     batch_size: int = 1
 
 
