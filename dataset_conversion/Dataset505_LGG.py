@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import tifffile
-from nnunet_sbldm.dataset_conversion.raw_datasets import RawDataset, SourceCase, case_folders, write_raw_dataset, write_volume
 
 from nnunet_sbldm.cli_options import Parser, count, positive, run
+from nnunet_sbldm.dataset_conversion.raw_datasets import RawDataset, SourceCase, case_folders, write_raw_dataset, write_volume
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as TCGA_CS_4941_19960909 with TCGA_CS_4941_19960909_1.tif and TCGA_CS_4941_19960909_1_mask.tif"

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
+
+from nnunet_sbldm.cli_options import Parser, count, run
 from nnunet_sbldm.dataset_conversion.raw_datasets import (
     ENDING,
     RawDataset,
@@ -20,8 +22,6 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_raw_dataset,
     write_volume,
 )
-
-from nnunet_sbldm.cli_options import Parser, count, run
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.types import UserError
 

@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
-from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, convert_MSD_dataset
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from phantom_fixtures import hash_tree
 
+from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, convert_MSD_dataset
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import NnunetDataset, read_case
 

@@ -2,13 +2,13 @@ import shutil
 
 import pytest
 from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, expand, fill_pool, make_trainer, start_trainer
-from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, splits_of
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder
+from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError
 
 
