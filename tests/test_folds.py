@@ -1,7 +1,7 @@
 """The fold rule: no synthetic case trains where its generator has seen a validation case, and none ever validates."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_sbldm.folds import (
@@ -22,7 +22,6 @@ def cases(ids):
 
 
 @given(st.sets(NAMES), st.sets(NAMES))
-@settings(max_examples=500)
 def test_ids_leak_exactly_where_the_sets_meet(seen, validation):
     leaks = find_leaks(cases(seen), cases(validation))
     assert {leak.validation_case for leak in leaks} == seen & validation
@@ -69,7 +68,6 @@ def test_the_refusal_names_the_cases():
 
 
 @given(st.lists(NAMES, unique=True, min_size=2, max_size=12), st.data())
-@settings(max_examples=500)
 def test_a_guarded_split_never_validates_on_or_leaks_through_synthetic_cases(names, data):
     real = names
     val = data.draw(st.lists(st.sampled_from(real), unique=True))
@@ -94,7 +92,6 @@ GROUPS = st.dictionaries(NAMES, st.sampled_from(["", "p1", "p10", "p"]), min_siz
 
 
 @given(GROUPS, st.data())
-@settings(max_examples=500)
 def test_scans_of_one_patient_never_straddle(groups, data):
     """Whatever the groups and the split: a patient in ``val`` is refused, and what the rule picks for training passes."""
     val = data.draw(st.lists(st.sampled_from(sorted(groups)), unique=True))
