@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.provenance import SyntheticIndex
 
+PREPROCESS = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:preprocess_entry"
 FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu", "--no_gate"]
 
 
@@ -237,3 +239,24 @@ def test_generators_that_are_equal_have_equal_hashes_and_others_do_not(generator
     plan = read_json(generator.folder / "generator.json")
     write_json(generator.folder / "generator.json", {**plan, "latent_mean": [0.0] * len(plan["latent_mean"])})
     assert load_generator(generator.folder).hash != generator.hash
+
+
+def test_every_configuration_gets_its_cases_and_2d_trains_on_them(phantom, phantom_dataset, pool):
+    done = run_nnunet(PREPROCESS, "-d", 900, "-plans_name", "nnUNetPlans", "-c", "2d", "-np", 1, **phantom.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    expand("--pool", "-n", "2", "-c", "3d_fullres", "2d")
+    flat = pool.parents[1] / "nnUNetPlans_2d" / "fold_0"
+    assert hash_tree(pool / "provenance") == hash_tree(flat / "provenance")  # the same cases, sampled once
+    assert load_arrays(flat / "cases", "sbldm_f0_0000")[1].ndim == 3
+    plans_file = phantom_dataset.preprocessed / "nnUNetPlans.json"
+    plans = read_json(plans_file)
+    short = {"ratio": 0.5, "num_epochs": 1, "num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 1}
+    plans["configurations"]["2d_short"] = {"inherits_from": "2d", "batch_size": 4, "sbldm": short}
+    write_json(plans_file, plans)
+    (trainers,) = find_spec("nnunet_sbldm.trainers").submodule_search_locations
+    variables = {"nnUNet_n_proc_DA": "0", "nnUNet_extTrainer": trainers}
+    arguments = ("900", "2d_short", "0", "-tr", "nnUNetTrainerSBLDM", "-device", "cpu")
+    done = run_nnunet(TRAIN, *arguments, **variables, **phantom.environment())
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    output = phantom.results / phantom_dataset.name / "nnUNetTrainerSBLDM__nnUNetPlans__2d_short" / "fold_0"
+    assert json.loads((output / "sbldm_audit.jsonl").read_text())["synthetic_draws"] > 0
