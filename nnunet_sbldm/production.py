@@ -192,7 +192,7 @@ def _judge(generator: Generator, drawn: Draw, nearest: NearestRealCase, use_gate
     appearance = measure_appearance(plan.intensity.normalised(drawn.image), drawn.label, plan.targets, plan.grid.spacing_mm)
     distance = closest.get("latent_distance")
     verdict: Verdict = judge(
-        plan.gate, record.condition_asked, record.condition_obtained, appearance, distance, nearest.among_real() or None
+        plan.gate, record.condition_asked, record.condition_obtained, appearance, distance, nearest.among_real or None
     )
     return {"scores": verdict.scores, "reasons": list(verdict.reasons)}, closest
 

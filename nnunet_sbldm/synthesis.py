@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,9 @@ class NearestRealCase:
         nearest = min(distances, key=distances.__getitem__)
         return {"case_id": nearest, "latent_distance": round(distances[nearest], 5)}
 
+    @cached_property
     def among_real(self) -> list[float]:
-        """Distance of every training case to its nearest other one."""
+        """Distance of every training case to its nearest other one; empty with fewer than two."""
         z = torch.stack(list(self.latents.values())).flatten(1) if len(self.latents) > 1 else torch.zeros(0, 1)
         distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist") / z.shape[1] ** 0.5
         return distances.fill_diagonal_(torch.inf).amin(dim=1).tolist() if len(z) else []

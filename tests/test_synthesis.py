@@ -64,7 +64,7 @@ def test_a_training_case_is_its_own_nearest_case_at_distance_zero(generator, pha
     nearest = NearestRealCase(generator, phantom_dataset)
     case_id = generator.seen[2].case_id
     assert nearest.of(nearest.latents[case_id]) == {"case_id": case_id, "latent_distance": 0.0}
-    distances = nearest.among_real()
+    distances = nearest.among_real
     assert len(distances) == len(generator.seen)
     others = [z for c, z in nearest.latents.items() if c != case_id]
     expected = min(float((z - nearest.latents[case_id]).square().mean().sqrt()) for z in others)
