@@ -184,7 +184,7 @@ def train_and_expand(folders):
     """Both commands on fold 0 of dataset 900; returns the real and the expanded dataset."""
     common = ["-d", "900", "-preset", "nano", "-device", "cpu"]
     cli.train_entry([*common, "-f", "0"])
-    cli.expand_entry([*common, "-f", "0", "-n", "2", "-steps", "3", "-o", "904"])
+    cli.expand_entry([*common, "-f", "0", "-n", "2", "-steps", "3", "-o", "904", "--no_gate"])
     done = run_nnunet(PLAN, "-d", 904, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp", **folders.environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return open_dataset("900"), open_dataset("904")

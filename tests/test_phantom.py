@@ -8,7 +8,7 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_sbldm.conditions import Target, measure
+from nnunet_sbldm.conditions import FEATURES, Target, measure
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.phantom import CORE, TUMOUR, PhantomConfig, dataset_json, make_phantom_case, write_phantom_dataset
 from nnunet_sbldm.types import OUTSIDE, UserError
@@ -39,7 +39,7 @@ def test_centroid_is_the_asked_one_to_a_voxel(index):
 @pytest.mark.parametrize("index", range(6))
 def test_a_head_has_one_tumour_of_one_piece(index):
     case, _ = make_phantom_case(CONFIG, index)
-    presence, num_components = measured(case)[[0, -1]]
+    presence, num_components = measured(case)[[FEATURES.index("presence"), FEATURES.index("num_components")]]
     assert (presence, num_components) == (1, 1)
 
 
