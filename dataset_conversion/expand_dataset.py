@@ -32,7 +32,7 @@ from nnunet_sbldm.installation import (
 )
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, accepted_ids, is_decided, produce
-from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.requests import Wish, plan_requests
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -168,7 +168,7 @@ def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSet
     if found <= keep:
         return
     for view in destination.views:
-        (destination.folder(view) / "synthetic_cases.json").unlink(missing_ok=True)
+        (destination.folder(view) / INDEX_NAME).unlink(missing_ok=True)
     for case_id in found - keep:
         destination.remove(case_id)
 

@@ -22,7 +22,7 @@ from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.destinations import Destination
 from nnunet_sbldm.files import read_json
-from nnunet_sbldm.gate import Verdict, judge, measure_appearance
+from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
@@ -165,8 +165,10 @@ def _judged(
         for drawn in draw(generator, batch, sampler):
             tally.seconds["sampling"] += time.monotonic() - start
             start = time.monotonic()
-            verdict, closest = _judge(generator, drawn, nearest, settings.use_gate)
-            record = replace(drawn.record(generator, sampler), fold=job.fold, nearest_real_case=closest, gate=verdict)
+            closest = nearest.of(drawn.latent)
+            record = replace(drawn.record(generator, sampler), fold=job.fold, nearest_real_case=closest)
+            verdict = _judge(generator, drawn, record, nearest) if settings.use_gate else {}
+            record.gate.update(verdict)
             record.sampler.update(settings.signature(), asked=dict(drawn.request.asked))
             tally.attempts += 1
             tally.reasons.update(reason.split(" ")[0] for reason in verdict.get("reasons", ()))
@@ -182,19 +184,18 @@ def _judged(
             start = time.monotonic()
 
 
-def _judge(generator: Generator, drawn: Draw, nearest: NearestRealCase, use_gate: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The gate's scores and reasons, and the nearest real case."""
-    closest = nearest.of(drawn.latent)
-    if not use_gate:
-        return {}, closest
+def _judge(generator: Generator, drawn: Draw, record: SyntheticRecord, nearest: NearestRealCase) -> dict[str, Any]:
+    """The gate's scores and reasons."""
     plan = generator.plan
-    record = drawn.record(generator, SamplerConfig())
-    appearance = measure_appearance(plan.intensity.normalised(drawn.image), drawn.label, plan.targets, plan.grid.spacing_mm)
-    distance = closest.get("latent_distance")
-    verdict: Verdict = judge(
-        plan.gate, record.condition_asked, record.condition_obtained, appearance, distance, nearest.among_real or None
+    verdict = judge(
+        plan.gate,
+        record.condition_asked,
+        record.condition_obtained,
+        measure_appearance(plan.intensity.normalised(drawn.image), drawn.label, plan.targets, plan.grid.spacing_mm),
+        record.nearest_real_case.get("latent_distance"),
+        nearest.among_real or None,
     )
-    return {"scores": verdict.scores, "reasons": list(verdict.reasons)}, closest
+    return {"scores": verdict.scores, "reasons": list(verdict.reasons)}
 
 
 def _save_rejected(record: SyntheticRecord, destination: Destination) -> None:

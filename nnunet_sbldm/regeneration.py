@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +96,9 @@ def _comparable(dataset: NnunetDataset, case: Case, record_file: Path) -> tuple[
 
 
 def _view_of_pool(dataset: NnunetDataset, pool: Path) -> NnunetDataset:
-    from dataclasses import replace
-
-    views: Callable[[str], NnunetDataset] = lambda name: replace(dataset, configuration=name)  # noqa: E731
-    return next(v for v in map(views, dataset.plans.available_configurations) if v.config.data_identifier == pool.parent.name)
+    """The dataset through the configuration whose preprocessing the pool's cases went through."""
+    views = (replace(dataset, configuration=name) for name in dataset.plans.available_configurations)
+    return next(view for view in views if view.config.data_identifier == pool.parent.name)
 
 
 def _compare(mine: Arrays, stored: Arrays) -> str:
