@@ -15,13 +15,13 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     RawDataset,
     SourceCase,
     case_folders,
-    copy_file,
     read_volume,
     require_files,
     require_same_grid,
     write_raw_dataset,
     write_volume,
 )
+from nnunet_sbldm.files import copy_file
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as BraTS2021_00000 with BraTS2021_00000_flair.nii.gz, _t1, _t1ce, _t2 and _seg"

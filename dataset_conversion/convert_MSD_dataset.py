@@ -15,14 +15,13 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     ENDING,
     RawDataset,
     SourceCase,
-    copy_file,
     read_volume,
     require_files,
     require_same_grid,
     write_raw_dataset,
     write_volume,
 )
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.files import copy_file, read_json
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "a folder such as Task01_BrainTumour with dataset.json, imagesTr, labelsTr and imagesTs"

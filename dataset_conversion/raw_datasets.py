@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,11 +182,6 @@ def _unreadable(case_id: str, file: Path) -> UserError:
 
 
 # --- writing files -------------------------------------------------------------------------------------------------
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file atomically."""
-    write_atomically(target, lambda tmp: shutil.copyfile(source, tmp))
 
 
 def write_volume(image: sitk.Image, target: Path) -> None:
