@@ -23,10 +23,11 @@ from nnunet_sbldm.config import PRESETS
 from nnunet_sbldm.grid import FILL, to_grid
 from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
+from nnunet_sbldm.optimisation import make_accelerator, train_stage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.reconstruction import RANGE_PERCENTILES, reconstruct
 from nnunet_sbldm.slices import TrainingArrays
-from nnunet_sbldm.training import autoencoder_stage, build_seeded, make_accelerator, train_stage
+from nnunet_sbldm.training import autoencoder_stage, build_seeded
 from nnunet_sbldm.types import OUTSIDE
 
 PSNR_DEFINITIONS = (

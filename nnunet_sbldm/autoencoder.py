@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_sbldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
+from nnunet_sbldm.blocks import ChannelNorm, FactorisedConv, ResidualBlock, sinusoidal
 from nnunet_sbldm.config import AutoencoderConfig
 
 POSITION_PERIODS = 1000.0
@@ -54,7 +54,7 @@ class SliceAutoencoder(nn.Module):
     def __init__(self, num_channels: int, num_classes: int, downsampling: int, config: AutoencoderConfig) -> None:
         super().__init__()
         self.num_channels, self.num_classes, self.use_position = num_channels, num_classes, config.use_position
-        self.latent_channels = config.latent_channels + num_channels - 1
+        self.latent_channels, self.latent_noise = config.latent_channels + num_channels - 1, config.latent_noise
         num_levels = downsampling.bit_length()
         widths = (*config.widths, *[config.widths[-1]] * num_levels)[:num_levels]
         e = config.embedding_dim
@@ -75,7 +75,7 @@ class SliceAutoencoder(nn.Module):
         for wide, narrow in zip(widths[::-1], widths[-2::-1], strict=False):
             self.after_upsampling.append(FactorisedConv(wide, narrow, 2))
             self.decode_blocks.append(ResidualBlock(narrow, narrow, e, 2))
-        self.norm_out = nn.GroupNorm(8 if widths[0] % 8 == 0 else 1, widths[0])
+        self.norm_out = ChannelNorm(widths[0])
         self.image_head = nn.Conv2d(widths[0], num_channels, 3, padding=1)
         self.label_head = nn.Conv2d(widths[0], num_classes, 3, padding=1)
 
@@ -105,7 +105,13 @@ class SliceAutoencoder(nn.Module):
     def forward(
         self, image: Tensor, one_hot: Tensor, position: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct through a posterior sample: image, label logits and the KL term."""
+        """Reconstruct through a posterior sample with further noise: image, label logits and the KL term."""
         posterior = self.encode(image, one_hot, position)
-        decoded_image, logits = self.decode(posterior.sample(generator), position)
+        decoded_image, logits = self.decode(self._with_noise(posterior.sample(generator), generator), position)
         return decoded_image, logits, posterior.kl()
+
+    def _with_noise(self, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise of a random strength per slice, up to ``latent_noise`` standard deviations of each latent channel."""
+        strength = self.latent_noise * torch.rand(len(latent), 1, 1, 1, generator=generator).to(latent)
+        noise = torch.randn(latent.shape, generator=generator).to(latent)
+        return latent + strength * latent.detach().std(dim=(0, 2, 3), keepdim=True) * noise

@@ -41,6 +41,22 @@ class FactorisedConv(nn.Module):
         return self.across(self.within(x))
 
 
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of every pixel alone (Ba et al. 2016): [B, C, ...] -> the same shape.
+
+    Unlike group normalisation it carries no statistics across a slice, so a small error of a latent somewhere in a slice
+    does not change the brightness of the whole slice against its neighbours.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias).movedim(-1, 1)
+
+
 class ResidualBlock(nn.Module):
     """Two normalised convolutions with a skip; an embedding scales and shifts the second (FiLM).
 
@@ -49,10 +65,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, embedding_dim: int, num_axes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(channels_in), channels_in)
+        self.norm1 = _norm(channels_in, num_axes)
         self.conv1 = FactorisedConv(channels_in, channels_out, num_axes)
         self.film = nn.Linear(embedding_dim, 2 * channels_out)
-        self.norm2 = nn.GroupNorm(_groups(channels_out), channels_out)
+        self.norm2 = _norm(channels_out, num_axes)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = FactorisedConv(channels_out, channels_out, num_axes)
         last = self.conv2.within if num_axes == 2 else self.conv2.across
@@ -69,5 +85,6 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
-def _groups(channels: int) -> int:
-    return next(g for g in (8, 4, 2, 1) if channels % g == 0)
+def _norm(channels: int, num_axes: int) -> nn.Module:
+    """Per pixel in slices, per group of channels in volumes."""
+    return ChannelNorm(channels) if num_axes == 2 else nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)

@@ -21,13 +21,22 @@ from torch import nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.conditions import ConditionModel, ConditionScaling, Target
-from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConfig, Preset, StageConfig, from_json
+from nnunet_sbldm.config import (
+    AugmentationConfig,
+    AutoencoderConfig,
+    DenoiserConfig,
+    DiffusionConfig,
+    Preset,
+    StageConfig,
+    from_json,
+)
 from nnunet_sbldm.denoiser import VolumeDenoiser
 from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
+from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
 FORMAT_VERSION = 1
@@ -59,6 +68,7 @@ class GeneratorPlan:
         template: geometry of one training case.
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
         latent_std: likewise.
+        texture: what the first stage cannot encode; empty until it is done.
     """
 
     dataset_name: str
@@ -81,6 +91,7 @@ class GeneratorPlan:
     template: Geometry
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
+    texture: Texture = NO_TEXTURE
 
     @cached_property
     def condition_model(self) -> ConditionModel:
@@ -88,9 +99,9 @@ class GeneratorPlan:
         table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
         return ConditionModel(self.condition_scaling, table)
 
-    def with_latents(self, mean: torch.Tensor, std: torch.Tensor) -> GeneratorPlan:
-        """The same plan with measured latent statistics."""
-        return replace(self, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()))
+    def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture) -> GeneratorPlan:
+        """The same plan with what is measured once the first stage is trained: latent statistics [Z], [Z] and texture."""
+        return replace(self, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()), texture=texture)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""
@@ -106,6 +117,7 @@ class GeneratorPlan:
             "condition_scaling": ConditionScaling,
             "gate": GateReference,
             "template": Geometry,
+            "texture": Texture,
         }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}
         parsed["preset"] = _preset_from_json(value["preset"])
@@ -120,6 +132,7 @@ def _preset_from_json(value: dict[str, Any]) -> Preset:
         "autoencoder_stage": StageConfig,
         "denoiser_stage": StageConfig,
         "diffusion": DiffusionConfig,
+        "augmentation": AugmentationConfig,
     }
     return Preset(name=value["name"], **{k: from_json(cls, value[k]) for k, cls in parts.items()})
 
@@ -138,7 +151,15 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     d, h, w = plan.grid.spacing_mm
     f = plan.grid.downsampling
     voxel_mm = (d, h * f, w * f)
-    network = VolumeDenoiser(z, plan.grid.latent_shape, voxel_mm, plan.condition_scaling, plan.targets, plan.preset.denoiser)
+    network = VolumeDenoiser(
+        z,
+        plan.grid.latent_shape,
+        voxel_mm,
+        plan.condition_scaling,
+        plan.targets,
+        plan.preset.denoiser,
+        int(plan.preset.diffusion.self_conditioning),
+    )
     return network.to(memory_format=torch.channels_last_3d)
 
 

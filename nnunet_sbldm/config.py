@@ -18,12 +18,15 @@ class AutoencoderConfig:
         latent_channels: channels of a slice latent for one image channel; one more for each further channel.
         embedding_dim: width of the positional embedding l(i).
         use_position: condition encoder and decoder on l(i); off only for ablation.
+        latent_noise: largest noise on training latents, in their standard deviations, so that the decoder forgives the
+            errors of the denoiser instead of turning them into flicker between slices.
     """
 
     widths: tuple[int, ...]
     latent_channels: int = 4
     embedding_dim: int = 64
     use_position: bool = True
+    latent_noise: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class DenoiserConfig:
         widths: feature channels per resolution level.
         embedding_dim: width of the embedding of time and condition.
         dropout: dropout probability inside residual blocks.
+        use_maps: draw the condition on the latent grid; off only for ablation.
     """
 
     widths: tuple[int, ...]
     embedding_dim: int = 128
     dropout: float = 0.0
+    use_maps: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,26 +72,58 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """Augmented copies of few training cases.
+
+    Attributes:
+        num_wanted: copies are added until there are about so many cases, originals included.
+        max_copies: most copies of one case.
+        max_rotation_deg: rotation about each axis.
+        max_scaling: relative change of size.
+        max_gain: relative change of contrast.
+        max_gamma: relative change of the exponent of intensities.
+    """
+
+    num_wanted: int = 160
+    max_copies: int = 7
+    max_rotation_deg: float = 8.0
+    max_scaling: float = 0.08
+    max_gain: float = 0.05
+    max_gamma: float = 0.1
+
+
+@dataclass(frozen=True)
 class DiffusionConfig:
     """Diffusion process.
 
     Attributes:
-        prediction_type: what the denoiser predicts, ``v_prediction`` or ``sample`` (x0).
+        prediction_type: what the denoiser predicts, ``v_prediction``, ``sample`` (x0) or ``epsilon``.
+        schedule: noise schedule by diffusers' name, ``squaredcos_cap_v2`` (cosine) or ``linear``.
+        noise_shift: the schedule's noise-to-signal ratio (of amplitudes) is multiplied by this; more than 1 spends more
+            steps on what large parts of a volume share (Hoogeboom et al. 2023).
+        min_snr_gamma: weight of a time in the loss is min(SNR, gamma) / SNR in x0 terms (Hang et al. 2023); None weighs
+            all times alike in terms of what is predicted.
         num_train_timesteps: T of the discrete process.
         condition_dropout: probability of training a sample without any condition (learned null).
         feature_dropout: probability of training a sample with a random half of the features missing.
         foreground_weight: weight in the loss of latents that hold foreground, relative to the others.
+        self_conditioning: the denoiser also sees its previous estimate of z_0 (Chen et al. 2023).
     """
 
     prediction_type: str = "v_prediction"
+    schedule: str = "squaredcos_cap_v2"
+    noise_shift: float = 2.0
+    min_snr_gamma: float | None = None
     num_train_timesteps: int = 1000
     condition_dropout: float = 0.1
     feature_dropout: float = 0.2
     foreground_weight: float = 4.0
+    self_conditioning: bool = False
 
 
 SAMPLERS = ("ddim", "dpmsolver++")
 """DDIM (Song et al. 2021) and DPM-Solver++ 2M (Lu et al. 2022)."""
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -100,6 +137,7 @@ class SamplerConfig:
         guidance_scale: classifier-free guidance; 1 samples the plain conditional model.
         batch_size: cases denoised together (short batches are filled up); recorded, because float rounding depends on
             it. More than 1 pays on GPUs alone.
+        precision: arithmetic of the denoiser, one of ``PRECISIONS``; recorded, because rounding depends on it too.
     """
 
     name: str = "ddim"
@@ -107,6 +145,7 @@ class SamplerConfig:
     num_steps: int = 20
     guidance_scale: float = 1.5
     batch_size: int = 1
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -119,13 +158,14 @@ class Preset:
     autoencoder_stage: StageConfig
     denoiser_stage: StageConfig
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 PRESETS = {
     "tiny": Preset(
         "tiny",
         AutoencoderConfig(widths=(16, 24, 32)),
-        DenoiserConfig(widths=(32, 48), embedding_dim=64),
+        DenoiserConfig(widths=(32, 64, 128), embedding_dim=64),
         StageConfig(num_steps=500, batch_size=16, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=250),
         StageConfig(num_steps=1200, batch_size=8, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=400),
     ),

@@ -1,13 +1,14 @@
 """The denoiser of the stacked slice latents Z (paper section 2, second stage), steered by tau(c) and a drawing of c.
 
 A 3-D U-Net whose convolutions are factorised into one within slices and one across them. Strides are anisotropic:
-an axis is halved only while its voxels are not much larger than the smallest, as nnU-Net does. Where slices are thin,
-two neighbours enter and leave together, which costs half and ties them to each other. Self-attention at the coarsest
-level ties distant slices together.
+an axis is halved only while its voxels are not much larger than the smallest, as nnU-Net does. Where slices are thin or
+the volume is large, neighbouring latents enter and leave as one token (Hoogeboom et al. 2023, "simple diffusion"), which
+costs less and ties thin slices to each other. Self-attention at the coarsest level ties distant slices together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,8 @@ from nnunet_sbldm.config import DenoiserConfig
 
 MAX_PERIOD = 10_000.0
 MIN_AXIS = 6
+MAX_TOKENS = 20 * 32 * 32
+"""Tokens at the finest level beyond which neighbouring latents share one."""
 MAX_ATTENTION_TOKENS = 4096
 SHARPNESS = 3.0
 """Steepness of the soft ellipsoids at their surface."""
@@ -44,9 +47,26 @@ def strides_for(shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int
     return strides  # type: ignore[return-value]
 
 
-def slices_per_token(voxel_mm: Sequence[float]) -> int:
-    """Neighbouring slice latents that share a token at the finest level: 2 where slices are much thinner than latents."""
-    return 2 if 2 * voxel_mm[0] <= min(voxel_mm[1:]) else 1
+def latents_per_token(shape: Sequence[int], voxel_mm: Sequence[float]) -> tuple[int, int, int]:
+    """Neighbouring latents along (D, h, w) that share a token at the finest level.
+
+    Two slices where slices are much thinner than latents are wide; then, while there are more than ``MAX_TOKENS`` tokens,
+    twice as many along the axis on which a token is shortest.
+
+    Args:
+        shape: (D, h, w) of the latent volume.
+        voxel_mm: latent voxel size along (D, h, w).
+    """
+    patch = [2 if 2 * voxel_mm[0] <= min(voxel_mm[1:]) else 1, 1, 1]
+    while torch.Size(tokens_shape(shape, patch)).numel() > MAX_TOKENS:
+        token_mm = [v * p for v, p in zip(voxel_mm, patch, strict=True)]
+        patch[token_mm.index(min(token_mm))] *= 2
+    return (patch[0], patch[1], patch[2])
+
+
+def tokens_shape(shape: Sequence[int], patch: Sequence[int]) -> list[int]:
+    """(D', h', w') of the tokens of a latent volume; the last tokens may be filled up."""
+    return [-(-n // p) for n, p in zip(shape, patch, strict=True)]
 
 
 class ConditionEncoder(nn.Module):
@@ -149,6 +169,7 @@ class VolumeDenoiser(nn.Module):
         scaling: condition features in network scale.
         targets: labels or regions they describe.
         config: widths, embedding, dropout.
+        num_estimates: 1 if the previous estimate of z_0 enters too (self-conditioning), else 0.
     """
 
     def __init__(
@@ -159,18 +180,19 @@ class VolumeDenoiser(nn.Module):
         scaling: ConditionScaling,
         targets: Sequence[Target],
         config: DenoiserConfig,
+        num_estimates: int = 0,
     ) -> None:
         super().__init__()
         widths, e = config.widths, config.embedding_dim
-        p = slices_per_token(voxel_mm)
-        latent_shape = (-(-latent_shape[0] // p), *latent_shape[1:])
-        token_mm = (voxel_mm[0] * p, *voxel_mm[1:])
+        self.embedding_dim, self.patch = e, latents_per_token(latent_shape, voxel_mm)
+        latent_shape, num_latents = tokens_shape(latent_shape, self.patch), math.prod(self.patch) * latent_channels
+        token_mm = [v * p for v, p in zip(voxel_mm, self.patch, strict=True)]
         strides = strides_for(latent_shape, token_mm, len(widths))
-        self.embedding_dim, self.slices_per_token = e, p
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
         self.tau = ConditionEncoder(len(scaling.names), e)
         self.maps = ConditionMaps(scaling, targets, latent_shape, token_mm)
-        self.conv_in = FactorisedConv(p * latent_channels + 3 + len(targets), widths[0], 3)
+        self.use_maps = config.use_maps
+        self.conv_in = FactorisedConv(num_latents * (1 + num_estimates) + 3 + len(targets), widths[0], 3)
         self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
@@ -183,15 +205,16 @@ class VolumeDenoiser(nn.Module):
         self.attention = SelfAttention(widths[-1]) if num_tokens <= MAX_ATTENTION_TOKENS else nn.Identity()
         self.bottom2 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
         self.norm_out = nn.GroupNorm(1, widths[0])
-        self.conv_out = nn.Conv3d(widths[0], p * latent_channels, 1)
+        self.conv_out = nn.Conv3d(widths[0], num_latents, 1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
-    def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-        """[B, Z, D, h, w], [B], [B, F] (NaN = missing) -> [B, Z, D, h, w]."""
+    def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor, *estimates: Tensor) -> Tensor:
+        """[B, Z, D, h, w], [B], [B, F] (NaN = missing), previous estimates [B, Z, D, h, w] -> [B, Z, D, h, w]."""
         embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
-        tokens = _merge_slices(noisy, self.slices_per_token)
-        h = self.conv_in(torch.cat([tokens, _coordinates(tokens), self.maps(condition).to(tokens)], dim=1))
+        tokens = merge_latents(torch.cat([noisy, *estimates], dim=1), self.patch)
+        maps = self.maps(condition).to(tokens) * float(self.use_maps)
+        h = self.conv_in(torch.cat([tokens, _coordinates(tokens), maps], dim=1))
         skips = []
         for block, downsample in zip(self.down_blocks, self.downsample, strict=True):
             h = block(h, embedding)
@@ -201,7 +224,8 @@ class VolumeDenoiser(nn.Module):
         for conv, block, skip in zip(self.after_upsampling, self.up_blocks, reversed(skips), strict=True):
             h = F.interpolate(conv(h), size=skip.shape[2:], mode="nearest")
             h = block(torch.cat([h, skip], dim=1), embedding)
-        return _split_slices(self.conv_out(F.silu(self.norm_out(h))), self.slices_per_token)[:, :, : noisy.shape[2]]
+        d, height, width = noisy.shape[2:]
+        return split_tokens(self.conv_out(F.silu(self.norm_out(h))), self.patch)[:, :, :d, :height, :width]
 
 
 def _coarsest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
@@ -211,15 +235,21 @@ def _coarsest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[in
     return shape
 
 
-def _merge_slices(volume: Tensor, p: int) -> Tensor:
-    """[B, Z, D, h, w] -> [B, Z * p, ceil(D / p), h, w]; the last slice is repeated where p does not divide D."""
-    volume = F.pad(volume, (0, 0, 0, 0, 0, -volume.shape[2] % p), mode="replicate") if volume.shape[2] % p else volume
-    return volume.unflatten(2, (-1, p)).movedim(3, 2).flatten(1, 2)
+def merge_latents(volume: Tensor, patch: Sequence[int]) -> Tensor:
+    """[B, Z, D, h, w] -> [B, Z * latents, D', h', w']; where ``patch`` does not divide an axis, its last latents are repeated."""
+    missing = [-n % p for n, p in zip(volume.shape[2:], patch, strict=True)]
+    if any(missing):
+        volume = F.pad(volume, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
+    for axis, p in enumerate(patch):
+        volume = volume.unflatten(axis + 2, (-1, p)).movedim(axis + 3, 2).flatten(1, 2)
+    return volume
 
 
-def _split_slices(tokens: Tensor, p: int) -> Tensor:
-    """Inverse of :func:`_merge_slices`: [B, Z * p, D', h, w] -> [B, Z, D' * p, h, w]."""
-    return tokens.unflatten(1, (-1, p)).movedim(2, 3).flatten(2, 3)
+def split_tokens(tokens: Tensor, patch: Sequence[int]) -> Tensor:
+    """Inverse of :func:`merge_latents`: [B, Z * latents, D', h', w'] -> [B, Z, D' * d, h' * h, w' * w]."""
+    for axis, p in reversed(list(enumerate(patch))):
+        tokens = tokens.unflatten(1, (-1, p)).movedim(2, axis + 3).flatten(axis + 2, axis + 3)
+    return tokens
 
 
 def _coordinates(volume: Tensor) -> Tensor:

@@ -20,24 +20,43 @@ from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
 
 Scheduler = Any
 """diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t."""
+Denoise = Callable[..., Tensor]
+"""(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t; with self-conditioning a fourth argument,
+the previous estimate of z_0, shaped like z_t."""
+
+
+def best_precision(device: str) -> str:
+    """``bf16`` where the hardware multiplies it faster than fp32 (recent GPUs; CPUs with AMX or AVX512-BF16), else ``fp32``."""
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
 def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
-    """A solver on the cosine schedule (Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
+    """A solver on the configured schedule (cosine: Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    schedule = {
+    schedule: dict[str, Any] = {
         "num_train_timesteps": config.num_train_timesteps,
-        "beta_schedule": "squaredcos_cap_v2",
+        "trained_betas": shifted_betas(config),
         "prediction_type": config.prediction_type,
         "timestep_spacing": "trailing",
     }
     if name == "ddim":
         return DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=True)
     return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2)
+
+
+def shifted_betas(config: DiffusionConfig) -> np.ndarray:
+    """Betas [T] of the configured schedule with its noise shifted: SNR' = SNR / noise_shift^2."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    plain = DDIMScheduler(num_train_timesteps=config.num_train_timesteps, beta_schedule=config.schedule)
+    alphas = plain.alphas_cumprod.double().numpy()
+    shifted = alphas / (alphas + config.noise_shift**2 * (1 - alphas))
+    return 1 - shifted / np.concatenate([[1.0], shifted[:-1]])
 
 
 def diffusion_loss(
@@ -48,6 +67,8 @@ def diffusion_loss(
     timestep: Tensor,
     noise: Tensor,
     weight: Tensor,
+    min_snr_gamma: float | None = None,
+    estimate_first: bool | None = None,
 ) -> Tensor:
     """Weighted mean squared error of the prediction at the given times and noise.
 
@@ -59,12 +80,41 @@ def diffusion_loss(
         timestep: [B] int64.
         noise: like ``clean``.
         weight: [B, 1, D, h, w].
+        min_snr_gamma: see :class:`DiffusionConfig`.
+        estimate_first: with self-conditioning, whether the model sees its own estimate or zeros; None without it.
     """
     noisy = scheduler.add_noise(clean, noise, timestep)
-    v_prediction = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(clean, noise, timestep) if v_prediction else clean
-    error = (denoise(noisy, timestep, condition).float() - target).square()
+    estimates = []
+    if estimate_first is not None:
+        estimates = [torch.zeros_like(noisy)]
+        if estimate_first:
+            with torch.no_grad():
+                prediction = denoise(noisy, timestep, condition, *estimates).float()
+            estimates = [clean_of(scheduler, prediction, noisy, timestep)]
+    kind = scheduler.config.prediction_type
+    targets = {"v_prediction": scheduler.get_velocity(clean, noise, timestep), "sample": clean, "epsilon": noise}
+    error = (denoise(noisy, timestep, condition, *estimates).float() - targets[kind]).square()
+    if min_snr_gamma is not None:
+        error = error * _min_snr_weight(scheduler, timestep, min_snr_gamma).reshape(-1, 1, 1, 1, 1)
     return (error * weight).sum() / (weight.sum() * clean.shape[1])
+
+
+def clean_of(scheduler: Scheduler, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+    """The estimate of z_0 [B, Z, D, h, w] that a prediction at times [B] amounts to."""
+    alpha = scheduler.alphas_cumprod.to(noisy.device)[timestep].reshape(-1, 1, 1, 1, 1)
+    if scheduler.config.prediction_type == "sample":
+        return prediction
+    if scheduler.config.prediction_type == "epsilon":
+        return (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+    return alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
+
+
+def _min_snr_weight(scheduler: Scheduler, timestep: Tensor, gamma: float) -> Tensor:
+    """Weight [B] of each time, so that the loss in terms of z_0 is weighted by min(SNR, gamma) (Hang et al. 2023)."""
+    alpha = scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    snr = alpha / (1 - alpha)
+    wanted = snr.clamp(max=gamma)
+    return wanted / {"v_prediction": snr + 1, "sample": torch.ones_like(snr), "epsilon": snr}[scheduler.config.prediction_type]
 
 
 def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
@@ -93,7 +143,7 @@ def sample(
     Args:
         denoise: the model.
         config: schedule and parametrisation.
-        sampler: solver, steps, eta and guidance; guidance 1 needs one evaluation per step, any other value two.
+        sampler: solver, steps, eta and guidance; with guidance 1 a step costs half as much as with any other value.
         noise: [B, Z, D, h, w] starting point z_T.
         condition: [B, F].
         seeds: [B] one per sample, for the noise that eta adds.
@@ -103,20 +153,29 @@ def sample(
     """
     scheduler = make_scheduler(config, sampler.name)
     scheduler.set_timesteps(sampler.num_steps, device=noise.device)
-    null = torch.full_like(condition, torch.nan)
     z = noise
+    estimates = [torch.zeros_like(z)] if config.self_conditioning else []
     for i, t in enumerate(scheduler.timesteps):
-        time = t.expand(len(z))
-        prediction = denoise(z, time, condition).float()
-        if sampler.guidance_scale != 1:
-            unconditional = denoise(z, time, null).float()
-            prediction = unconditional + sampler.guidance_scale * (prediction - unconditional)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=sampler.precision == "bf16"):
+            prediction = _guided(denoise, z, t, condition, sampler.guidance_scale, *estimates)
+        if estimates:
+            estimates = [clean_of(scheduler, prediction, z, t.expand(len(z)))]
         extra = {}
         if sampler.eta > 0:
             fresh = initial_noise([derived_seed(seed, i + 1) for seed in seeds], z.shape[1:]).to(z.device)
             extra = {"eta": sampler.eta, "variance_noise": fresh}
         z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
+
+
+def _guided(denoise: Denoise, z: Tensor, t: Tensor, condition: Tensor, guidance_scale: float, *estimates: Tensor) -> Tensor:
+    """Prediction with guidance, conditional and null model evaluated as one batch."""
+    if guidance_scale == 1:
+        return denoise(z, t.expand(len(z)), condition, *estimates).float()
+    both = torch.cat([condition, torch.full_like(condition, torch.nan)])
+    twice = (v.repeat(2, 1, 1, 1, 1) for v in (z, *estimates))
+    conditional, null = denoise(next(twice), t.expand(len(both)), both, *twice).float().chunk(2)
+    return null + guidance_scale * (conditional - null)
 
 
 def derived_seed(seed: int, number: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.slices import TrainingArrays, slice_positions
+from nnunet_sbldm.types import FloatArray
 
 SLICES_PER_PASS = 64
 MIN_STD = 1e-4
@@ -68,6 +70,14 @@ def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Itera
         ).cpu()
 
 
+def residuals(autoencoder: SliceAutoencoder, arrays: TrainingArrays, latents: Tensor) -> Iterator[tuple[FloatArray, np.ndarray]]:
+    """Real minus decoded image [C, D, H, W] and class indices [D, H, W] of the first cases, as many as there are ``latents``."""
+    device = next(autoencoder.parameters()).device
+    for latent, image, classes in zip(latents, arrays.images, arrays.classes, strict=False):
+        decoded, _ = decode_volume(autoencoder, latent.to(device))
+        yield image.astype(np.float32) - decoded.cpu().numpy(), classes
+
+
 def foreground_weights(arrays: TrainingArrays, latent_shape: Sequence[int], foreground_weight: float) -> Tensor:
     """Loss weights [N, 1, D, h, w] of latents: ``foreground_weight`` where a latent holds foreground, else 1.
 
@@ -79,6 +89,6 @@ def foreground_weights(arrays: TrainingArrays, latent_shape: Sequence[int], fore
 
 
 def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std per latent channel over all training cases: [N, Z, D, h, w] -> [Z], [Z]."""
+    """Mean and std per latent channel over the (real) training cases: [N, Z, D, h, w] -> [Z], [Z]."""
     mean = latents.mean(dim=(0, 2, 3, 4))
     return mean, latents.std(dim=(0, 2, 3, 4)).clamp(min=MIN_STD)

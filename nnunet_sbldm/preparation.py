@@ -11,6 +11,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.config import Preset
@@ -169,7 +170,8 @@ def prepare(
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(dataset, fold, preset, seed, encoding, targets, summaries)
-    arrays = TrainingArrays.create(work, len(case_ids), len(plan.channel_names), plan.grid.shape)
+    copies = num_copies(len(case_ids), preset.augmentation)
+    arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):
         image, label = load_preprocessed(dataset, case_id)
         arrays.put(
@@ -177,7 +179,20 @@ def prepare(
             to_grid(plan.intensity.scaled(image), plan.grid.shape, 0),
             encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)),
         )
+    _add_copies(arrays, len(case_ids), plan)
     return plan, arrays, fingerprints
+
+
+def _add_copies(arrays: TrainingArrays, num_cases: int, plan: GeneratorPlan) -> None:
+    """Fill the rows after the real cases with augmented copies of them."""
+    if len(arrays.images) == num_cases:
+        return
+    axis = left_right_axis(plan.template, plan.grid.transpose_forward)
+    mirrored_axis = axis if may_be_mirrored(arrays.images[:num_cases], arrays.classes[:num_cases], axis) else None
+    augmenter = Augmenter(plan.preset.augmentation, plan.grid, mirrored_axis)
+    for row in tqdm(range(num_cases, len(arrays.images)), desc="augmenting cases", unit="case"):
+        image, classes = arrays.images[row % num_cases].astype(np.float32), arrays.classes[row % num_cases]
+        arrays.put(row, *augmenter.copy(image, classes, np.random.default_rng([plan.seed, row])))
 
 
 def _plan(

@@ -26,7 +26,7 @@ from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
+from nnunet_sbldm.nnunet import NnunetDataset, is_preprocessed, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request, range_warnings
@@ -146,8 +146,9 @@ def _decode(generator: Generator, request: Request, condition: np.ndarray, laten
     anatomy = anatomy_of(logits.argmax(0).cpu().numpy(), plan.grid)
     label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
     label = remove_specks(np.where(anatomy, label, OUTSIDE).astype(np.int16), plan.min_component_voxels)
+    texture = plan.texture.draw(plan.encoding.encode(label), np.random.default_rng([request.noise_seed, 2]))
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
-    return Draw(request, condition, obtained, latent.cpu(), image.cpu().numpy(), label, anatomy)
+    return Draw(request, condition, obtained, latent.cpu(), image.cpu().numpy() + texture, label, anatomy)
 
 
 def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:
@@ -173,7 +174,7 @@ class NearestRealCase:
 
     def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
         self.generator, self.dataset = generator, dataset
-        ids = [c.case_id for c in generator.seen if c.case_id in dataset.case_files]
+        ids = [c.case_id for c in generator.seen if is_preprocessed(dataset, c.case_id) or c.case_id in dataset.case_files]
         self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
 
     def _latent(self, image: np.ndarray, label: LabelArray) -> Tensor:

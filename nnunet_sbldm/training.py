@@ -1,32 +1,23 @@
-"""Training of both stages; killed training resumes with the same command.
-
-Everything random at a step is drawn from (seed, stage, step, process), so a resumed run is the uninterrupted run.
-"""
+"""Training of both stages; killed training resumes with the same command."""
 
 from __future__ import annotations
 
-import csv
-import math
 import shutil
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder, is_complete
-from nnunet_sbldm.config import Preset, SamplerConfig, StageConfig
-from nnunet_sbldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
-from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_atomically, write_json
+from nnunet_sbldm.conditions import measure
+from nnunet_sbldm.config import Preset, SamplerConfig
+from nnunet_sbldm.diffusion import best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
+from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
 from nnunet_sbldm.latents import (
@@ -36,39 +27,23 @@ from nnunet_sbldm.latents import (
     foreground_weights,
     latent_statistics,
     one_hot_of,
+    residuals,
 )
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
+from nnunet_sbldm.novelty import MIN_CASES, novelty_of
+from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.texture import Texture
 from nnunet_sbldm.types import OUTSIDE, UserError
 
-LOG_EVERY_STEPS = 25
 PICTURED_CASES = 3
-LOG_COLUMNS = ("stage", "step", "num_steps", "loss", "image", "label", "kl", "learning_rate", "seconds")
+MAX_TEXTURE_CASES = 32
+NOVELTY_SAMPLES, NOVELTY_STEPS = 8, 10
 
 Network = TypeVar("Network", bound=nn.Module)
-LossOfStep = Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training.
-
-    Attributes:
-        name: ``autoencoder`` or ``denoiser``.
-        network: what is trained.
-        config: optimisation.
-        loss: (network, random generator of this step) -> total loss and its parts.
-        picture: (averaged network, file) -> None, called at intervals.
-    """
-
-    name: str
-    network: nn.Module
-    config: StageConfig
-    loss: LossOfStep
-    picture: Callable[[nn.Module, Path], None]
 
 
 def train_generator(
@@ -95,27 +70,30 @@ def train_generator(
         return folder
     accelerator = make_accelerator(device)
     plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder)
-    autoencoder = build_seeded(build_autoencoder, plan)
-    train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
-    latents = torch.stack(list(encode_cases(autoencoder, arrays)))
-    plan = plan.with_latents(*latent_statistics(latents))
-    denoiser = build_seeded(build_denoiser, plan)
-    weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
-    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, weights), folder, plan.seed)
+    plan = train_stages(accelerator, plan, arrays, folder)
     if accelerator.is_main_process:
-        _finish(folder, dataset, plan, seen)
+        finish(folder, dataset, plan, seen)
+        shutil.rmtree(folder / "work")
     accelerator.wait_for_everyone()
     return folder
 
 
-def make_accelerator(device: str) -> Accelerator:
-    """Device, precision and processes: bf16 (else fp16) on GPUs, fp32 elsewhere; works under ``torchrun``."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda was asked for, but no CUDA GPU is available; use -device cpu.")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("-device mps was asked for, but it is not available; use -device cpu.")
-    precision = "no" if device != "cuda" else ("bf16" if torch.cuda.is_bf16_supported() else "fp16")
-    return Accelerator(mixed_precision=precision, cpu=device == "cpu")
+def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: TrainingArrays, folder: Path) -> GeneratorPlan:
+    """Train both networks of a planned generator into ``folder``; the plan with the statistics of its latents."""
+    autoencoder = build_seeded(build_autoencoder, plan)
+    train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
+    latents, num_cases = torch.stack(list(encode_cases(autoencoder, arrays))), len(plan.condition_table)
+    texture = Texture.fit(
+        residuals(autoencoder, arrays, latents[: min(num_cases, MAX_TEXTURE_CASES)]),
+        len(plan.channel_names),
+        plan.encoding.num_classes,
+    )
+    plan = plan.with_first_stage(*latent_statistics(latents[:num_cases]), texture)
+    denoiser = build_seeded(build_denoiser, plan)
+    weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
+    conditions = conditions_of(arrays, plan)
+    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
+    return plan
 
 
 def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan) -> Network:
@@ -150,12 +128,19 @@ def _prepare_once(
     )
 
 
-def _finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:
+def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:
     """Write what makes the checkpoint self-contained; ``generator.json`` last."""
     write_json(folder / "dataset.json", {k: v for k, v in dataset.dataset_json.items() if k not in ("dataset", "sbldm")})
     write_json(folder / "training_cases.json", [c.to_json() for c in seen])
     write_json(folder / "generator.json", plan.to_json())
-    shutil.rmtree(folder / "work")
+
+
+def conditions_of(arrays: TrainingArrays, plan: GeneratorPlan) -> Tensor:
+    """Conditions [N, F] in network scale of real cases (measured before) and their augmented copies."""
+    known = plan.condition_model.table
+    copies = (np.where(c == IGNORED, 1, c) for c in arrays.classes[len(known) :])
+    measured = [measure(plan.encoding.decode(c), plan.targets, plan.grid.spacing_mm) for c in copies]
+    return torch.from_numpy(plan.condition_scaling.scaled(np.stack([*known, *measured]))).float()
 
 
 # --- the stages ----------------------------------------------------------------------------------------------------
@@ -186,13 +171,26 @@ def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays
 
 
 def denoiser_stage(
-    denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, latents: Tensor, weights: Tensor
+    denoiser: nn.Module,
+    autoencoder: SliceAutoencoder,
+    plan: GeneratorPlan,
+    latents: Tensor,
+    conditions: Tensor,
+    weights: Tensor,
 ) -> Stage:
-    """Second stage: denoise standardised latent volumes [N, Z, D, h, w] under their conditions, with weights [N, 1, D, h, w]."""
+    """Second stage: denoise standardised latent volumes under their conditions.
+
+    Args:
+        denoiser: what is trained.
+        autoencoder: the first stage, for pictures.
+        plan: plan with latent statistics.
+        latents: [N, Z, D, h, w], not standardised.
+        conditions: [N, F] in network scale.
+        weights: [N, 1, D, h, w] weights in the loss.
+    """
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     clean_all = (latents - mean) / std
-    model, config = plan.condition_model, plan.preset.diffusion
-    conditions = torch.from_numpy(model.scaling.scaled(model.table)).float()
+    config = plan.preset.diffusion
     scheduler, batch_size = make_scheduler(config), plan.preset.denoiser_stage.batch_size
 
     def loss(network: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -204,19 +202,34 @@ def denoiser_stage(
             torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size)),
         )
         condition = drop_condition(conditions[chosen], config, generator)
-        return diffusion_loss(network, scheduler, *(t.to(device) for t in (clean, condition, time, noise, weights[chosen]))), {}
+        clean, condition, time, noise, weight = (t.to(device) for t in (clean, condition, time, noise, weights[chosen]))
+        estimate_first = bool(rng.integers(2)) if config.self_conditioning else None
+        value = diffusion_loss(network, scheduler, clean, condition, time, noise, weight, config.min_snr_gamma, estimate_first)
+        return value, {}
 
     def picture(network: nn.Module, file: Path) -> None:
         device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))
         noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
         rows = []
-        for n, z in enumerate(sample(network, config, SamplerConfig(), noise, conditions[: len(seeds)].to(device), seeds)):
+        sampler = SamplerConfig(precision=best_precision(device.type))
+        for n, z in enumerate(sample(network, config, sampler, noise, conditions[: len(seeds)].to(device), seeds)):
             pair = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
             titles = ("training case, reconstructed", "sample, same condition")
             rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
         montage(file, rows)
 
-    return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture)
+    def novelty(network: nn.Module) -> float:
+        device, seeds = next(network.parameters()).device, range(NOVELTY_SAMPLES)
+        asked = np.stack([plan.condition_model.sample(np.random.default_rng(s)) for s in seeds])
+        condition = torch.from_numpy(plan.condition_scaling.scaled(asked)).float().to(device)
+        sampler = SamplerConfig(num_steps=NOVELTY_STEPS, precision=best_precision(device.type))
+        noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
+        samples = [sample(network, config, sampler, noise[s : s + 1], condition[s : s + 1], [s])[0].cpu() for s in seeds]
+        return novelty_of(torch.stack(samples), clean_all, num_cases)
+
+    num_cases = len(plan.condition_table)
+    can_copy = novelty if num_cases >= MIN_CASES else None
+    return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
 
 
 def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> Panel:
@@ -228,153 +241,3 @@ def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> P
 
 def _torch_generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-
-# --- the loop ------------------------------------------------------------------------------------------------------
-
-
-def learning_rate_at(step: int, config: StageConfig) -> float:
-    """Linear warm-up, then cosine decay to zero."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-
-
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, whose decay starts low: min(decay, (1 + n) / (10 + n))."""
-
-    def average(mean: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
-        n = float(num_averaged)
-        torch._foreach_lerp_(list(mean), list(current), 1 - min(decay, (1 + n) / (10 + n)))
-
-    return AveragedModel(network, multi_avg_fn=average)
-
-
-def train_stage(accelerator: Accelerator, stage: Stage, folder: Path, seed: int) -> None:
-    """Train one stage to its end, from the start or from where it was killed, and leave the averaged weights in the network.
-
-    Writes ``STAGE.safetensors``, rows of ``training_log.csv``, pictures, and a resumable state in ``work``.
-    """
-    weights_file, state_file = folder / f"{stage.name}.safetensors", folder / "work" / f"{stage.name}_state.pt"
-    if weights_file.is_file():
-        stage.network.load_state_dict(load_file(weights_file))
-        stage.network.to(accelerator.device).eval()
-        return
-    config = stage.config
-    stage.network.to(accelerator.device)
-    ema = averaged(stage.network, config.ema_decay)
-    optimizer = torch.optim.AdamW(stage.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    network, optimizer = accelerator.prepare(stage.network.train(), optimizer)
-    first_step, seconds_before = _resume(state_file, stage.network, ema, optimizer, accelerator.device)
-    log = TrainingLog(folder / "training_log.csv", stage.name, first_step, accelerator.is_main_process)
-    started = time.monotonic() - seconds_before
-    progress = tqdm(
-        range(first_step, config.num_steps),
-        stage.name,
-        config.num_steps,
-        initial=first_step,
-        unit="step",
-        disable=not accelerator.is_main_process,
-        mininterval=1.0,
-    )
-    for step in progress:
-        loss, parts = _step(
-            accelerator,
-            stage,
-            network,
-            optimizer,
-            np.random.default_rng([seed, len(stage.name), step, accelerator.process_index]),
-            step,
-        )
-        ema.update_parameters(stage.network)
-        if (step + 1) % LOG_EVERY_STEPS == 0:
-            progress.set_postfix(loss=f"{loss:.4f}")
-            log.write(step + 1, config, loss, parts, time.monotonic() - started)
-        if ((step + 1) % config.picture_every_steps == 0 or step + 1 == config.num_steps) and accelerator.is_main_process:
-            stage.picture(ema.module.eval(), folder / "pictures" / f"{stage.name}_{step + 1:06d}.png")
-            _save_state(state_file, stage.network, ema, optimizer, step + 1, time.monotonic() - started)
-    stage.network.load_state_dict(ema.module.state_dict())
-    stage.network.eval()
-    if accelerator.is_main_process:
-        tensors = {k: v.cpu().contiguous() for k, v in stage.network.state_dict().items()}
-        write_atomically(weights_file, lambda tmp: save_file(tensors, tmp))
-    accelerator.wait_for_everyone()
-
-
-def _step(
-    accelerator: Accelerator,
-    stage: Stage,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rng: np.random.Generator,
-    step: int,
-) -> tuple[float, dict[str, float]]:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, stage.config)
-    with accelerator.autocast():
-        loss, parts = stage.loss(network, rng)
-    if not torch.isfinite(loss):
-        raise UserError(f"The {stage.name} diverged at step {step} (loss {loss.item()}); use a smaller preset or another -seed.")
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(network.parameters(), stage.config.max_gradient_norm)
-    optimizer.step()
-    return loss.item(), {k: v.item() for k, v in parts.items()}
-
-
-def _save_state(
-    file: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
-) -> None:
-    state = {
-        "network": network.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "seconds": seconds,
-    }
-    write_atomically(file, lambda tmp: torch.save(state, tmp))
-
-
-def _resume(
-    file: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, float]:
-    """Restore a state if there is one; the next step and the seconds already spent."""
-    if not file.is_file():
-        return 0, 0.0
-    state = torch.load(file, map_location=device, weights_only=True)
-    network.load_state_dict(state["network"])
-    ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["seconds"]
-
-
-class TrainingLog:
-    """``training_log.csv``, one row every ``LOG_EVERY_STEPS`` steps; rows past the resumed step are dropped."""
-
-    def __init__(self, file: Path, stage: str, first_step: int, is_main: bool) -> None:
-        self.file, self.stage, self.is_main = file, stage, is_main
-        if not is_main:
-            return
-        rows = []
-        if file.is_file():
-            with open(file, newline="", encoding="utf-8") as f:
-                rows = [r for r in csv.DictReader(f) if r["stage"] != stage or int(r["step"]) <= first_step]
-        with open(file, "w", newline="", encoding="utf-8") as f:
-            writer = csv.DictWriter(f, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def write(self, step: int, config: StageConfig, loss: float, parts: dict[str, float], seconds: float) -> None:
-        """Append one row."""
-        if not self.is_main:
-            return
-        row = {
-            "stage": self.stage,
-            "step": step,
-            "num_steps": config.num_steps,
-            "loss": f"{loss:.5f}",
-            "learning_rate": f"{learning_rate_at(step - 1, config):.3e}",
-            "seconds": f"{seconds:.1f}",
-            **{k: f"{v:.5f}" for k, v in parts.items()},
-        }
-        with open(self.file, "a", newline="", encoding="utf-8") as f:
-            csv.DictWriter(f, LOG_COLUMNS).writerow(row)

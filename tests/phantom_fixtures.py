@@ -10,7 +10,7 @@ from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
 
 from nnunet_sbldm import config
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig, Preset, StageConfig
+from nnunet_sbldm.config import AugmentationConfig, AutoencoderConfig, DenoiserConfig, Preset, StageConfig
 from nnunet_sbldm.nnunet import fold_cases, open_dataset
 from nnunet_sbldm.phantom import PhantomConfig, write_phantom_dataset
 from nnunet_sbldm.training import train_generator
@@ -23,6 +23,7 @@ NANO = Preset(
     DenoiserConfig(widths=(8, 16), embedding_dim=16),
     STAGE,
     replace(STAGE, batch_size=4),
+    augmentation=AugmentationConfig(max_copies=1),
 )
 
 

@@ -7,7 +7,15 @@ import torch
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
-from nnunet_sbldm.denoiser import ConditionMaps, VolumeDenoiser, strides_for
+from nnunet_sbldm.denoiser import (
+    ConditionMaps,
+    VolumeDenoiser,
+    latents_per_token,
+    merge_latents,
+    split_tokens,
+    strides_for,
+    tokens_shape,
+)
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss, label_loss
 
 
@@ -130,3 +138,25 @@ def test_thick_slices_are_not_halved_before_thin_pixels():
     assert strides_for((24, 32, 28), (20.0, 4.0, 4.0), 3) == [(1, 2, 2), (1, 2, 2)]
     assert strides_for((45, 14, 11), (1.0, 4.0, 4.0), 2) == [(2, 1, 1)]
     assert strides_for((4, 32, 32), (1.0, 1.0, 1.0), 2) == [(1, 2, 2)]
+
+
+@pytest.mark.parametrize("patch", [(1, 1, 1), (2, 1, 1), (3, 2, 4)])
+def test_tokens_hold_neighbouring_latents_and_give_them_back(patch):
+    volume = torch.randn(2, 3, 11, 10, 9)
+    tokens = merge_latents(volume, patch)
+    assert list(tokens.shape) == [2, 3 * patch[0] * patch[1] * patch[2], *tokens_shape(volume.shape[2:], patch)]
+    assert set(tokens[0, :, 0, 0, 0].tolist()) == set(volume[0, :, : patch[0], : patch[1], : patch[2]].flatten().tolist())
+    assert torch.equal(split_tokens(tokens, patch)[:, :, :11, :10, :9], volume)
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_mm", "patch"),
+    [
+        ((45, 14, 11), (1.0, 4.0, 4.0), (2, 1, 1)),  # thin slices
+        ((22, 30, 30), (5.0, 8.0, 8.0), (1, 1, 1)),
+        ((155, 30, 30), (1.0, 8.0, 8.0), (8, 1, 1)),  # many thin slices
+        ((20, 64, 64), (8.0, 4.0, 4.0), (1, 2, 2)),  # wide slices
+    ],
+)
+def test_large_volumes_share_tokens_along_their_shortest_sides(shape, voxel_mm, patch):
+    assert latents_per_token(shape, voxel_mm) == patch

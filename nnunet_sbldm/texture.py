@@ -1,0 +1,92 @@
+"""The texture that the slice autoencoder cannot encode: noise and fine detail, measured on the training cases, added back.
+
+A decoder trained on absolute errors returns the median of what an image could be, without the noise of the scanner. Its
+distribution p(x | z) has a width, too: here a Gaussian field with the strength of the residuals per class and their
+correlation between neighbouring voxels, along and across slices. Drawing from it keeps images from being softer than real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_sbldm.types import FloatArray
+
+MAX_LAG = 3
+"""Voxels along each axis up to which residuals are correlated."""
+AXES = (0, 1, 2)
+SIZE = 2 * MAX_LAG + 1
+MIN_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Residuals of the autoencoder.
+
+    Attributes:
+        std: per channel, per class index: standard deviation in network scale; 0 outside the anatomy.
+        correlation: per channel: correlation of voxels at lags -MAX_LAG to MAX_LAG along (D, H, W), flattened.
+    """
+
+    std: tuple[tuple[float, ...], ...]
+    correlation: tuple[tuple[float, ...], ...]
+
+    @staticmethod
+    def fit(residuals: Iterable[tuple[FloatArray, np.ndarray]], num_channels: int, num_classes: int) -> Texture:
+        """Measure residuals.
+
+        Args:
+            residuals: per case, real minus decoded image [C, D, H, W] in network scale, and class indices [D, H, W].
+            num_channels: C.
+            num_classes: K, class 0 is the outside.
+        """
+        power, count = np.zeros((num_channels, num_classes)), np.zeros(num_classes)
+        products, pairs = np.zeros((num_channels, SIZE, SIZE, SIZE)), np.zeros((SIZE, SIZE, SIZE))
+        for residual, classes in residuals:
+            known = (classes > 0) & (classes < num_classes)
+            index = np.where(known, classes, 0)
+            own_count = np.bincount(index[known], minlength=num_classes)
+            own_power = np.stack([np.bincount(index[known], np.square(r[known]), num_classes) for r in residual])
+            std = np.sqrt(own_power / np.maximum(own_count, 1) + MIN_VARIANCE)
+            unit = np.where(known, residual / std[:, index], 0)
+            products += np.stack([_autocorrelation(u) for u in unit])
+            pairs += _autocorrelation(known.astype(np.float64))
+            power, count = power + own_power, count + own_count
+        correlation = products / np.maximum(pairs, 1)
+        correlation /= correlation[:, MAX_LAG, MAX_LAG, MAX_LAG][:, None, None, None].clip(MIN_VARIANCE)
+        std = np.sqrt(power / np.maximum(count, 1))
+        return Texture(_nested(std), _nested(correlation.reshape(num_channels, -1)))
+
+    def draw(self, classes: np.ndarray, rng: np.random.Generator) -> FloatArray:
+        """One field [C, D, H, W] in network scale for class indices [D, H, W]; 0 outside and for ``NO_TEXTURE``."""
+        if not self.std:
+            return np.zeros((1, *classes.shape), np.float32)
+        fields = [_field(np.reshape(c, (SIZE, SIZE, SIZE)), classes.shape, rng) for c in self.correlation]
+        return (np.stack(fields) * np.asarray(self.std)[:, classes]).astype(np.float32)
+
+
+NO_TEXTURE = Texture((), ())
+"""Decoded images as they are."""
+
+
+def _autocorrelation(volume: np.ndarray) -> np.ndarray:
+    """Sums of products of voxels at every lag up to ``MAX_LAG``: [D, H, W] -> [SIZE, SIZE, SIZE]."""
+    shape = [n + MAX_LAG for n in volume.shape]
+    full = np.fft.irfftn(np.abs(np.fft.rfftn(volume, shape, AXES)) ** 2, shape, AXES)
+    return full[np.ix_(*[np.arange(-MAX_LAG, MAX_LAG + 1) % n for n in shape])]
+
+
+def _field(correlation: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Gaussian field of unit variance with the given correlation, by its power spectrum."""
+    padded = [n + MAX_LAG for n in shape]
+    kernel = np.zeros(padded)
+    kernel[np.ix_(*[np.arange(-MAX_LAG, MAX_LAG + 1) % n for n in padded])] = correlation
+    amplitude = np.sqrt(np.fft.rfftn(kernel).real.clip(min=0))
+    field = np.fft.irfftn(np.fft.rfftn(rng.standard_normal(padded)) * amplitude, padded, AXES)
+    return field[tuple(slice(0, n) for n in shape)] / max(float(field.std()), MIN_VARIANCE)
+
+
+def _nested(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(float(v), 6) for v in row) for row in values)
