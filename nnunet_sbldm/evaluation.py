@@ -8,194 +8,151 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.distance import cdist
-from tqdm import tqdm
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import as_dict, feature_names
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.evaluated_cases import (
+    MIN_CASES,
+    RealCases,
+    SyntheticCases,
+    evaluated_cases,
+    make_cases,
+    numbered_requests,
+)
 from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.files import temporary_folder, write_json
-from nnunet_sbldm.folds import find_leaks
-from nnunet_sbldm.measures import CaseSet, feature_columns, measure_cases
-from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.measures import CaseSet
+from nnunet_sbldm.nnunet import NnunetDataset, load_arrays, load_preprocessed
+from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality import (
     FEW_CASES,
     Result,
     Sets,
-    agreement_results,
-    coherence_results,
-    condition_results,
     distribution_results,
     diversity_results,
-    mask_results,
-    memorisation_results,
     reconstruction_results,
 )
-from nnunet_sbldm.synthesis import Request, synthesise
-from nnunet_sbldm.types import FloatArray, LabelArray, UnfitGeneratorError, UserError
+from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
+from nnunet_sbldm.scoring import Reference, Sections, compare
+from nnunet_sbldm.types import UserError
 
-FORMAT_VERSION = 1
-MIN_CASES = 2
-MAX_CASES_NAMED = 20
+FORMAT_VERSION = 2
 
 
-def evaluate(
-    generator: Generator,
-    dataset: NnunetDataset,
-    num_cases: int,
-    sampler: SamplerConfig,
-    output: Path,
-    seed: int = 0,
-    diversity: float = 1.0,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to evaluate.
+
+    Attributes:
+        num_cases: synthetic cases to ask for; their seeds are ``seed``, ``seed + 1``, ...
+        sampler: steps, guidance and batch size.
+        seed: also decides every random choice of the metrics.
+        diversity: width of the condition model's kernels.
+        use_gate: evaluate what an expansion would write, drawn again where the quality gate rejects; otherwise raw draws.
+        targets: what is to be reached.
+        nnunet: folder of a trained nnU-Net whose encoder gives features, if there is one.
+    """
+
+    num_cases: int = 64
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    seed: int = 0
+    diversity: float = 1.0
+    use_gate: bool = True
+    targets: QualityTargets = DEFAULT_TARGETS
+    nnunet: Path | None = None
+
+
+def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
     """Evaluate a generator and write the report.
 
     Args:
         generator: trained generator, on the device to use.
         dataset: the dataset it was trained on, in the same configuration.
-        num_cases: synthetic cases to make; their seeds are ``seed``, ``seed + 1``, ...
-        sampler: steps, guidance and batch size.
+        settings: what to draw and how to judge it.
         output: folder to write.
-        seed: also decides every random choice of the metrics.
-        diversity: width of the condition model's kernels.
 
     Returns:
         The content of ``evaluation.json``.
 
     Raises:
-        UserError: other dataset or preprocessing, fold without held-out cases, or one of them was seen in training.
-        UnfitGeneratorError: a synthetic case is empty.
+        UserError: other dataset or preprocessing, fold without held-out cases, one of them was seen in training, or an
+            unsuitable nnU-Net.
+        UnfitGeneratorError: a synthetic case is empty, or the quality gate accepts fewer than two.
     """
     start = time.monotonic()
     training_ids, held_out_ids = evaluated_cases(generator, dataset)
-    if num_cases < MIN_CASES:
-        raise UserError(f"An evaluation needs at least {MIN_CASES} synthetic cases, got {num_cases}.")
-    requests = [Request(f"sbldm_{seed + i:05d}", seed + i, {}, diversity) for i in range(num_cases)]
+    if settings.num_cases < MIN_CASES:
+        raise UserError(f"An evaluation needs at least {MIN_CASES} synthetic cases, got {settings.num_cases}.")
+    plan = generator.plan
+    encoder = load_encoder(settings.nnunet, dataset, plan.fold, generator.device) if settings.nnunet else None
+    requests = numbered_requests(settings.num_cases, settings.seed, settings.diversity)
     with temporary_folder(output) as work:
-        training = _real_cases(generator, dataset, training_ids, work / "training")
-        held_out = _real_cases(generator, dataset, held_out_ids, work / "held_out")
-        synthetic, records = _synthetic_cases(generator, dataset, requests, sampler, work)
-        cases = EvaluatedCases(synthetic, held_out, training, tuple(records))
-        sections, per_case = measure_quality(generator, cases, seed)
+        reference = Reference.measure(
+            generator, dataset, RealCases.collect(plan, dataset, training_ids, held_out_ids, work / "real")
+        )
+        made = make_cases(generator, dataset, requests, settings.sampler, reference.nearest, work, settings.use_gate)
+        rng = np.random.default_rng([settings.seed, 2])
+        sections, per_case = measure_quality(generator, reference, made.cases, made.records, rng, settings.targets, made.draws)
+        if encoder:
+            sections["nnunet"] = encoder_results(encoder, dataset, reference, made, rng)
         result = {
-            **_circumstances(generator, dataset, cases, seed),
+            **_circumstances(generator, dataset, settings, reference, made),
             "sections": {name: [_result_to_json(r) for r in results] for name, results in sections.items()},
             "synthetic_cases": per_case,
             "seconds": round(time.monotonic() - start, 1),
         }
         write_json(output / "evaluation.json", _without_nan(result))
-        pictures = draw_pictures(cases, result, output / "pictures")
+        pictures = draw_pictures(made.cases, reference.cases.training, result, output / "pictures")
     write_evaluation_report(_without_nan(result), pictures, output / "evaluation.html")
     return result
-
-
-@dataclass(frozen=True)
-class EvaluatedCases:
-    """The three sets of cases on the grid, and the records of the synthetic ones."""
-
-    synthetic: CaseSet
-    held_out: CaseSet
-    training: CaseSet
-    records: tuple[SyntheticRecord, ...]
-
-
-# --- cases ---------------------------------------------------------------------------------------------------------
-
-
-def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[str], list[str]]:
-    """Ids of the real cases that the generator saw, and of the held-out cases of its fold.
-
-    Raises:
-        UserError: see :func:`evaluate`.
-    """
-    plan = generator.plan
-    refuse_mismatch(generator, dataset)
-    if dataset.plans_hash() != plan.plans_hash:
-        raise UserError(
-            f"The SBLDM in {generator.folder} was trained on {plan.dataset_name} as preprocessed by {plan.plans_name} at that "
-            f"time; {dataset.name} with {dataset.plans_name} is preprocessed differently: train the SBLDM again."
-        )
-    _, held_out = fold_cases(dataset, plan.fold)
-    if len(held_out) < MIN_CASES:
-        raise UserError(
-            f"Fold {plan.fold} of {dataset.name} holds out {len(held_out)} real case(s); an evaluation needs at least "
-            f"{MIN_CASES} that the SBLDM never saw: evaluate one that was trained on a numbered fold."
-        )
-    leaks = find_leaks(generator.seen, fingerprints_of(dataset, held_out).values())
-    if leaks:
-        named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
-        raise UserError(
-            f"The SBLDM in {generator.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
-            "held-out cases must be unseen, so train it again on this fold."
-        )
-    known = set(dataset.real_case_ids)
-    training = [c.case_id for c in generator.seen if c.case_id in known]
-    if len(training) < MIN_CASES:
-        raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
-    return training, held_out
-
-
-def _real_cases(generator: Generator, dataset: NnunetDataset, case_ids: Sequence[str], folder: Path) -> CaseSet:
-    return CaseSet.collect(folder, generator.plan, case_ids, (load_preprocessed(dataset, c) for c in case_ids))
-
-
-def _synthetic_cases(
-    generator: Generator, dataset: NnunetDataset, requests: Sequence[Request], sampler: SamplerConfig, work: Path
-) -> tuple[CaseSet, list[SyntheticRecord]]:
-    """Synthetic cases, which go through nnU-Net's preprocessing like real ones."""
-    records: list[SyntheticRecord] = []
-
-    def preprocessed() -> Iterator[tuple[FloatArray, LabelArray]]:
-        for case, record in tqdm(synthesise(generator, requests, sampler), "sampling", len(requests), unit="case"):
-            if not case.image.any():
-                raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
-            records.append(record)
-            with temporary_folder(work) as folder:
-                preprocess_case(dataset, case, folder / case.case_id)
-                yield load_arrays(folder, case.case_id)
-
-    cases = CaseSet.collect(work / "synthetic", generator.plan, [r.case_id for r in requests], preprocessed())
-    return cases, records
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
 def measure_quality(
-    generator: Generator, cases: EvaluatedCases, seed: int
-) -> tuple[dict[str, list[Result]], list[dict[str, Any]]]:
-    """All results by section, and what there is to say of each synthetic case."""
-    plan, rng = generator.plan, np.random.default_rng([seed, 2])
-    synthetic = measure_cases(generator, cases.synthetic, "measuring synthetic cases")
-    held_out = measure_cases(generator, cases.held_out, "measuring held-out cases")
-    training = measure_cases(generator, cases.training, "measuring training cases")
-    sets = Sets(synthetic, held_out, training, plan.targets)
-    asked = np.array([[r.condition_asked.get(n, np.nan) for n in feature_names(plan.targets)] for r in cases.records])
-    columns = feature_columns(generator, cases.held_out)
-    memorised, nearest = memorisation_results(sets, rng)
+    generator: Generator,
+    reference: Reference,
+    synthetic: CaseSet,
+    records: Sequence[SyntheticRecord],
+    rng: np.random.Generator,
+    targets: QualityTargets = DEFAULT_TARGETS,
+    draws: Sequence[SyntheticRecord] = (),
+) -> tuple[Sections, list[dict[str, Any]]]:
+    """All results by section, and what there is to say of each synthetic case; arguments as for :func:`compare`."""
+    real = reference.cases
+    compared = compare(generator, reference, synthetic, records, rng, targets, draws)
     sections = {
-        "reconstruction": reconstruction_results(sets, _class_names(generator)),
-        "condition": condition_results(asked, sets),
-        "masks": mask_results(sets, rng),
-        "agreement": agreement_results(sets, columns, rng),
-        "coherence": coherence_results(sets),
-        "features": distribution_results(synthetic.features, held_out.features, training.features, rng),
-        "latents": distribution_results(synthetic.latents, held_out.latents, training.latents, rng),
-        "diversity": diversity_results(cases.synthetic, cases.held_out, cases.training, rng),
-        "memorisation": memorised,
+        "reconstruction": reconstruction_results(compared.sets, _class_names(generator)),
+        **compared.sections,
+        "diversity": diversity_results(synthetic, real.held_out, real.training, rng),
     }
-    return sections, _per_case(cases, sets, nearest)
+    return sections, _per_case(records, real.training.case_ids, compared.sets, compared.nearest)
+
+
+def encoder_results(
+    encoder: NnunetEncoder, dataset: NnunetDataset, reference: Reference, made: SyntheticCases, rng: np.random.Generator
+) -> list[Result]:
+    """Distribution of the features of a trained nnU-Net's encoder, of the cases as nnU-Net's preprocessing leaves them."""
+    tables = []
+    for cases, title in ((reference.cases.held_out, "held-out cases"), (reference.cases.training, "training cases")):
+        images = (load_preprocessed(dataset, c)[0] for c in cases.case_ids)
+        tables.append(encoder.table(images, len(cases), f"nnU-Net features of {title}"))
+    images = (load_arrays(made.preprocessed, c)[0] for c in made.cases.case_ids)
+    synthetic = encoder.table(images, len(made.cases), "nnU-Net features of synthetic cases")
+    return distribution_results(synthetic, tables[0], tables[1], rng)
 
 
 def _class_names(generator: Generator) -> list[str]:
@@ -204,17 +161,21 @@ def _class_names(generator: Generator) -> list[str]:
     return [names.get(v, f"label {v}") for v in generator.plan.encoding.values[2:]]
 
 
-def _per_case(cases: EvaluatedCases, sets: Sets, nearest: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _per_case(
+    records: Sequence[SyntheticRecord], training_ids: Sequence[str], sets: Sets, nearest: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Seed, conditions, nearest training cases and distance to the nearest real case in shape and intensity."""
     (held_out, training), synthetic = standardised([sets.held_out.features, sets.training.features], sets.synthetic.features)
     atypical = cdist(synthetic, np.concatenate([held_out, training])).min(axis=1) / np.sqrt(synthetic.shape[1])
     names, rows = feature_names(sets.targets), []
-    for i, record in enumerate(cases.records):
-        kinds = {k: {"training_case": cases.training.case_ids[v["index"]], **v} for k, v in nearest[i].items()}
+    for i, record in enumerate(records):
+        kinds = {k: {"training_case": training_ids[v["index"]], **v} for k, v in nearest[i].items()}
         rows.append(
             {
                 "case_id": record.case_id,
                 "seed": record.seed,
+                "attempt": record.attempt,
+                "rejected_by_gate": list(record.gate.get("reasons", ())),
                 "asked": record.condition_asked,
                 "obtained": as_dict(names, sets.synthetic.condition[i]),
                 "feature_distance": float(atypical[i]),
@@ -228,17 +189,23 @@ def _per_case(cases: EvaluatedCases, sets: Sets, nearest: Sequence[dict[str, Any
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
-def _circumstances(generator: Generator, dataset: NnunetDataset, cases: EvaluatedCases, seed: int) -> dict[str, Any]:
-    plan = generator.plan
+def _circumstances(
+    generator: Generator, dataset: NnunetDataset, settings: EvaluationSettings, reference: Reference, made: SyntheticCases
+) -> dict[str, Any]:
+    plan, real = generator.plan, reference.cases
     return {
         "format": FORMAT_VERSION,
         "generator": {"folder": str(generator.folder), "hash": generator.hash, "preset": plan.preset.name, "fold": plan.fold},
         "dataset": {"name": dataset.name, "plans": dataset.plans_name, "configuration": dataset.configuration},
-        "num_cases": {k: len(getattr(cases, k)) for k in ("synthetic", "held_out", "training")},
-        "held_out_cases": list(cases.held_out.case_ids),
-        "training_cases": list(cases.training.case_ids),
-        "sampler": cases.records[0].sampler,
-        "seed": seed,
+        "num_cases": {"synthetic": len(made.cases), "held_out": len(real.held_out), "training": len(real.training)},
+        "held_out_cases": list(real.held_out.case_ids),
+        "training_cases": list(real.training.case_ids),
+        "sampler": {**asdict(settings.sampler), "diversity": settings.diversity},
+        "seconds_per_draw": made.seconds_per_draw,
+        "gate": _gate(settings, made),
+        "targets": asdict(settings.targets),
+        "nnunet": str(settings.nnunet) if settings.nnunet else None,
+        "seed": settings.seed,
         "versions": {
             "nnunet_sbldm": __version__,
             "torch": torch.__version__,
@@ -246,17 +213,34 @@ def _circumstances(generator: Generator, dataset: NnunetDataset, cases: Evaluate
             "python": platform.python_version(),
             "device": generator.device.type,
         },
-        "warnings": _warnings(cases),
+        "warnings": _warnings(reference, made),
     }
 
 
-def _warnings(cases: EvaluatedCases) -> list[str]:
-    sizes = {"synthetic": len(cases.synthetic), "held-out": len(cases.held_out), "training": len(cases.training)}
-    return [
+def _gate(settings: EvaluationSettings, made: SyntheticCases) -> dict[str, Any]:
+    """What the quality gate says of all draws, whether or not it decided which cases were evaluated."""
+    first = [not r.gate.get("reasons") for r in made.draws if r.attempt == 0]
+    return {
+        "used": settings.use_gate,
+        "draws": made.tally.attempts,
+        "cases_asked": settings.num_cases,
+        "first_draws_accepted_share": sum(first) / len(first),
+        "cases_accepted_share": made.tally.accepted / settings.num_cases,
+        "reasons": dict(made.tally.reasons.most_common()),
+    }
+
+
+def _warnings(reference: Reference, made: SyntheticCases) -> list[str]:
+    real = reference.cases
+    sizes = {"synthetic": len(made.cases), "held-out": len(real.held_out), "training": len(real.training)}
+    few = [
         f"There are only {n} {name} cases: with fewer than {FEW_CASES}, distances between distributions say little."
         for name, n in sizes.items()
         if n < FEW_CASES
     ]
+    missing = made.num_requests - len(made.cases)
+    gone = f"The quality gate gave up {missing} of {made.num_requests} cases; the numbers are of the others."
+    return [*few, gone] if missing else few
 
 
 def _result_to_json(result: Result) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from nnunet_sbldm.report import embedded
 from nnunet_sbldm.types import OUTSIDE
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.evaluation import EvaluatedCases
     from nnunet_sbldm.measures import CaseSet
 
 CASES_PER_GROUP = 2
@@ -25,8 +24,14 @@ NOT_MEASURED = "\N{EN DASH}"
 PLOTTED = ("volume_ml", "centroid_d", "centroid_h", "centroid_w")
 
 
-def draw_pictures(cases: EvaluatedCases, result: dict[str, Any], folder: Path) -> dict[str, Any]:
+def draw_pictures(synthetic: CaseSet, training: CaseSet, result: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write the PNGs of an evaluation.
+
+    Args:
+        synthetic: synthetic cases.
+        training: training cases.
+        result: content of ``evaluation.json``.
+        folder: where to write.
 
     Returns:
         ``montages``: title and path; ``scatters``: target and path.
@@ -41,26 +46,28 @@ def draw_pictures(cases: EvaluatedCases, result: dict[str, Any], folder: Path) -
     }
     nearest = sorted(range(len(rows)), key=lambda i: rows[i]["nearest"]["pair"]["distance"])[: 2 * CASES_PER_GROUP]
     montages = {"typical": folder / "best_median_worst.png", "nearest": folder / "nearest_to_training.png"}
-    names = {v: t.name for t in cases.training.plan.targets if len(t.label_values) == 1 for v in t.label_values}
+    names = {v: t.name for t in training.plan.targets if len(t.label_values) == 1 for v in t.label_values}
     panels = [
-        ("" if k else title, _beside_nearest(cases, rows[i], i)) for title, group in groups.items() for k, i in enumerate(group)
+        ("" if k else title, _beside_nearest(synthetic, training, rows[i], i))
+        for title, group in groups.items()
+        for k, i in enumerate(group)
     ]
     montage(montages["typical"], panels, names)
-    montage(montages["nearest"], [("", _beside_nearest(cases, rows[i], i)) for i in nearest], names)
-    scatters = {t.name: folder / f"condition_{i}.png" for i, t in enumerate(cases.training.plan.targets)}
+    montage(montages["nearest"], [("", _beside_nearest(synthetic, training, rows[i], i)) for i in nearest], names)
+    scatters = {t.name: folder / f"condition_{i}.png" for i, t in enumerate(training.plan.targets)}
     for target, path in scatters.items():
         _draw_scatter(path, target, rows)
     return {"montages": montages, "scatters": scatters}
 
 
-def _beside_nearest(cases: EvaluatedCases, row: dict[str, Any], index: int) -> list[Panel]:
+def _beside_nearest(synthetic: CaseSet, training: CaseSet, row: dict[str, Any], index: int) -> list[Panel]:
     """A synthetic case and its nearest training case as a pair; mirrored, if that is how it is near."""
     near = row["nearest"]["pair"]
     flags = f", flagged: {', '.join(row['flagged'])}" if row["flagged"] else ""
     mirrored = ", mirrored" if near["mirrored"] else ""
     title = f"{row['case_id']}{flags}"
     beside = f"nearest training case: {near['training_case']}{mirrored}, distance {near['distance']:.2f}"
-    return [_panel(cases.synthetic, index, title), _panel(cases.training, near["index"], beside, near["mirrored"])]
+    return [_panel(synthetic, index, title), _panel(training, near["index"], beside, near["mirrored"])]
 
 
 def _panel(cases: CaseSet, index: int, title: str, mirrored: bool = False) -> Panel:

@@ -10,7 +10,7 @@ SECTIONS = {
         "title": "Condition: asked and obtained",
         "columns": ("synthetic", "real mask through the autoencoder"),
         "note": "Over the cases in which the label was asked for and is there. Centroids are fractions of the anatomy's bounding "
-        "box; the error is the length of the difference.",
+        "box; the error is the length of the difference. first draws: the same before the quality gate rejected any.",
     },
     "masks": {
         "title": "Masks: Wasserstein-1 distance to held-out cases, in the unit of the feature",
@@ -41,6 +41,12 @@ SECTIONS = {
         "columns": ("synthetic to held-out", "training to held-out"),
         "note": "The generator's own autoencoder sees: differences that it cannot encode do not show here.",
     },
+    "nnunet": {
+        "title": "Distribution of features of a trained nnU-Net",
+        "columns": ("synthetic to held-out", "training to held-out"),
+        "note": "Means of the deepest feature maps of its encoder. It was trained on the training cases, so the floor says how "
+        "far held-out cases look to it from what it knows.",
+    },
     "diversity": {
         "title": "Diversity",
         "columns": ("synthetic pairs", "held-out pairs"),
@@ -52,7 +58,7 @@ SECTIONS = {
         "columns": ("synthetic", "real"),
         "note": "Median distance of synthetic cases to their nearest training case over that of held-out cases, mirrored cases "
         "included. Flagged: nearer to a training case than any held-out case is; the second column says how many of as many real "
-        "cases would be.",
+        "cases would be. No case below the smallest distance of a held-out case goes unflagged.",
     },
 }
 
@@ -95,11 +101,20 @@ TEMPLATE = """<!DOCTYPE html>
 <p class="lead">{{ result.dataset.name }}, fold {{ result.generator.fold }}, preset {{ result.generator.preset }}:
 {{ result.num_cases.synthetic }} synthetic cases against {{ result.num_cases.held_out }} real cases that the generator never saw;
 {{ result.num_cases.training }} training cases give the floor.</p>
+<p class="note">{% if result.gate.used %}Cases are as an expansion writes them: what the quality gate rejects is drawn again
+or given up.{% else %}Raw draws: the quality gate was asked, but rejected nothing.{% endif %}
+It accepts {{ (100 * result.gate.first_draws_accepted_share) | round(1) }} % of first draws
+{%- if result.gate.used %} and, after redraws, gave {{ (100 * result.gate.cases_accepted_share) | round(1) }} % of the cases asked
+{%- endif %} ({{ result.gate.draws }} draws{% for reason, count in result.gate.reasons.items() %}
+{{- "; rejected for " if loop.first else ", " }}{{ reason }} {{ count }}{% endfor %}).</p>
 {% for warning in result.warnings %}<p class="warning">{{ warning }}</p>
 {% endfor %}<div class="tiles">
 <div class="tile"><b>{{ reached }} of {{ num_targets }}</b><span>targets reached</span></div>
 <div class="tile"><b>{{ flagged | length }}</b><span>cases flagged as near copies</span></div>
 <div class="tile"><b>{{ result.sampler.num_steps }} / {{ result.sampler.guidance_scale }}</b><span>steps / guidance</span></div>
+<div class="tile"><b>{{ (100 * result.gate.first_draws_accepted_share) | round | int }} %</b><span>of first draws pass the
+quality gate</span></div>
+<div class="tile"><b>{{ result.seconds_per_draw | round(2) }} s</b><span>per draw</span></div>
 <div class="tile"><b>{{ result.seconds }} s</b><span>on {{ result.versions.device }}</span></div>
 </div>
 
@@ -136,7 +151,9 @@ training case as a pair. Axial, coronal and sagittal plane through the largest c
 
 <h2>Circumstances</h2>
 <p class="note">Generator {{ result.generator.hash }} in {{ result.generator.folder }}; plans {{ result.dataset.plans }},
-configuration {{ result.dataset.configuration }}; seed {{ result.seed }}; nnunet-sbldm {{ result.versions.nnunet_sbldm }}, torch
+configuration {{ result.dataset.configuration }};
+{%- if result.nnunet %} nnU-Net {{ result.nnunet }};{% endif %} seed {{ result.seed }};
+nnunet-sbldm {{ result.versions.nnunet_sbldm }}, torch
 {{ result.versions.torch }}, Python {{ result.versions.python }}. All numbers are in evaluation.json.</p>
 </main>
 </body>

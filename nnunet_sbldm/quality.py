@@ -18,14 +18,10 @@ from nnunet_sbldm.conditions import ANATOMY_FEATURES, FEATURES, Target, feature_
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.measures import CaseSet, Measures, contact_columns
-from nnunet_sbldm.memorisation import KINDS, memorisation, nearest_training_cases
+from nnunet_sbldm.memorisation import KINDS, Memorisation, memorisation, nearest_training_cases
+from nnunet_sbldm.quality_targets import QualityTargets
 from nnunet_sbldm.similarity import COHERENCE, ms_ssim
 
-MIN_VOLUME_CORRELATION = 0.9
-MAX_CENTROID_ERROR = 0.05
-MAX_FLOOR_MULTIPLE = 2.0
-MAX_COHERENCE_DEVIATION = 0.1
-MIN_MEMORISATION_RATIO = 0.9
 NUM_DIVERSITY_PAIRS = 100
 FEW_CASES = 10
 """With fewer, targets of distances are not judged and the report warns."""
@@ -105,18 +101,23 @@ def distribution_results(
     return results
 
 
-def mask_results(sets: Sets, rng: np.random.Generator) -> list[Result]:
+def mask_results(sets: Sets, rng: np.random.Generator, targets: QualityTargets) -> list[Result]:
     """Wasserstein-1 distance of every mask feature to the held-out cases, in the feature's unit, and specks."""
     names = [*feature_names(sets.targets), *contact_columns(sets.targets)]
     tables = [np.concatenate([m.condition, m.contact], axis=1).T for m in (sets.synthetic, sets.held_out, sets.training)]
-    results = [_wasserstein_result(n, s, h, t, rng) for n, s, h, t in zip(names, *tables, strict=True)]
+    results = [_wasserstein_result(n, s, h, t, rng, targets) for n, s, h, t in zip(names, *tables, strict=True)]
     specks = [int(m.specks.sum()) for m in (sets.synthetic, sets.held_out)]
-    target = "no component smaller than any in training"
-    return [*results, Result("specks", specks[0], specks[1], len(sets.synthetic), target, specks[0] == 0)]
+    asked = "no component smaller than any in training"
+    return [*results, Result("specks", specks[0], specks[1], len(sets.synthetic), asked, specks[0] == 0)]
 
 
 def _wasserstein_result(
-    name: str, synthetic: np.ndarray, held_out: np.ndarray, training: np.ndarray, rng: np.random.Generator
+    name: str,
+    synthetic: np.ndarray,
+    held_out: np.ndarray,
+    training: np.ndarray,
+    rng: np.random.Generator,
+    targets: QualityTargets,
 ) -> Result:
     synthetic, held_out, training = (c[np.isfinite(c)] for c in (synthetic, held_out, training))
     size = min(len(synthetic), len(held_out), len(training))
@@ -129,16 +130,22 @@ def _wasserstein_result(
     )
     if name.rsplit("/", 1)[1] not in ("volume_ml", "sphericity"):
         return Result(name, value, floor, size, details=details)
-    asked = f"at most {MAX_FLOOR_MULTIPLE:g} x floor"
-    return Result(name, value, floor, size, asked, value <= MAX_FLOOR_MULTIPLE * floor if size >= FEW_CASES else None, details)
+    asked = f"at most {targets.max_floor_multiple:g} x floor"
+    reached = value <= targets.max_floor_multiple * floor if size >= FEW_CASES else None
+    return Result(name, value, floor, size, asked, reached, details)
 
 
-def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
+def condition_results(
+    asked: np.ndarray, sets: Sets, targets: QualityTargets, before_gate: tuple[np.ndarray, np.ndarray] | None = None
+) -> list[Result]:
     """Asked against obtained size and place per target; the floor is a real mask before and after the autoencoder.
 
     Args:
         asked: [N, F] conditions of the synthetic cases in physical units, NaN where missing.
         sets: measures.
+        targets: what is to be reached.
+        before_gate: [M, F] asked and [M, F] obtained of all first draws, where a gate chose among them; their errors are
+            details of the results, since a gate that rejects what was not asked flatters the others.
     """
     results: list[Result] = []
     synthetic, held_out = sets.synthetic, sets.held_out
@@ -148,10 +155,17 @@ def condition_results(asked: np.ndarray, sets: Sets) -> list[Result]:
         again = held_out.reconstructed_condition[:, block]
         floor = condition_errors(held_out.condition[:, block], again, _extent_mm(held_out))
         n = int(((asked[:, block.start] == 1) & (synthetic.condition[:, block.start] == 1)).sum())
+        all_draws = _errors_before_gate(before_gate, block) if before_gate else {}
         for name, value in got.items():
-            target_text, reached = _condition_target(name, value)
-            results.append(Result(f"{target.name}: {name}", value, floor[name], n, target_text, reached))
+            target_text, reached = _condition_target(name, value, targets)
+            details = {"first_draws": all_draws[name]} if all_draws else {}
+            results.append(Result(f"{target.name}: {name}", value, floor[name], n, target_text, reached, details))
     return results
+
+
+def _errors_before_gate(before_gate: tuple[np.ndarray, np.ndarray], block: slice) -> dict[str, float]:
+    asked, obtained = before_gate
+    return condition_errors(asked[:, block], obtained[:, block], obtained[:, -len(ANATOMY_FEATURES) :])
 
 
 def _extent_mm(measures: Measures) -> np.ndarray:
@@ -159,34 +173,36 @@ def _extent_mm(measures: Measures) -> np.ndarray:
     return measures.condition[:, -len(ANATOMY_FEATURES) :]
 
 
-def _condition_target(name: str, value: float) -> tuple[str, bool | None]:
+def _condition_target(name: str, value: float, targets: QualityTargets) -> tuple[str, bool | None]:
     if name == "r of log volume":
-        return f"at least {MIN_VOLUME_CORRELATION:g}", value >= MIN_VOLUME_CORRELATION
+        return f"at least {targets.min_volume_correlation:g}", value >= targets.min_volume_correlation
     if name.endswith("(share of field of view)"):
-        return f"at most {MAX_CENTROID_ERROR:g}", value <= MAX_CENTROID_ERROR
+        return f"at most {targets.max_centroid_error:g}", value <= targets.max_centroid_error
     return "", None
 
 
-def coherence_results(sets: Sets) -> list[Result]:
+def coherence_results(sets: Sets, targets: QualityTargets) -> list[Result]:
     """Means of the coherence measures of synthetic and of held-out cases."""
     results = []
     for i, name in enumerate(COHERENCE):
         value, real, training = (_mean(m.coherence[:, i]) for m in (sets.synthetic, sets.held_out, sets.training))
         asked = name in ("neighbour_ssim", "gradient_ratio")
-        text = f"within {100 * MAX_COHERENCE_DEVIATION:g} % of real" if asked else ""
-        reached = bool(abs(value / real - 1) <= MAX_COHERENCE_DEVIATION) if asked else None
+        text = f"within {100 * targets.max_coherence_deviation:g} % of real" if asked else ""
+        reached = bool(abs(value / real - 1) <= targets.max_coherence_deviation) if asked else None
         results.append(Result(name, value, real, len(sets.synthetic), text, reached, {"training": training}))
     return results
 
 
-def agreement_results(sets: Sets, columns: Sequence[str], rng: np.random.Generator) -> list[Result]:
+def agreement_results(
+    sets: Sets, columns: Sequence[str], rng: np.random.Generator, targets: QualityTargets
+) -> list[Result]:
     """Contrast and edge of the image at the mask: means, and the Wasserstein-1 distance with its floor as details."""
     results = []
     for i, name in enumerate(columns):
         if name.rsplit("/", 1)[1] not in ("contrast", "edge"):
             continue
         synthetic, held_out, training = (m.features[:, i] for m in (sets.synthetic, sets.held_out, sets.training))
-        distance = _wasserstein_result(name, synthetic, held_out, training, rng)
+        distance = _wasserstein_result(name, synthetic, held_out, training, rng, targets)
         details = {"wasserstein": distance.value, "wasserstein_floor": distance.floor, "training": _mean(training)}
         results.append(Result(name, _mean(synthetic), _mean(held_out), distance.num_cases, details=details))
     return results
@@ -210,7 +226,9 @@ def _pair_ms_ssim(cases: CaseSet, i: int, j: int) -> float:
     return ms_ssim(cases.image(i), cases.image(j), (cases.classes(i) != 0) | (cases.classes(j) != 0))
 
 
-def memorisation_results(sets: Sets, rng: np.random.Generator) -> tuple[list[Result], list[dict[str, Any]]]:
+def memorisation_results(
+    sets: Sets, rng: np.random.Generator, targets: QualityTargets
+) -> tuple[list[Result], list[dict[str, Any]]]:
     """Ratio of nearest distances and flagged cases of each kind, and for each synthetic case its nearest training cases."""
     training = sets.training.descriptors()
     synthetic, held_out = (
@@ -220,28 +238,7 @@ def memorisation_results(sets: Sets, rng: np.random.Generator) -> tuple[list[Res
     per_case: list[dict[str, Any]] = [{} for _ in range(len(sets.synthetic))]
     for kind in KINDS:
         found = memorisation(synthetic[kind].distance, held_out[kind].distance, rng)
-        details = {"ratio_range": found.ratio_range, "half_range": found.half_range}
-        asked = f"at least {MIN_MEMORISATION_RATIO:g}"
-        results.append(
-            Result(
-                f"{kind}: ratio of nearest distances",
-                found.ratio,
-                1.0,
-                len(per_case),
-                asked,
-                found.ratio >= MIN_MEMORISATION_RATIO,
-                details,
-            )
-        )
-        results.append(
-            Result(
-                f"{kind}: flagged cases",
-                int(found.flagged.sum()),
-                found.expected_flagged,
-                len(per_case),
-                details={"threshold": found.threshold},
-            )
-        )
+        results += _memorisation_rows(kind, found, float(synthetic[kind].distance.min()), targets)
         for i, case in enumerate(per_case):
             case[kind] = {
                 "index": int(synthetic[kind].index[i]),
@@ -250,6 +247,17 @@ def memorisation_results(sets: Sets, rng: np.random.Generator) -> tuple[list[Res
                 "flagged": bool(found.flagged[i]),
             }
     return results, per_case
+
+
+def _memorisation_rows(kind: str, found: Memorisation, nearest: float, targets: QualityTargets) -> list[Result]:
+    """Ratio, smallest distance (any case below the floor is flagged) and number of flagged cases."""
+    n, details = len(found.flagged), {"ratio_range": found.ratio_range, "half_range": found.half_range}
+    asked, reached = f"at least {targets.min_memorisation_ratio:g}", found.ratio >= targets.min_memorisation_ratio
+    return [
+        Result(f"{kind}: ratio of nearest distances", found.ratio, 1.0, n, asked, reached, details),
+        Result(f"{kind}: smallest distance", nearest, found.threshold, n),
+        Result(f"{kind}: flagged cases", int(found.flagged.sum()), found.expected_flagged, n),
+    ]
 
 
 # --- small sums ----------------------------------------------------------------------------------------------------

@@ -2,27 +2,31 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.evaluation import EvaluatedCases, evaluate, evaluated_cases, measure_quality
+from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
+from nnunet_sbldm.evaluation import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation_template import SECTIONS
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, load_preprocessed
-from nnunet_sbldm.synthesis import Request, synthesise
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
+from nnunet_sbldm.scoring import Reference, score
+from nnunet_sbldm.synthesis import NearestRealCase, Request, synthesise
+from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 SAMPLER = SamplerConfig(num_steps=3)
+RAW = EvaluationSettings(4, SAMPLER, seed=7, use_gate=False)
 
 
 @pytest.fixture
 def result(generator, phantom_dataset, tmp_path):
-    return evaluate(generator, phantom_dataset, 4, SAMPLER, tmp_path / "out", seed=7)
+    return evaluate(generator, phantom_dataset, RAW, tmp_path / "out")
 
 
 def test_everything_is_written_and_the_work_is_removed(result, generator, phantom_dataset, tmp_path):
@@ -33,7 +37,7 @@ def test_everything_is_written_and_the_work_is_removed(result, generator, phanto
     train, val = fold_cases(phantom_dataset, 0)
     assert (written["training_cases"], written["held_out_cases"]) == (train, val)
     assert [c["seed"] for c in written["synthetic_cases"]] == [7, 8, 9, 10]
-    assert set(written["sections"]) == set(SECTIONS)
+    assert set(written["sections"]) == set(SECTIONS) - {"nnunet"}
     for results in written["sections"].values():
         assert results
     assert written["generator"]["hash"] == generator.hash
@@ -44,12 +48,19 @@ def test_html_needs_nothing_but_itself(result, tmp_path):
     html = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "DATA", (tmp_path / "out" / "evaluation.html").read_text())
     assert not re.search(r"https?:|<link|<script|@import|url\(", html)
     assert set(re.findall(r'src="([^"]*)"', html)) == {"DATA"}
-    for section in SECTIONS.values():
-        assert section["title"] in html
+    for name in result["sections"]:
+        assert SECTIONS[name]["title"] in html
 
 
 def case_set(generator, folder, cases):
     return CaseSet.collect(folder, generator.plan, [c for c, _, _ in cases], ((i, s) for _, i, s in cases))
+
+
+def measured(generator, dataset, sets, records):
+    """Sections and rows of (synthetic, held-out, training) sets."""
+    synthetic, held_out, training = sets
+    reference = Reference.measure(generator, dataset, RealCases(training, held_out))
+    return measure_quality(generator, reference, synthetic, records, np.random.default_rng(0))
 
 
 def test_a_copied_and_a_mirrored_training_case_are_flagged(generator, phantom_dataset, tmp_path):
@@ -63,7 +74,7 @@ def test_a_copied_and_a_mirrored_training_case_are_flagged(generator, phantom_da
         ("training", [(c, *real[c]) for c in train]),
     )]
     _, records = zip(*synthesise(generator, [Request(str(i), i, {}) for i in range(3)], SAMPLER), strict=True)
-    _, per_case = measure_quality(generator, EvaluatedCases(*sets, records), seed=0)
+    sections, per_case = measured(generator, phantom_dataset, sets, records)
     for case, original, flipped in zip(per_case, (train[1], train[4]), (False, True), strict=False):
         for kind in ("image", "mask"):
             assert case["nearest"][kind]["training_case"] == original
@@ -71,6 +82,12 @@ def test_a_copied_and_a_mirrored_training_case_are_flagged(generator, phantom_da
             assert case["nearest"][kind]["distance"] == pytest.approx(0, abs=1e-3)
         assert case["flagged"] == ["image", "mask", "pair"]
     assert per_case[2]["flagged"] == []
+    found = {r.name: r for r in sections["memorisation"]}
+    for kind in ("image", "mask", "pair"):
+        smallest = found[f"{kind}: smallest distance"]
+        assert smallest.value < smallest.floor
+        assert found[f"{kind}: flagged cases"].value == 2
+        assert all(c["nearest"][kind]["distance"] >= smallest.floor for c in per_case if kind not in c["flagged"])
 
 
 def test_real_cases_as_synthetic_ones_are_on_the_floor(generator, phantom_dataset, tmp_path):
@@ -79,7 +96,7 @@ def test_real_cases_as_synthetic_ones_are_on_the_floor(generator, phantom_datase
     training, held_out = ([(c, *load_preprocessed(phantom_dataset, c)) for c in ids] for ids in (train, val))
     sets = [case_set(generator, tmp_path / str(i), cases) for i, cases in enumerate((training, held_out, training))]
     _, records = zip(*synthesise(generator, [Request(str(i), i, {}) for i in range(len(train))], SAMPLER), strict=True)
-    sections, _ = measure_quality(generator, EvaluatedCases(*sets, records), seed=0)
+    sections, _ = measured(generator, phantom_dataset, sets, records)
     found = {name: {r.name: r for r in results} for name, results in sections.items()}
     for section in ("features", "latents"):
         kernel = found[section]["kernel distance (KID)"]
@@ -91,9 +108,114 @@ def test_real_cases_as_synthetic_ones_are_on_the_floor(generator, phantom_datase
 
 
 def test_equal_seeds_give_equal_numbers(result, generator, phantom_dataset, tmp_path):
-    again = evaluate(generator, phantom_dataset, 4, SAMPLER, tmp_path / "again", seed=7)
-    without_time = [{k: v for k, v in r.items() if k != "seconds"} for r in (result, again)]
+    again = evaluate(generator, phantom_dataset, RAW, tmp_path / "again")
+    without_time = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in (result, again)]
     assert json.dumps(without_time[0]) == json.dumps(without_time[1])
+
+
+def accept_seeds(monkeypatch, accepted):
+    """A gate that accepts the draws whose number, in order, is among ``accepted``."""
+    from nnunet_sbldm import production
+    from nnunet_sbldm.gate import Verdict
+
+    number = iter(range(1000))
+    monkeypatch.setattr(production, "judge", lambda *_: Verdict({}, () if next(number) in accepted else ("size is odd",)))
+
+
+@pytest.fixture
+def made(generator, phantom_dataset, tmp_path, monkeypatch):
+    """Three cases of which the first draws are rejected, accepted, rejected; the last is given up."""
+
+    def make(use_gate):
+        accept_seeds(monkeypatch, {1, 3})
+        nearest = NearestRealCase(generator, phantom_dataset)
+        folder = tmp_path / str(use_gate)
+        return make_cases(generator, phantom_dataset, numbered_requests(3, 5), SAMPLER, nearest, folder, use_gate)
+
+    return make
+
+
+def test_gated_cases_are_those_of_an_expansion_and_raw_ones_the_first_draws(made):
+    gated, raw = made(True), made(False)
+    assert gated.cases.case_ids == ("sbldm_00005", "sbldm_00006")
+    assert [r.attempt for r in gated.records] == [1, 0]
+    assert len(gated.draws) == 3 + 1 + 3
+    assert gated.filled_share == pytest.approx(2 / 3)
+    assert raw.cases.case_ids == ("sbldm_00005", "sbldm_00006", "sbldm_00007")
+    assert [r.attempt for r in raw.records] == [0, 0, 0]
+    assert raw.accepted_share == pytest.approx(1 / 3)
+    np.testing.assert_array_equal(gated.cases.image(1), raw.cases.image(1))
+
+
+def test_gated_evaluation_says_what_the_gate_did_and_what_came_before_it(generator, phantom_dataset, tmp_path, monkeypatch):
+    accept_seeds(monkeypatch, {1, 3})
+    result = evaluate(generator, phantom_dataset, replace(RAW, num_cases=3, use_gate=True), tmp_path / "out")
+    gate = result["gate"]
+    assert (gate["first_draws_accepted_share"], gate["cases_accepted_share"]) == (1 / 3, 2 / 3)
+    assert (gate["draws"], gate["reasons"]) == (7, {"size": 5})
+    assert "gave up 1 of 3 cases" in " ".join(result["warnings"])
+    assert all("first_draws" in r["details"] for r in result["sections"]["condition"])
+    html = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "33.3 % of first draws" in html
+    assert "gave 66.7 % of the cases asked" in html
+
+
+def test_a_generator_whose_cases_the_gate_refuses_is_unfit(generator, phantom_dataset, tmp_path, monkeypatch):
+    accept_seeds(monkeypatch, {0})
+    with pytest.raises(UnfitGeneratorError, match=r"accepts 1 of 3 cases .* because of size \(8 times\)"):
+        evaluate(generator, phantom_dataset, replace(RAW, num_cases=3, use_gate=True), tmp_path / "out")
+
+
+def test_a_score_is_the_evaluation_in_one_row(result, generator, phantom_dataset, tmp_path):
+    real = RealCases.collect(generator.plan, phantom_dataset, *evaluated_cases(generator, phantom_dataset), tmp_path / "real")
+    reference = Reference.measure(generator, phantom_dataset, real)
+    row = score(generator, phantom_dataset, reference, numbered_requests(4, 7), SAMPLER, tmp_path / "work", seed=7)
+    found = {name: {r["name"]: r for r in results} for name, results in result["sections"].items()}
+    assert row["frechet"] == found["features"]["Frechet distance"]["value"]
+    ratios = [r["value"] for n, r in found["memorisation"].items() if n.endswith("ratio of nearest distances")]
+    assert row["memorisation"] == min(ratios)
+    ssim = found["coherence"]["neighbour_ssim"]
+    assert row["neighbour_ssim"] == ssim["value"] / ssim["floor"]
+    assert row["accepted_share"] == result["gate"]["first_draws_accepted_share"]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+
+def test_targets_of_a_file_judge_and_stand_in_the_report(generator, tmp_path, capsys):
+    file, out = tmp_path / "targets.json", tmp_path / "out"
+    file.write_text('{"max_centroid_error": 10, "min_memorisation_ratio": 0}')
+    options = ["-n", "2", "-steps", "1", "-device", "cpu", "--no_gate"]
+    cli.evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-targets", str(file), *options])
+    written = read_json(out / "evaluation.json")
+    assert written["targets"] == {**asdict(DEFAULT_TARGETS), "max_centroid_error": 10, "min_memorisation_ratio": 0}
+    (error,) = [r for r in written["sections"]["condition"] if r["name"].endswith("(share of field of view)")]
+    assert error["target"] == "at most 10"
+    assert error["reached"] in (True, None)
+    assert all(r["reached"] for r in written["sections"]["memorisation"] if r["name"].endswith("ratio of nearest distances"))
+    assert "at most 10" in (out / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "holds a list; expected a JSON object with any of min_volume_correlation"),
+        ('{"volume_r": 1}', "names volume_r; expected any of min_volume_correlation"),
+        ('{"max_centroid_error": "5 %"}', "gives max_centroid_error the value '5 %'; expected a number from 0"),
+        ('{"max_centroid_error": -1}', "expected a number from 0"),
+        ('{"max_centroid_error": true}', "expected a number from 0"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_bad_targets_are_refused_in_one_sentence(tmp_path, content, message):
+    file = tmp_path / "targets.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_targets(file)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
 
 
 def test_seen_held_out_cases_are_refused_by_id_and_by_content(generator, phantom_dataset):
@@ -113,7 +235,7 @@ def test_other_preprocessing_and_folds_without_held_out_cases_are_refused(genera
 
 
 def test_command_finds_the_dataset_and_writes_beside_the_model(generator, capsys):
-    cli.evaluate_entry(["-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu"])
+    cli.evaluate_entry(["-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu", "--no_gate"])
     assert "look at" in capsys.readouterr().out
     written = read_json(generator.folder / "evaluation" / "evaluation.json")
     assert written["dataset"]["name"] == generator.plan.dataset_name

@@ -15,6 +15,7 @@ from nnunet_sbldm.features import autocorrelation, case_features, mask_intensiti
 from nnunet_sbldm.measures import contacts, count_specks
 from nnunet_sbldm.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
 from nnunet_sbldm.quality import _wasserstein_result, distribution_results, random_pairs
+from nnunet_sbldm.quality_targets import DEFAULT_TARGETS
 from nnunet_sbldm.reconstruction import dice_per_class, image_fidelity
 from nnunet_sbldm.similarity import COHERENCE, coherence, ms_ssim, num_scales, ssim, ssim_maps
 from nnunet_sbldm.types import OUTSIDE
@@ -99,7 +100,7 @@ def test_training_cases_as_synthetic_ones_give_the_floor_and_a_shifted_set_gives
 
 def test_wasserstein_distance_of_a_shift_is_the_shift_in_its_unit(rng):
     x = rng.normal(30, 5, 25)
-    result = _wasserstein_result("tumour/volume_ml", x + 7, x, np.append(x, np.nan)[1:], rng)
+    result = _wasserstein_result("tumour/volume_ml", x + 7, x, np.append(x, np.nan)[1:], rng, DEFAULT_TARGETS)
     assert result.value == pytest.approx(7, rel=0.1)
     assert result.reached is False
     assert result.num_cases == 24

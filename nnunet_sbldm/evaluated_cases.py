@@ -1,0 +1,176 @@
+"""The cases of an evaluation: real ones that the generator saw, real ones that it did not, and synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, refuse_mismatch
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.folds import find_leaks
+from nnunet_sbldm.measures import CaseSet
+from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
+from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.synthesis import NearestRealCase
+from nnunet_sbldm.types import UnfitGeneratorError, UserError
+
+MIN_CASES = 2
+MAX_CASES_NAMED = 20
+MAX_ATTEMPTS = 4
+
+
+# --- real cases ----------------------------------------------------------------------------------------------------
+
+
+def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[str], list[str]]:
+    """Ids of the real cases that the generator saw, and of the held-out cases of its fold.
+
+    Raises:
+        UserError: other dataset or preprocessing, fold without held-out cases, or one of them was seen in training.
+    """
+    plan = generator.plan
+    refuse_mismatch(generator, dataset)
+    if dataset.plans_hash() != plan.plans_hash:
+        raise UserError(
+            f"The SBLDM in {generator.folder} was trained on {plan.dataset_name} as preprocessed by {plan.plans_name} at that "
+            f"time; {dataset.name} with {dataset.plans_name} is preprocessed differently: train the SBLDM again."
+        )
+    _, held_out = fold_cases(dataset, plan.fold)
+    if len(held_out) < MIN_CASES:
+        raise UserError(
+            f"Fold {plan.fold} of {dataset.name} holds out {len(held_out)} real case(s); an evaluation needs at least "
+            f"{MIN_CASES} that the SBLDM never saw: evaluate one that was trained on a numbered fold."
+        )
+    leaks = find_leaks(generator.seen, fingerprints_of(dataset, held_out).values())
+    if leaks:
+        named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
+        raise UserError(
+            f"The SBLDM in {generator.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
+            "held-out cases must be unseen, so train it again on this fold."
+        )
+    known = set(dataset.real_case_ids)
+    training = [c.case_id for c in generator.seen if c.case_id in known]
+    if len(training) < MIN_CASES:
+        raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
+    return training, held_out
+
+
+@dataclass(frozen=True)
+class RealCases:
+    """Real cases on a grid; generators with the same grid, intensity scaling and labels share them.
+
+    Attributes:
+        training: cases that the generator saw.
+        held_out: cases that it did not.
+    """
+
+    training: CaseSet
+    held_out: CaseSet
+
+    @staticmethod
+    def collect(
+        plan: GeneratorPlan, dataset: NnunetDataset, training_ids: Sequence[str], held_out_ids: Sequence[str], folder: Path
+    ) -> RealCases:
+        """Lay the preprocessed cases on the grid of a plan, in ``folder``."""
+
+        def on_grid(name: str, case_ids: Sequence[str]) -> CaseSet:
+            return CaseSet.collect(folder / name, plan, case_ids, (load_preprocessed(dataset, c) for c in case_ids))
+
+        return RealCases(on_grid("training", training_ids), on_grid("held_out", held_out_ids))
+
+
+# --- synthetic cases -----------------------------------------------------------------------------------------------
+
+
+def numbered_requests(num_cases: int, seed: int, diversity: float = 1.0) -> list[Request]:
+    """Requests that leave everything to the condition model, with the seeds ``seed``, ``seed + 1``, ..."""
+    return [Request(f"sbldm_{seed + i:05d}", seed + i, {}, diversity) for i in range(num_cases)]
+
+
+@dataclass(frozen=True)
+class SyntheticCases:
+    """Synthetic cases on the grid, after nnU-Net's preprocessing, and all that was drawn for them.
+
+    Attributes:
+        cases: the cases.
+        records: one per case.
+        draws: records of all draws, rejected ones included, each with the verdict of the quality gate.
+        num_requests: cases that were asked for.
+        tally: attempts, time and reasons of rejections.
+        preprocessed: folder of nnU-Net's files of the cases.
+    """
+
+    cases: CaseSet
+    records: tuple[SyntheticRecord, ...]
+    draws: tuple[SyntheticRecord, ...]
+    num_requests: int
+    tally: Tally
+    preprocessed: Path
+
+    @property
+    def accepted_share(self) -> float:
+        """Share of all draws that the quality gate accepts."""
+        return self.tally.accepted / self.tally.attempts
+
+    @property
+    def filled_share(self) -> float:
+        """Share of the asked cases for which a draw was accepted."""
+        return self.tally.accepted / self.num_requests
+
+    @property
+    def seconds_per_draw(self) -> float:
+        """Sampling and decoding."""
+        return self.tally.seconds["sampling"] / self.tally.attempts
+
+
+def make_cases(
+    generator: Generator,
+    dataset: NnunetDataset,
+    requests: Sequence[Request],
+    sampler: SamplerConfig,
+    nearest: NearestRealCase,
+    folder: Path,
+    use_gate: bool,
+) -> SyntheticCases:
+    """Draw cases and send them through nnU-Net's preprocessing like real ones.
+
+    Args:
+        generator: trained generator, on the device to use.
+        dataset: the dataset it was trained on.
+        requests: what to make.
+        sampler: steps, guidance and batch size.
+        nearest: latents of the training cases.
+        folder: where to work; the result refers to it.
+        use_gate: draw again what the quality gate rejects, as an expansion does, and leave out what it gives up; otherwise
+            every first draw is a case, and the gate's verdict is only noted.
+
+    Raises:
+        UnfitGeneratorError: fewer than two cases result, or one is empty.
+    """
+    settings = ProductionSettings(sampler, use_gate=True, max_attempts=MAX_ATTEMPTS if use_gate else 1)
+    job, tally = Job(generator.plan.fold, generator, tuple(requests)), Tally()
+    records: dict[str, SyntheticRecord] = {}
+    draws: list[SyntheticRecord] = []
+    for drawn, record in judged_draws(job, requests, nearest, settings, tally):
+        draws.append(record)
+        if use_gate and record.gate.get("reasons"):
+            continue
+        case = drawn.case(generator)
+        if not case.image.any():
+            raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
+        preprocess_case(dataset, case, folder / "preprocessed" / case.case_id)
+        records[case.case_id] = record
+    case_ids = [r.case_id for r in requests if r.case_id in records]
+    if len(case_ids) < MIN_CASES:
+        raise UnfitGeneratorError(
+            f"The quality gate accepts {len(case_ids)} of {len(requests)} cases of the SBLDM in {generator.folder}, most often "
+            f"because of {commonest_reasons(tally)}; look at what it makes with --no_gate."
+        )
+    loaded = (load_arrays(folder / "preprocessed", c) for c in case_ids)
+    cases = CaseSet.collect(folder / "synthetic", generator.plan, case_ids, loaded)
+    return SyntheticCases(
+        cases, tuple(records[c] for c in case_ids), tuple(draws), len(requests), tally, folder / "preprocessed"
+    )
