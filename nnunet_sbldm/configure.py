@@ -31,7 +31,7 @@ def add_configuration(
         plans_name: plans identifier.
         base_configuration: configuration to inherit from.
         settings: the mixing settings; the defaults if left out.
-        name: name of the new configuration; by default the base name with the ratio in percent, ``3d_fullres_sbldm50``.
+        name: name of the new configuration; by default :func:`default_name`.
 
     Returns:
         The name of the configuration.
@@ -41,7 +41,7 @@ def add_configuration(
             settings.
     """
     settings = settings or MixingSettings()
-    name = name or default_name(base_configuration, settings.ratio)
+    name = name or default_name(base_configuration, settings)
     dataset = dataset_name(dataset_id)
     path = nnunet_folder("nnUNet_preprocessed") / dataset / f"{plans_name}.json"
     if not path.is_file():
@@ -57,10 +57,14 @@ def add_configuration(
     return name
 
 
-def default_name(base_configuration: str, ratio: float) -> str:
-    """``3d_fullres_sbldm50`` for a ratio of 0.5, ``3d_fullres_sbldm12p5`` for 0.125."""
-    percent = f"{100 * ratio:.6g}".replace(".", "p")
-    return f"{base_configuration}_sbldm{percent}"
+def default_name(base_configuration: str, settings: MixingSettings) -> str:
+    """The base name with the ratio in percent, and with the schedule and the source where these are chosen.
+
+    ``3d_fullres_sbldm50`` for a ratio of 0.5, ``3d_fullres_sbldm12p5_ramp_down`` for 0.125 and ``ramp_down``.
+    """
+    percent = f"{100 * settings.ratio:.6g}".replace(".", "p")
+    chosen = [v for v, default in ((settings.schedule, "constant"), (settings.source, "auto")) if v != default]
+    return "_".join([f"{base_configuration}_sbldm{percent}", *chosen])
 
 
 def _check(name: str, base_configuration: str, plans: PlansManager) -> None:

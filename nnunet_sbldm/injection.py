@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_sbldm.copy_paste import CopyPasteSource
 from nnunet_sbldm.files import read_json, write_json
-from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split
+from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split, with_groups
+from nnunet_sbldm.mixed_dataset import SyntheticSource
+from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import (
     DEFAULT_CONFIGURATION,
     DEFAULT_PLANS,
@@ -30,6 +35,7 @@ from nnunet_sbldm.nnunet import (
 )
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.sources import FolderSource
 from nnunet_sbldm.types import UserError
 
 CASE_FILE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
@@ -142,8 +148,10 @@ def _split_past_the_end(fold: TrainingFold, real: Sequence[str], log: Log) -> Sp
     train, val = [keys[i] for i in chosen], [c for i, c in enumerate(keys) if i not in set(chosen)]
     content = fold.fingerprints(val)
     held_out = [content.get(c, CaseFingerprint(c)) for c in val]
-    leaks = {g: bool(find_leaks(seen, held_out)) for g, seen in {id(s): s for s in fold.expansion.values()}.items()}
-    allowed = [c for c, seen in fold.expansion.items() if not leaks[id(seen)]]
+    groups = {c: f.group for c, f in content.items()}
+    generators = {id(seen): seen for seen in fold.expansion.values()}
+    leaking = {g for g, seen in generators.items() if find_leaks(with_groups(seen, groups), held_out)}
+    allowed = [c for c, seen in fold.expansion.items() if id(seen) not in leaking]
     log(f"Fold {fold.fold} is not in splits_final.json: random 80:20 split of the real cases, {len(train)} for training and "
         f"{len(val)} for validation. {len(allowed)} synthetic cases train with them; {len(fold.expansion) - len(allowed)} are "
         "left out, because their generators have seen a validation case.")
@@ -154,56 +162,88 @@ def _split_past_the_end(fold: TrainingFold, real: Sequence[str], log: Log) -> Sp
 
 
 @dataclass(frozen=True)
-class SyntheticSource:
-    """Synthetic cases that a training may draw: preprocessed, complete, and allowed by the fold rule.
+class TrainingRun:
+    """A training that is about to start.
 
     Attributes:
-        folder: folder of their preprocessed files.
-        case_ids: their ids.
+        fold: the fold.
+        train: its training cases, already guarded; in an expanded dataset real and synthetic ones.
+        val: its validation cases, all of them real.
+        output_folder: results folder of the fold.
+        device: device of the training.
+        local_rank: rank of this process among those of the training; 0 if it is the only one.
+        log: where to say what was done.
     """
 
-    folder: Path
-    case_ids: tuple[str, ...] = field(repr=False)
+    fold: TrainingFold
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    output_folder: Path
+    device: torch.device
+    local_rank: int
+    log: Log
+
+    @property
+    def real_train(self) -> list[str]:
+        """The real cases among the training cases."""
+        return [c for c in self.train if c not in self.fold.expansion]
 
 
-def find_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str], log: Log) -> SyntheticSource | None:
-    """The synthetic cases of a fold: those of its expanded dataset, or those of its pool.
+def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource | None:
+    """Check and open the source of synthetic cases that the settings name.
 
     Args:
-        fold: the fold.
-        train: its training cases, already guarded.
-        val: its validation cases.
-        log: where to say what was done.
+        run: the training.
+        settings: its settings; their source is not ``auto`` any more.
 
     Returns:
         The source; None for an expanded dataset whose splits list no synthetic case at all.
 
     Raises:
-        UserError: second stage of a cascade; no synthetic cases for this fold; pool of other plans, with missing files,
-            or from a generator that has seen a case of ``val``.
+        UserError: second stage of a cascade; no synthetic cases for this fold; pool of other plans, with missing or
+            unreadable files, or from a generator that has seen a case of ``val``; all that the source itself refuses.
     """
+    fold = run.fold
     if fold.config.previous_stage_name is not None:
         raise UserError("The second stage of a cascade needs predictions of the first stage for every training case, and "
                         "synthetic cases have none: train it with nnUNetTrainer, or with ratio 0.")
-    source = _expansion_source(fold, train, log) if fold.expansion else _pool_source(fold, train, val)
-    if source is not None:
-        _refuse_incomplete(fold, source)
-    return source
+    if settings.source == "on_the_fly":
+        from nnunet_sbldm.on_the_fly import open_on_the_fly  # the generator's libraries load for those who use it
+
+        return open_on_the_fly(run, settings)
+    if settings.source == "copy_paste":
+        return _copy_paste_source(run)
+    return _expansion_source(run) if settings.source == "expanded" else _pool_source(run)
 
 
-def _expansion_source(fold: TrainingFold, train: Sequence[str], log: Log) -> SyntheticSource | None:
-    synthetic = tuple(c for c in train if c in fold.expansion)
+def _copy_paste_source(run: TrainingRun) -> SyntheticSource:
+    fold = run.fold
+    folder = str(fold.preprocessed / fold.config.data_identifier)
+    real = infer_dataset_class(folder)(folder, run.real_train)
+    spacing_mm = fold.config.spacing
+    if len(spacing_mm) == 2:  # a 2d configuration leaves the slices where they are
+        spacing_mm = [fold.plans.original_median_spacing_after_transp[0], *spacing_mm]
+    return CopyPasteSource(real, spacing_mm, fold.plans.get_label_manager(fold.dataset_json).ignore_label)
+
+
+def _expansion_source(run: TrainingRun) -> SyntheticSource | None:
+    fold = run.fold
+    if not fold.expansion:
+        raise UserError(f"{fold.preprocessed.name} is no expanded dataset, but source is expanded: {fold.expand_command} and "
+                        "set source to pool, or train on the dataset that sbldm_expand_dataset -o writes.")
+    synthetic = [c for c in run.train if c in fold.expansion]
     if synthetic:
-        return SyntheticSource(fold.preprocessed / fold.config.data_identifier, synthetic)
+        return _complete_source(fold, fold.preprocessed / fold.config.data_identifier, synthetic)
     if isinstance(fold.fold, int) and not any(c in fold.expansion for s in read_json(fold.splits_file) for c in s["train"]):
-        log("WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; "
-            f"{fold.expand_command} to list them again.")
+        run.log("WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; "
+                f"{fold.expand_command} to list them again.")
         return None
     raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no synthetic case that may be trained on: "
                     f"{fold.expand_command}, or train on real cases with ratio 0 (sbldm_configure).")
 
 
-def _pool_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str]) -> SyntheticSource:
+def _pool_source(run: TrainingRun) -> SyntheticSource:
+    fold = run.fold
     place = (fold.preprocessed, fold.config.data_identifier, fold.fold)
     index = SyntheticIndex.load(pool_folder(*place))
     if index is None or not index.cases:
@@ -212,16 +252,19 @@ def _pool_source(fold: TrainingFold, train: Sequence[str], val: Sequence[str]) -
     if index.plans_hash != preprocessing_hash(fold.plans, fold.config):
         raise UserError(f"The pool {pool_folder(*place)} was preprocessed with other plans than {fold.plans.plans_name} has now: "
                         f"delete it and {fold.expand_command}.")
-    content = {} if fold.fold == "all" else fold.fingerprints(val)
-    guard_split([*train, *index.cases], val, index.seen_by(), content, fold.fold)
-    return SyntheticSource(pool_cases_folder(*place), tuple(index.cases))
+    content = {} if fold.fold == "all" else fold.fingerprints(run.val)
+    guard_split([*run.train, *index.cases], run.val, index.seen_by(), content, fold.fold)
+    return _complete_source(fold, pool_cases_folder(*place), list(index.cases))
 
 
-def _refuse_incomplete(fold: TrainingFold, source: SyntheticSource) -> None:
-    missing = [c for c in source.case_ids if not all((source.folder / f"{c}{e}").is_file() for e in CASE_FILE_ENDINGS)]
+def _complete_source(fold: TrainingFold, folder: Path, case_ids: Sequence[str]) -> SyntheticSource:
+    missing = [c for c in case_ids if not all((folder / f"{c}{e}").is_file() for e in CASE_FILE_ENDINGS)]
     if missing:
-        raise UserError(f"{source.folder} lacks preprocessed files of {len(missing)} synthetic case(s) ({_named(missing)}): "
+        raise UserError(f"{folder} lacks preprocessed files of {len(missing)} synthetic case(s) ({_named(missing)}): "
                         f"{fold.expand_command} to complete it.")
+    source = FolderSource(folder, case_ids, fold.expand_command)
+    source.refuse_unreadable()
+    return source
 
 
 def _named(case_ids: Sequence[str]) -> str:

@@ -1,33 +1,29 @@
-"""Mixing synthetic cases into nnU-Net's training draws: settings, the dataset that carries the ratio, and the audit.
-
-nnU-Net's loader draws case ids uniformly, with replacement, from ``dataset.identifiers``. Repeating ids a few times
-there sets the share of synthetic draws on every worker and every rank; nothing else of the loader is touched.
-
-Light on purpose: nnU-Net's background workers import it.
-"""
+"""Settings of a training that mixes synthetic cases in, as they stand in a configuration of the plans."""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.schedule import SCHEDULES, ratio_at
 from nnunet_sbldm.types import UserError
 
 SETTINGS_KEY = "sbldm"
 """Key of the settings block in a configuration of the plans."""
 
-SHARE_TOLERANCE = 0.005
-"""Largest deviation of the share of synthetic ids from the ratio asked."""
+SETTINGS_NAME = "sbldm_settings.json"
+"""The settings as they were applied, beside the checkpoints of a fold."""
 
-AUDIT_NAME = "sbldm_audit.jsonl"
+SOURCES = ("auto", "pool", "expanded", "on_the_fly", "copy_paste")
+DEVICE_PATTERN = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "pool_size", "max_reuse")
+TRAINER_ATTRIBUTES = COUNTS[:3]
+ON_THE_FLY_ONLY = ("model", "sbldm_device", "pool_size", "max_reuse")
 
 
 @dataclass(frozen=True)
@@ -36,36 +32,74 @@ class MixingSettings:
 
     Attributes:
         ratio: share of synthetic cases among the drawn cases, 0 to 1.
-        num_epochs: epochs; None leaves nnU-Net's 1000.
-        num_iterations_per_epoch: training batches per epoch; None leaves nnU-Net's 250.
-        num_val_iterations_per_epoch: validation batches per epoch; None leaves nnU-Net's 50.
+        num_epochs: epochs; None leaves the trainer's own (nnU-Net: 1000).
+        num_iterations_per_epoch: training batches per epoch; None leaves the trainer's own (nnU-Net: 250).
+        num_val_iterations_per_epoch: validation batches per epoch; None leaves the trainer's own (nnU-Net: 50).
+        schedule: how the share goes over the epochs, one of ``SCHEDULES``; see :func:`nnunet_sbldm.schedule.ratio_at`.
+        source: where synthetic cases come from, one of ``SOURCES``; ``auto`` is what the trainer's name says, otherwise the
+            expanded dataset that is trained, otherwise the pool.
+        model: generator of ``on_the_fly``, a fold folder or a name; None takes the one trained for this fold.
+        sbldm_device: device of that generator, such as ``cuda:1``; None takes that of the training.
+        pool_size: how many cases ``on_the_fly`` keeps ready; None leaves its default.
+        max_reuse: how often ``on_the_fly`` lets a case be drawn before a new one takes its place; None leaves its default.
     """
 
     ratio: float = 0.25
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     num_val_iterations_per_epoch: int | None = None
+    schedule: str = "constant"
+    source: str = "auto"
+    model: str | None = None
+    sbldm_device: str | None = None
+    pool_size: int | None = None
+    max_reuse: int | None = None
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.ratio, Real) and not isinstance(self.ratio, bool)
         if not is_number or not 0 <= self.ratio <= 1:
             raise UserError("ratio is the share of synthetic cases among the drawn cases, a number from 0 to 1; "
                             f"got {self.ratio!r}.")
-        for name, value in self.overrides().items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _refuse_unknown("schedule", self.schedule, SCHEDULES)
+        _refuse_unknown("source", self.source, SOURCES)
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UserError(f"{name} is a whole number from 1; got {value!r}.")
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            raise UserError(f"model is the folder or the name of a trained SBLDM; got {self.model!r}.")
+        if self.sbldm_device is not None and not DEVICE_PATTERN.fullmatch(str(self.sbldm_device)):
+            raise UserError(f"sbldm_device is cpu, mps, cuda or cuda:NUMBER; got {self.sbldm_device!r}.")
+        self._refuse_what_has_no_effect()
+
+    def _refuse_what_has_no_effect(self) -> None:
+        idle = [name for name in ON_THE_FLY_ONLY if getattr(self, name) is not None]
+        if idle and self.source not in ("auto", "on_the_fly"):
+            raise UserError(f"source {self.source} has no setting {' or '.join(idle)}: leave it out or choose on_the_fly.")
+
+    def share_at(self, epoch: int, num_epochs: int) -> float:
+        """Share of synthetic cases asked among the draws of an epoch."""
+        return ratio_at(self.schedule, self.ratio, epoch, num_epochs)
 
     def overrides(self) -> dict[str, int]:
         """Attributes of nnU-Net's trainer that these settings replace."""
-        return {name: value for name, value in asdict(self).items() if name != "ratio" and value is not None}
+        return {name: value for name in TRAINER_ATTRIBUTES if (value := getattr(self, name)) is not None}
 
     def to_block(self) -> dict[str, Any]:
-        """The settings block as it stands in the plans."""
-        return {"ratio": self.ratio, **self.overrides()}
+        """The settings block as it stands in the plans: the ratio, and all that differs from the defaults."""
+        defaults = asdict(MixingSettings())
+        return {name: value for name, value in asdict(self).items() if name == "ratio" or value != defaults[name]}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items() if value is not None)
 
     @staticmethod
-    def from_configuration(configuration: Mapping[str, Any]) -> MixingSettings:
+    def from_configuration(configuration: Mapping[str, Any], default_source: str = "auto") -> MixingSettings:
         """Read the ``sbldm`` block of a resolved nnU-Net configuration; without one the defaults hold.
+
+        Args:
+            configuration: the resolved configuration.
+            default_source: what ``auto`` stands for, and what holds if the block names no source.
 
         Raises:
             UserError: not a block, unknown key, value out of range.
@@ -76,127 +110,17 @@ class MixingSettings:
         known = [f.name for f in fields(MixingSettings)]
         for key in block:
             if key not in known:
-                nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-                raise UserError(f"The {SETTINGS_KEY} block of the configuration has an unknown key {key!r}: "
-                                f"did you mean {nearest!r}? Valid keys are {', '.join(known)}.")
+                raise UserError(f"The {SETTINGS_KEY} block of the configuration has an unknown key {key!r}: did you mean "
+                                f"{_nearest(key, known)!r}? Valid keys are {', '.join(known)}.")
+        if block.get("source", "auto") == "auto":
+            block = {**block, "source": default_source}
         return MixingSettings(**block)
 
 
-# --- the dataset ---------------------------------------------------------------------------------------------------
+def _refuse_unknown(name: str, value: Any, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise UserError(f"{name} is one of {', '.join(valid)}; got {value!r}, did you mean {_nearest(value, valid)!r}?")
 
 
-class CaseSource(Protocol):
-    """What nnU-Net's loader asks of a dataset."""
-
-    identifiers: Any
-
-    def load_case(self, identifier: str) -> Any:
-        """Image, segmentation, segmentation of the previous stage, and properties of a case."""
-        ...
-
-
-class MixedDataset:
-    """Real and synthetic cases behind the interface of nnU-Net's datasets.
-
-    Attributes:
-        identifiers: [N] str, real ids first; each real id stands there equally often, and so does each synthetic id.
-    """
-
-    def __init__(self, real: CaseSource, synthetic: CaseSource | None, ratio: float) -> None:
-        """Mix two of nnU-Net's datasets.
-
-        Args:
-            real: the real training cases.
-            synthetic: the synthetic cases; None trains on real cases alone, whatever the ratio.
-            ratio: share of synthetic ids in ``identifiers``, met to within ``SHARE_TOLERANCE``.
-
-        Raises:
-            UserError: a synthetic case has the id of a real one.
-        """
-        self._real, self._synthetic = real, synthetic
-        self._synthetic_ids = frozenset(map(str, synthetic.identifiers)) if synthetic is not None and ratio > 0 else frozenset()
-        clashes = sorted(self._synthetic_ids.intersection(map(str, real.identifiers)))
-        if clashes:
-            raise UserError(f"{len(clashes)} synthetic case(s) have the id of a real one ({', '.join(clashes[:5])}): "
-                            "rename the real case(s).")
-        real_copies, synthetic_copies = multiplicities(len(real.identifiers), len(self._synthetic_ids), ratio)
-        ids = [*list(real.identifiers) * real_copies, *sorted(self._synthetic_ids) * synthetic_copies]
-        self.identifiers = np.array(ids, dtype=str)
-
-    def load_case(self, identifier: str) -> Any:
-        """Load one case from where it belongs."""
-        source = self._synthetic if str(identifier) in self._synthetic_ids else self._real
-        assert source is not None  # without a synthetic dataset there are no synthetic ids
-        return source.load_case(identifier)
-
-    @property
-    def synthetic_ids(self) -> frozenset[str]:
-        """Ids of the synthetic cases that can be drawn."""
-        return self._synthetic_ids
-
-
-def multiplicities(num_real: int, num_synthetic: int, ratio: float) -> tuple[int, int]:
-    """How often to list each real and each synthetic id so that the synthetic share is ``ratio``.
-
-    The smallest pair (a, b) with ``|b S / (a R + b S) - ratio| <= SHARE_TOLERANCE`` for R real and S synthetic cases.
-    One of the two is at most 25: rounding the larger to an integer when the smaller is k moves the share by at most
-    ``ratio (1 - ratio) / 2k <= 1 / 8k``.
-    """
-    if ratio == 0 or num_synthetic == 0:
-        return 1, 0
-    if ratio == 1:
-        return 0, 1
-    exact = ratio / (1 - ratio) * num_real / num_synthetic  # b / a
-    k = 0
-    while True:
-        k += 1
-        a, b = (k, round(k * exact)) if exact >= 1 else (round(k / exact), k)
-        if abs(b * num_synthetic / (a * num_real + b * num_synthetic) - ratio) <= SHARE_TOLERANCE:
-            return a, b
-
-
-# --- the audit -----------------------------------------------------------------------------------------------------
-
-
-class DrawAudit:
-    """Counts what the loader really drew, and stops training if it ever draws a validation case."""
-
-    def __init__(self, synthetic_ids: Collection[str], validation_ids: Collection[str]) -> None:
-        self._synthetic_ids, self._validation_ids = frozenset(synthetic_ids), frozenset(validation_ids)
-        self._draws = self._synthetic_draws = 0
-
-    def count(self, keys: Iterable[str]) -> None:
-        """Count the cases of one batch.
-
-        Raises:
-            UserError: a validation case is among them.
-        """
-        drawn = [str(k) for k in keys]
-        held_out = sorted(self._validation_ids.intersection(drawn))
-        if held_out:
-            raise UserError(f"Validation case(s) {', '.join(held_out)} were drawn for training: "
-                            "they stand in train and val of this fold; repair splits_final.json.")
-        self._draws += len(drawn)
-        self._synthetic_draws += sum(k in self._synthetic_ids for k in drawn)
-
-    def close_epoch(self, epoch: int, ratio: float) -> dict[str, Any]:
-        """The record of an epoch; counting starts again."""
-        share = self._synthetic_draws / max(1, self._draws)
-        record = {"epoch": epoch, "draws": self._draws, "synthetic_draws": self._synthetic_draws,
-                  "share": share, "asked": ratio, "validation_draws": 0}
-        self._draws = self._synthetic_draws = 0
-        return record
-
-
-def start_audit_file(folder: Path, first_epoch: int) -> None:
-    """Drop the records of epochs that this run is going to train (again)."""
-    path = folder / AUDIT_NAME
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < first_epoch]
-    write_atomically(path, lambda tmp: tmp.write_text("".join(kept), encoding="utf-8"))
-
-
-def append_to_audit_file(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add the record of one epoch."""
-    with open(folder / AUDIT_NAME, "a", encoding="utf-8") as f:
-        f.write(json.dumps(record) + "\n")
+def _nearest(word: Any, valid: Sequence[str]) -> str:
+    return difflib.get_close_matches(str(word), valid, n=1, cutoff=0)[0]

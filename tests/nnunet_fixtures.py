@@ -25,6 +25,7 @@ PLAN = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:plan_and_pr
 SYNTHETIC_IDS = ("case_1b", "sbldm_f0_0000", "sbldm_f0_0001")
 TRAIN = "nnunetv2.run.run_training:run_training_entry"
 PREDICT = "nnunetv2.inference.predict_from_raw_data:predict_entry_point"
+PREDICT_FROM_FOLDER = "nnunetv2.inference.predict_from_raw_data:predict_entry_point_modelfolder"
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class NnunetFolders:
                 "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def run_nnunet(entry, *arguments, **environment):
-    """Run one of nnU-Net's commands in a process of its own, without the working directory on its path, as the script does."""
+def run_nnunet(entry, *arguments, with_plugin=True, **environment):
+    """Run one of nnU-Net's commands in a process of its own, without the working directory on its path, as the script does.
+
+    Without the plugin, importing our package fails in that process, as on a machine that has nnU-Net alone.
+    """
     module, function = entry.split(":")
+    code = "" if with_plugin else "import sys; sys.modules['nnunet_sbldm'] = None\n"
+    code += f"from {module} import {function} as main; main()"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet_", "SBLDM_"))}
-    return subprocess.run([sys.executable, "-P", "-c", f"from {module} import {function} as main; main()", *map(str, arguments)],
+    return subprocess.run([sys.executable, "-P", "-c", code, *map(str, arguments)],
                           env=kept | environment, capture_output=True, text=True, timeout=300)
 
 
@@ -155,6 +161,15 @@ def make_trainer(trainer_class, dataset, fold, configuration=CONFIGURATION):
     plans = read_json(dataset.preprocessed / f"{dataset.plans_name}.json") | {"continue_training": False}
     dataset_json = read_json(dataset.preprocessed / "dataset.json")
     return trainer_class(plans, configuration, fold, dataset_json, torch.device("cpu"))
+
+
+def add_settings(dataset, name, base=CONFIGURATION, **settings):
+    """Add a configuration with these settings of our trainer, and return its name."""
+    path = dataset.preprocessed / f"{dataset.plans_name}.json"
+    plans = read_json(path)
+    plans["configurations"][name] = {"inherits_from": base, "sbldm": settings}
+    write_json(path, plans)
+    return name
 
 
 def start_trainer(trainer_class, dataset, fold=0, configuration=CONFIGURATION):

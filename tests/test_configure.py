@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from nnunet_sbldm.cli import configure_entry
 from nnunet_sbldm.configure import add_configuration
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import open_dataset
@@ -24,9 +25,35 @@ def test_the_new_configuration_shares_data_and_carries_the_settings(plans_file):
     assert MixingSettings.from_configuration(new.config.configuration) == MixingSettings(0.6, num_epochs=3)
 
 
-@pytest.mark.parametrize(("ratio", "percent"), [(0, "0"), (0.25, "25"), (0.125, "12p5"), (1, "100")])
-def test_the_name_tells_the_ratio_in_percent(plans_file, ratio, percent):
-    assert add_configuration("901", settings=MixingSettings(ratio)) == f"3d_fullres_sbldm{percent}"
+@pytest.mark.parametrize(("settings", "ending"), [
+    (MixingSettings(0), "0"), (MixingSettings(), "25"), (MixingSettings(0.125), "12p5"), (MixingSettings(1), "100"),
+    (MixingSettings(0.5, schedule="pretrain"), "50_pretrain"),
+    (MixingSettings(0.5, schedule="ramp_down", source="copy_paste"), "50_ramp_down_copy_paste"),
+])
+def test_the_name_tells_the_ratio_in_percent_the_schedule_and_the_source(plans_file, settings, ending):
+    assert add_configuration("901", settings=settings) == f"3d_fullres_sbldm{ending}"
+
+
+def test_the_command_writes_every_setting(plans_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    configure_entry("-d 901 -c 3d_tiny -ratio 0.5 -name mine -schedule pretrain -source on_the_fly -m model -sbldm_device cuda:1 "
+                    "-pool_size 8 -max_reuse 2 -num_epochs 3".split())
+    assert json.loads(plans_file.read_text())["configurations"]["mine"] == {"inherits_from": "3d_tiny", "sbldm": {
+        "ratio": 0.5, "num_epochs": 3, "schedule": "pretrain", "source": "on_the_fly", "model": str(tmp_path / "model"),
+        "sbldm_device": "cuda:1", "pool_size": 8, "max_reuse": 2}}
+    assert "nnUNetv2_train 901 mine FOLD -p nnUNetPlans -tr nnUNetTrainerSBLDM" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ("-schedule ramp", "error: schedule is one of constant, ramp_down, pretrain; got 'ramp', did you mean 'ramp_down'?"),
+    ("-source pool -m MODEL", "error: source pool has no setting model: leave it out or choose on_the_fly."),
+])
+def test_the_command_refuses_settings_with_one_sentence(plans_file, options, sentence, capsys):
+    with pytest.raises(SystemExit) as end:
+        configure_entry(f"-d 901 -ratio 0.5 {options}".split())
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [sentence]
 
 
 def test_a_second_equal_call_changes_nothing_and_all_else_stays_byte_for_byte(plans_file):

@@ -1,11 +1,12 @@
 import shutil
 
 import pytest
-from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, expand, fill_pool, make_trainer, start_trainer
+from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, add_settings, expand, fill_pool, make_trainer, start_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.groups import groups_file
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, splits_of
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
@@ -61,6 +62,16 @@ def test_fold_past_the_end_splits_real_cases_as_nnunet_and_adds_only_synthetic_c
     assert "1 synthetic cases train with them; 3 are left out" in capsys.readouterr().out
 
 
+def test_fold_past_the_end_leaves_out_cases_whose_generators_have_seen_a_patient_of_val(dataset, capsys):
+    train, val = stock_split(dataset, 7)
+    expand(dataset, seen=[CaseFingerprint(c) for c in train[1:]])
+    expand(dataset, seen=[CaseFingerprint(c) for c in train[:1]], case_ids=("other_scan",), generator="other")
+    patients = {c: c for c in CASE_IDS} | {train[0]: "patient", val[0]: "patient"}  # named after the generators were trained
+    write_json(groups_file(dataset.preprocessed), patients)
+    assert split(dataset, 7) == ([*train, *SYNTHETIC_IDS], val)
+    assert "3 synthetic cases train with them; 1 are left out" in capsys.readouterr().out
+
+
 def test_missing_splits_of_an_expanded_dataset_are_made_over_real_cases_alone(dataset):
     train, val = stock_split(dataset, 2)
     splits_file = dataset.preprocessed / "splits_final.json"
@@ -76,7 +87,7 @@ def test_missing_splits_of_an_expanded_dataset_train_on_real_cases(dataset, caps
     (dataset.preprocessed / "splits_final.json").unlink()
     trainer = start_trainer(nnUNetTrainerSBLDM, dataset)
     train, _ = trainer.get_tr_and_val_datasets()
-    assert sorted(set(train.identifiers)) == sorted(fold_cases(dataset, 0)[0])
+    assert sorted(train.identifiers) == sorted(fold_cases(dataset, 0)[0])
     assert "training on real cases alone; run sbldm_expand_dataset -d 4 -o 901 -f 0 -ratio 1.0" in capsys.readouterr().out
 
 
@@ -154,6 +165,27 @@ def test_a_pool_with_missing_files_names_the_cases(dataset):
     (pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, 0) / f"{case_ids[1]}_seg.b2nd").unlink()
     with pytest.raises(UserError, match=rf"files of 1 synthetic case\(s\) \({case_ids[1]}\)"):
         start_trainer(nnUNetTrainerSBLDM, dataset)
+
+
+@pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])
+def test_a_pool_case_that_cannot_be_read_is_named(dataset, ending):
+    case_ids = fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    file = pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, 0) / f"{case_ids[1]}{ending}"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"files of synthetic case {case_ids[1]} in .* cannot be read .*: delete that folder"):
+        start_trainer(nnUNetTrainerSBLDM, dataset)
+
+
+def test_an_ordinary_dataset_as_the_expanded_one_it_is_not_is_refused(dataset):
+    name = add_settings(dataset, "3d_expanded", source="expanded")
+    with pytest.raises(UserError, match="Dataset901_Tiny is no expanded dataset, but source is expanded: run sbldm_expand"):
+        start_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+
+
+def test_settings_of_the_generator_with_a_source_that_has_none_are_refused(dataset):
+    name = add_settings(dataset, "3d_model", model="a/folder")
+    with pytest.raises(UserError, match="source pool has no setting model"):
+        start_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
 
 
 def test_a_fold_without_synthetic_cases_in_an_expanded_dataset_is_refused(dataset):

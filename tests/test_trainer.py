@@ -13,6 +13,7 @@ from nnunet_fixtures import (
     CASE_IDS,
     NAME,
     PREDICT,
+    PREDICT_FROM_FOLDER,
     SYNTHETIC_IDS,
     TRAIN,
     expand,
@@ -33,21 +34,21 @@ from nnunet_sbldm.types import UserError
 def test_fold_all_draws_from_its_own_pool(dataset):
     case_ids = fill_pool(dataset, "all", CASE_IDS)
     train, val = start_trainer(nnUNetTrainerSBLDM, dataset, "all").get_tr_and_val_datasets()
-    assert train.synthetic_ids == set(case_ids)
+    assert set(train.identifiers) == {*CASE_IDS, *case_ids}
     assert sorted(val.identifiers) == sorted(CASE_IDS)
 
 
 def test_an_expanded_dataset_trains_at_the_ratio_asked_not_at_its_own(dataset):
     expand(dataset)
     train, _ = start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_sbldm50").get_tr_and_val_datasets()
-    counts = Counter(c in SYNTHETIC_IDS for c in train.identifiers)
+    counts = Counter(c in SYNTHETIC_IDS for c in np.asarray(train.identifiers))
     assert counts[True] == pytest.approx(counts[False], rel=0.02)
 
 
 def test_an_expanded_dataset_at_ratio_0_trains_on_real_cases(dataset):
     expand(dataset)
     train, _ = start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_real").get_tr_and_val_datasets()
-    assert sorted(train.identifiers) == sorted(fold_cases(dataset, 0)[0])
+    assert sorted(np.asarray(train.identifiers)) == sorted(fold_cases(dataset, 0)[0])
 
 
 def _shape(dataset, case_id):
@@ -95,20 +96,24 @@ def test_nnunet_trains_validates_and_predicts(folders, dataset, tmp_path):
     output = folders.results / NAME / "nnUNetTrainerSBLDM__nnUNetPlans__3d_tiny_sbldm50" / "fold_0"
     records = [json.loads(line) for line in (output / "sbldm_audit.jsonl").read_text().splitlines()]
     assert [(r["epoch"], r["draws"], r["validation_draws"]) for r in records] == [(0, 200, 0), (1, 200, 0)]
-    assert sum(r["synthetic_draws"] for r in records) / 400 == pytest.approx(0.5, abs=0.1)  # four standard errors
+    assert sum(r["synthetic_draws"] for r in records) / 400 == pytest.approx(0.5, abs=0.02)
     assert "synthetic share of drawn cases: " in done.stdout
     settings = read_json(output / "sbldm_settings.json")
     assert (settings["ratio"], settings["num_epochs"], settings["num_synthetic_cases"]) == (0.5, 2, 4)
+    assert (settings["schedule"], settings["source"]) == ("constant", "pool")
     assert sorted(p.name for p in (output / "validation").glob("*.nii.gz")) == sorted(f"{c}.nii.gz" for c in val)
 
-    shutil.rmtree(dataset.preprocessed / "sbldm")  # neither prediction nor validation asks for a pool
+    shutil.rmtree(dataset.preprocessed / "sbldm")  # prediction asks neither for a pool nor for our package
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     shutil.copy(dataset.raw / "imagesTr" / f"{val[0]}_0000.nii.gz", inputs)
-    done = run_nnunet(PREDICT, "-d", 901, "-c", "3d_tiny_sbldm50", "-f", 0, "-tr", "nnUNetTrainerSBLDM", "-i", inputs, "-o",
-                      tmp_path / "outputs", "-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta", **environment)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "outputs" / f"{val[0]}.nii.gz").is_file()
+    cpu = ("-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta")
+    model = ("-d", 901, "-c", "3d_tiny_sbldm50", "-f", 0, "-tr", "nnUNetTrainerSBLDM")
+    folder = ("-m", output.parent, "-f", 0, "-chk", "checkpoint_best.pth")
+    for entry, of in ((PREDICT, model), (PREDICT_FROM_FOLDER, folder)):
+        done = run_nnunet(entry, *of, "-i", inputs, "-o", tmp_path / entry, *cpu, with_plugin=False, **folders.environment())
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / entry / f"{val[0]}.nii.gz").is_file()
 
 
 def test_validation_alone_needs_no_pool(dataset):

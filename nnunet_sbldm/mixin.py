@@ -1,0 +1,169 @@
+"""Synthetic cases for any nnU-Net trainer.
+
+A trainer of your own, in a folder that ``nnUNet_extTrainer`` names::
+
+    from nnunet_sbldm.mixin import SBLDMMixin
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
+
+    class nnUNetTrainerMine(SBLDMMixin, nnUNetTrainerDA5): pass
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+from nnunet_sbldm import __version__
+from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, start_audit_file
+from nnunet_sbldm.files import write_json
+from nnunet_sbldm.injection import TrainingFold, TrainingRun, open_source, split_expanded
+from nnunet_sbldm.mixed_dataset import MixedDataset, SyntheticSource
+from nnunet_sbldm.mixing import SETTINGS_NAME, MixingSettings
+from nnunet_sbldm.portable import make_portable
+from nnunet_sbldm.types import UserError
+
+DEFAULT_DEVICE = torch.device("cuda")
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Base
+else:
+    Base = object
+
+
+class SBLDMMixin(Base):
+    """Mixes synthetic cases into the training draws of the nnU-Net trainer it is joined with; it stands first among the bases.
+
+    Settings come from the ``sbldm`` block of the configuration (:class:`nnunet_sbldm.mixing.MixingSettings`). Synthetic cases
+    never validate. Only training looks for them: validation (``--val``) and prediction need neither pool nor generator.
+
+    Attributes:
+        sbldm_default_source: source where the settings name none; ``auto`` is the expanded dataset, else the pool.
+        sbldm_settings: the settings.
+        sbldm_source: where synthetic cases come from, once training has started; None trains on real cases alone.
+        sbldm_audit: what was drawn since the epoch began.
+    """
+
+    sbldm_default_source = "auto"
+
+    def __init__(
+        self, plans: dict[str, Any], configuration: str, fold: int | str, dataset_json: dict[str, Any],
+        device: torch.device = DEFAULT_DEVICE,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        settings = MixingSettings.from_configuration(self.configuration_manager.configuration, self.sbldm_default_source)
+        for name, value in settings.overrides().items():
+            setattr(self, name, value)
+        self.sbldm_settings = settings
+        self.sbldm_source: SyntheticSource | None = None
+        self.sbldm_audit = DrawAudit((), ())
+        self._mixed: MixedDataset | None = None
+
+    @cached_property
+    def sbldm_fold(self) -> TrainingFold:
+        """This fold, as the rest of the library sees it."""
+        return TrainingFold(Path(self.preprocessed_dataset_folder_base), self.fold, self.plans_manager,
+                            self.configuration_manager, self.dataset_json)
+
+    @property
+    def sbldm_share(self) -> float:
+        """Share of synthetic cases asked among the draws of the current epoch."""
+        return self.sbldm_settings.share_at(self.current_epoch, self.num_epochs)
+
+    # --- start and end ---------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """As nnU-Net; what the user has to change ends it with one sentence and exit code 2 instead of a traceback."""
+        try:
+            super().run_training()
+        except UserError as error:
+            self.print_to_log_file(error, also_print_to_console=False)
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from error
+        finally:
+            if self.sbldm_source is not None:
+                self.sbldm_source.stop()
+
+    def on_train_start(self) -> None:
+        """Find and check the synthetic cases before anything is built."""
+        if self.sbldm_settings.ratio > 0:
+            if self.sbldm_settings.source == "auto":
+                self.sbldm_settings = replace(self.sbldm_settings, source="expanded" if self.sbldm_fold.expansion else "pool")
+            train, val = self.do_split()
+            run = TrainingRun(self.sbldm_fold, tuple(train), tuple(val), Path(self.output_folder), self.device, self.local_rank,
+                              self.print_to_log_file)
+            self.sbldm_source = open_source(run, self.sbldm_settings)
+            if self.sbldm_source is not None:
+                self.sbldm_source.start()
+        super().on_train_start()
+        if self.local_rank == 0:
+            start_audit_file(Path(self.output_folder), self.current_epoch)
+            write_json(Path(self.output_folder) / SETTINGS_NAME, self._resolved_settings())
+
+    def _resolved_settings(self) -> dict[str, Any]:
+        trained = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
+        return {
+            **asdict(self.sbldm_settings),
+            **{name: getattr(self, name) for name in trained},
+            "num_synthetic_cases": len(self.sbldm_source.identifiers) if self.sbldm_source else 0,
+            "synthetic_cases": str(self.sbldm_source) if self.sbldm_source else None,
+            "nnunet_sbldm": __version__,
+        }
+
+    def on_train_end(self) -> None:
+        """As nnU-Net, then let stock nnU-Net predict with the checkpoints."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            for name in CHECKPOINTS:
+                make_portable(Path(self.output_folder) / name, type(self))
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The trainer's split; in an expanded dataset synthetic cases never validate and train only as the fold rule allows."""
+        if not self.sbldm_fold.expansion:
+            return super().do_split()
+        folder = self.preprocessed_dataset_folder
+        case_ids = infer_dataset_class(folder).get_identifiers(folder)
+        return split_expanded(self.sbldm_fold, case_ids, super().do_split, self.print_to_log_file)
+
+    def get_tr_and_val_datasets(self) -> tuple[MixedDataset, Any]:
+        """The trainer's datasets, the one for training with synthetic cases mixed in."""
+        real, validation = super().get_tr_and_val_datasets()
+        real.identifiers = [c for c in real.identifiers if c not in self.sbldm_fold.expansion]
+        self._mixed = MixedDataset(real, self.sbldm_source, self.sbldm_share)
+        self.sbldm_audit = DrawAudit(real.identifiers, () if self.fold == "all" else validation.identifiers)
+        self.print_to_log_file(f"sbldm: {self.sbldm_settings}; {len(real.identifiers)} real training cases, "
+                               f"{self.sbldm_source or 'no synthetic ones'}")
+        return self._mixed, validation
+
+    # --- epochs ----------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net, with the share of this epoch."""
+        if self._mixed is not None:
+            self._mixed.set_ratio(self.sbldm_share)
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """As nnU-Net, counting what was drawn."""
+        self.sbldm_audit.count(batch["keys"])
+        return super().train_step(batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """As nnU-Net, then log the realised share of synthetic cases (in DDP that of the first process)."""
+        super().on_train_epoch_end(train_outputs)
+        record = self.sbldm_audit.close_epoch(self.current_epoch, self.sbldm_share)
+        self.print_to_log_file(f"synthetic share of drawn cases: {record['share']:.4f} (asked {record['asked']:g})")
+        report = self.sbldm_source.epoch_report() if self.sbldm_source is not None else {}
+        if report:
+            self.print_to_log_file("synthetic cases: " + ", ".join(f"{key}: {value}" for key, value in report.items()))
+            record["source"] = report
+        if self.local_rank == 0:
+            append_to_audit_file(Path(self.output_folder), record)
