@@ -1,0 +1,110 @@
+"""Case number n of the endless sequence that a seed defines: sampled, judged, and written as nnU-Net preprocesses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.diffusion import best_precision
+from nnunet_sbldm.nnunet import NnunetDataset, preprocess_case
+from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, is_unfit, judged_draws
+from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.requests import Request, seed_of
+from nnunet_sbldm.synthesis import NearestRealCase
+from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.generator_process import GeneratorJob
+
+GPU_MEMORY_SHARE = 0.25
+"""Most of a GPU's memory that is taken."""
+MIN_GPU_BYTES = 2**29
+
+
+class CaseMaker:
+    """Makes the cases of a sequence: number n is the same case whoever makes it, and whenever."""
+
+    def __init__(self, job: GeneratorJob) -> None:
+        """Load and check what the job names.
+
+        Raises:
+            UserError: the generator or the plans are no longer those that the training started with; no memory.
+        """
+        torch.set_num_threads(job.num_threads)
+        device = torch.device(job.device)
+        limit_gpu_memory(device)
+        folders = {k: Path(job.dataset[k]) for k in ("raw", "preprocessed")}
+        self._view = NnunetDataset(**{**job.dataset, **folders})
+        generator = load_generator(Path(job.model), device)
+        if (generator.hash, self._view.plans_hash()) != (job.generator_hash, job.plans_hash):
+            raise UserError(f"The SBLDM in {job.model} or the plans {self._view.plans_name} were changed during the training.")
+        if not job.compare:
+            generator = replace(generator, seen=())
+        plan = generator.plan
+        real = replace(self._view, plans_name=plan.plans_name, configuration=plan.configuration) if job.compare else self._view
+        self._nearest, self._tally, self._seed = NearestRealCase(generator, real), Tally(), job.seed
+        self._production = Job(job.fold, generator, ())
+        self._settings = ProductionSettings(SamplerConfig(precision=best_precision(device.type)), job.use_gate)
+
+    def make(self, number: int) -> tuple[Case | None, SyntheticRecord]:
+        """Draw case ``number`` until the gate accepts it; None if it does not, with the record of the last attempt."""
+        fold, generator = self._production.fold, self._production.generator
+        request = Request(case_id_of(fold, number), seed_of(self._seed, fold, number), {})
+        *_, (drawn, record) = judged_draws(self._production, [request], self._nearest, self._settings, self._tally)
+        return (None if record.gate.get("reasons") else drawn.case(generator)), record
+
+    def writer(self, case: Case, record: SyntheticRecord) -> Callable[[Path], None]:
+        """A function that writes the case into a folder: preprocessed by nnU-Net, with its record."""
+
+        def write(folder: Path) -> None:
+            preprocess_case(self._view, case, folder / case.case_id)
+            record.save(folder)
+
+        return write
+
+    def refuse_unfit(self) -> None:
+        """Raise :class:`UnfitGeneratorError` if the gate rejects most of what the generator makes."""
+        if is_unfit(self._tally):
+            num_decided = self._tally.accepted + self._tally.rejected
+            raise UnfitGeneratorError(
+                f"the quality gate gave up {self._tally.rejected} of {num_decided} cases of the SBLDM in "
+                f"{self._production.generator.folder}, most often for {commonest_reasons(self._tally)}; train it longer or on "
+                "more cases"
+            )
+
+
+def case_id_of(fold: int | str, number: int) -> str:
+    """Id of a case that is made on the fly."""
+    return f"sbldm_f{fold}_{number:06d}"
+
+
+def is_case_id(text: str, fold: int | str) -> bool:
+    """Whether some number of the fold has this id."""
+    return re.fullmatch(rf"sbldm_f{fold}_\d{{6,}}", text) is not None
+
+
+def limit_gpu_memory(device: torch.device) -> None:
+    """Cap what this process may take of a GPU; does nothing elsewhere.
+
+    Raises:
+        UserError: the GPU is not there, or as good as full.
+    """
+    if device.type != "cuda":
+        return
+    index = device.index or 0
+    if index >= torch.cuda.device_count():
+        raise UserError(f"There is no {device} to make synthetic cases on, {torch.cuda.device_count()} GPU(s) are visible: set "
+                        "sbldm_device to one of them or to cpu (sbldm_configure).")
+    free, total = torch.cuda.mem_get_info(index)
+    limit = min(free, int(GPU_MEMORY_SHARE * total))
+    if limit < MIN_GPU_BYTES:
+        raise UserError(f"{device} has {free / 2**30:.1f} of {total / 2**30:.1f} GB free, too little to make synthetic cases: "
+                        "free some, or set sbldm_device to another device (sbldm_configure).")
+    torch.cuda.set_per_process_memory_fraction(limit / total, index)

@@ -1,0 +1,135 @@
+"""Which generator may make cases while a fold is trained; all that could leak or fail later is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunetv2.paths import nnUNet_raw
+
+from nnunet_sbldm.case_maker import case_id_of, is_case_id
+from nnunet_sbldm.checkpoint import Generator, is_complete, load_generator, refuse_mismatch
+from nnunet_sbldm.folds import guard_split
+from nnunet_sbldm.nnunet import DEFAULT_PLANS, NnunetDataset, nnunet_folder
+from nnunet_sbldm.types import UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.injection import TrainingFold, TrainingRun
+
+MAX_NAMED = 5
+
+
+def choose_generator(run: TrainingRun, model: str | None) -> Generator:
+    """Find the generator of a training and check that its cases may be trained on.
+
+    Args:
+        run: the training.
+        model: folder or name of the generator; None takes the one that was trained for this fold.
+
+    Returns:
+        The generator, on the CPU.
+
+    Raises:
+        UserError: none or several, unfinished or damaged; other channels, labels or plans; it has seen a validation case; a
+            real case has the id of a synthetic one.
+    """
+    fold = run.fold
+    generator = load_generator(find_generator(fold, model))
+    dataset = dataset_of(fold)
+    try:
+        refuse_mismatch(generator, dataset)
+    except UserError as e:
+        raise UserError(f"{str(e).rstrip('.')}: {train_command(fold)}, or name another SBLDM (sbldm_configure -m).") from e
+    if is_of_dataset(generator, fold):
+        _refuse_other_plans(generator, dataset, fold)
+    first = case_id_of(fold.fold, 0)
+    content = {} if fold.fold == "all" else fold.fingerprints(run.val)
+    guard_split([*run.real_train, first], run.val, {first: generator.seen}, content, fold.fold)
+    clashes = [c for c in (*run.real_train, *run.val) if is_case_id(c, fold.fold)]
+    if clashes:
+        raise UserError(f"{len(clashes)} real case(s) have names of synthetic cases made on the fly ({clashes[0]}): rename them.")
+    return generator
+
+
+def dataset_of(fold: TrainingFold) -> NnunetDataset:
+    """The dataset of a training, through the configuration that nnU-Net preprocessed its cases with; raw files may be away."""
+    name, plans = fold.preprocessed.name, fold.plans
+    raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else fold.preprocessed
+    identifier = fold.config.data_identifier
+    configuration = next(c for c in plans.available_configurations if plans.get_configuration(c).data_identifier == identifier)
+    return NnunetDataset(name, raw, fold.preprocessed, fold.dataset_json, plans.plans_name, configuration)
+
+
+def is_of_dataset(generator: Generator, fold: TrainingFold) -> bool:
+    """Whether a generator was trained on cases of the dataset that is trained, so that these can be compared with its own."""
+    return generator.plan.dataset_name in _dataset_names(fold)
+
+
+def train_command(fold: TrainingFold) -> str:
+    """The command that trains the fold's own generator."""
+    plans = fold.plans.plans_name
+    return f"run sbldm_train -d {int(_dataset_names(fold)[0][7:10])} -f {fold.fold}" + f" -p {plans}" * (plans != DEFAULT_PLANS)
+
+
+def _dataset_names(fold: TrainingFold) -> list[str]:
+    """The dataset, after the one that it is an expansion of."""
+    source = fold.dataset_json.get("sbldm", {}).get("source_dataset")
+    return [*([source] if source else []), fold.preprocessed.name]
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def find_generator(fold: TrainingFold, model: str | None) -> Path:
+    """Folder of the finished generator that ``model`` names, or that was trained for this fold.
+
+    Args:
+        fold: the fold.
+        model: a fold folder, a folder of such, or the name of one below ``nnUNet_results`` or the dataset's folder there; a
+            preset's name stands for its folder.
+
+    Raises:
+        UserError: there is none, or more than one was trained and ``model`` does not say which.
+    """
+    homes = [nnunet_folder("nnUNet_results") / name for name in _dataset_names(fold)]
+    if model is None:
+        return _only_one(fold, homes)
+    places = [Path(model).expanduser(), homes[0].parent / model]
+    places += [home / name for home in homes for name in (model, f"SBLDM__{fold.plans.plans_name}__{model}")]
+    for place in places:
+        for folder in (place, place / f"fold_{fold.fold}"):
+            if is_complete(folder):
+                return folder.resolve()
+    raise UserError(f"The model {model} is no finished SBLDM, neither as a folder nor below {homes[0]}: name another one "
+                    f"(sbldm_configure -m), or {train_command(fold)} and leave it out.")
+
+
+def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:
+    pattern = f"SBLDM__{fold.plans.plans_name}__*/fold_{fold.fold}"
+    found = [folder for home in homes for folder in sorted(home.glob(pattern)) if is_complete(folder)]
+    if not found:
+        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no finished SBLDM ({homes[0] / pattern}): "
+                        f"{train_command(fold)}, or name another one (sbldm_configure -m).")
+    if len(found) > 1:
+        named = ", ".join(folder.parent.name for folder in found[:MAX_NAMED])
+        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has {len(found)} finished SBLDMs ({named}): say which one "
+                        "makes the cases (sbldm_configure -m).")
+    return found[0]
+
+
+def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: TrainingFold) -> None:
+    """The generator's training cases must still lie there as it saw them: synthetic cases are compared with them."""
+    plan = generator.plan
+    view = replace(dataset, plans_name=plan.plans_name, configuration=plan.configuration)
+    is_planned = (dataset.preprocessed / f"{plan.plans_name}.json").is_file()
+    is_planned = is_planned and plan.configuration in view.plans.available_configurations
+    if not is_planned or view.plans_hash() != plan.plans_hash:
+        raise UserError(
+            f"The SBLDM in {generator.folder} was trained with other plans {plan.plans_name} ({plan.configuration}) than "
+            f"{dataset.name} has now: delete that folder and {train_command(fold)} -preset {plan.preset.name}."
+        )
+    if not view.data_folder.is_dir():
+        raise UserError(f"{dataset.name} is not preprocessed for {plan.configuration}, which the SBLDM in {generator.folder} was "
+                        f"trained on: run nnUNetv2_preprocess -d {int(dataset.name[7:10])} -plans_name {plan.plans_name} "
+                        f"-c {plan.configuration}.")

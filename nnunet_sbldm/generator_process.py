@@ -1,0 +1,238 @@
+"""The process beside the trainer that makes synthetic cases and publishes them into a ring, for as long as the trainer lives.
+
+The trainer starts ``python -m nnunet_sbldm.generator_process JOB.json``. What happens is reported as one line of JSON each
+on standard output; everything that libraries print goes to standard error. Which case has which number is decided by
+the seed alone, so an ended process is continued by another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.types import UnfitGeneratorError, UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.provenance import SyntheticRecord
+
+NICENESS = 10
+POLL_S = 0.2
+PAUSE_S = 10.0
+"""Between two attempts to write to a full disk."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+SAMPLED, CASE, PAUSED, RESUMED, FAILED = "sampled", "case", "paused", "resumed", "failed"
+"""Events that are reported."""
+
+
+@dataclass(frozen=True)
+class GeneratorJob:
+    """All that the process is told; checked by the trainer before it starts the process.
+
+    Attributes:
+        ring: folder of the ring.
+        trace: file that gets one line of JSON per case made: how to make it again.
+        trainer_pid: process that the generator must not outlive.
+        model: folder of the generator.
+        generator_hash: its hash.
+        compare: whether its training cases are cases of this dataset, which synthetic ones are then compared with.
+        dataset: fields of :class:`nnunet_sbldm.nnunet.NnunetDataset`, paths as text.
+        plans_hash: hash of the preprocessing of the training.
+        fold: fold that is trained.
+        device: where to sample.
+        pool_size: cases to keep ready.
+        max_reuse: draws after which a case is replaced.
+        busy_share: largest share of the time in which cases are replaced once the ring is full.
+        use_gate: judge every case.
+        seed: seed of the whole sequence of cases.
+        num_threads: threads of the process.
+    """
+
+    ring: str
+    trace: str
+    trainer_pid: int
+    model: str
+    generator_hash: str
+    compare: bool
+    dataset: dict[str, Any]
+    plans_hash: str
+    fold: int | str
+    device: str
+    pool_size: int
+    max_reuse: int
+    busy_share: float
+    use_gate: bool
+    seed: int
+    num_threads: int
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def load(path: Path) -> GeneratorJob:
+        """Inverse of :meth:`save`."""
+        return GeneratorJob(**read_json(path))
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Work off the job named on the command line; returns on failure alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the trainer's; the generator ends with it
+    job = GeneratorJob.load(Path(sys.argv[1]))
+    end_with(job.trainer_pid)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    report = Report()
+    try:
+        _generate(job, report)
+    except Exception as e:  # the trainer says why, whatever it is
+        traceback.print_exc()
+        reason, is_final = _reason(e, job, report.has_sampled)
+        report(FAILED, reason=reason, final=is_final)
+    return 1
+
+
+def end_with(trainer_pid: int) -> None:
+    """End this process when the trainer ends, even if that is killed: by the kernel on Linux, by watching it elsewhere."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    watch = _wait_for_closed_pipe if os.name == "nt" else partial(_wait_for_other_parent, trainer_pid)
+    threading.Thread(target=_end_after, args=(watch,), daemon=True).start()
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(0)
+
+
+def _wait_for_other_parent(parent_pid: int) -> None:
+    """An orphan gets another parent."""
+    while os.getppid() == parent_pid:
+        time.sleep(POLL_S)
+
+
+def _wait_for_closed_pipe() -> None:
+    """Windows leaves an orphan its parent's id, but closes the other end of its standard input."""
+    while os.read(0, 1):
+        pass
+
+
+class Report:
+    """Tells the trainer of events on standard output, and sends what libraries print there to standard error.
+
+    Attributes:
+        has_sampled: whether a case was sampled, so that there is memory enough.
+    """
+
+    def __init__(self) -> None:
+        self._channel, self.has_sampled = os.dup(1), False
+        os.dup2(2, 1)
+
+    def __call__(self, event: str, **details: object) -> None:
+        """Report one event."""
+        self.has_sampled |= event == SAMPLED
+        os.write(self._channel, f"{json.dumps({'event': event, **details})}\n".encode())
+
+
+def _reason(error: Exception, job: GeneratorJob, has_sampled: bool) -> tuple[str, bool]:
+    """What ended the process, and whether it would end another one as well."""
+    if isinstance(error, (UserError, UnfitGeneratorError)):
+        return str(error), True
+    if not _is_out_of_memory(error):
+        return f"{type(error).__name__}: {' '.join(str(error).split())}", False
+    if has_sampled:
+        return f"out of memory on {job.device}", False
+    return (f"The SBLDM in {job.model} needs more memory for one case than there is for it on {job.device} (of a GPU, it takes a "
+            "quarter at most): set sbldm_device to another device (sbldm_configure), or fill a pool beforehand "
+            "(sbldm_expand_dataset --pool).", True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _generate(job: GeneratorJob, report: Report) -> None:
+    """Fill the ring, then replace what was drawn often enough; without end."""
+    from nnunet_sbldm.case_maker import CaseMaker
+    from nnunet_sbldm.ring import RingWriter
+
+    ring, trace = RingWriter(Path(job.ring), job.pool_size, job.max_reuse), Path(job.trace)
+    maker, rest_until = CaseMaker(job), 0.0
+    for number in itertools.count(next_number(trace)):
+        while not ring.wants_case() or time.monotonic() < rest_until:
+            time.sleep(POLL_S)
+        start = time.monotonic()
+        case, record = maker.make(number)
+        if not report.has_sampled:
+            report(SAMPLED)
+        if case is not None:
+            _persist(partial(add_to_trace, trace, number, record), report)
+            _persist(partial(ring.publish, case.case_id, maker.writer(case, record)), report)
+        seconds = time.monotonic() - start
+        report(CASE, accepted=case is not None, seconds=seconds)
+        maker.refuse_unfit()
+        rest_until = time.monotonic() + (seconds * (1 / job.busy_share - 1) if ring.is_full else 0)
+
+
+# --- the trace -----------------------------------------------------------------------------------------------------
+
+
+def add_to_trace(path: Path, number: int, record: SyntheticRecord) -> None:
+    """Add what is needed to make a case again."""
+    keys = ("case_id", "seed", "attempt", "generator_hash", "generator_path", "sampler", "versions")
+    line = json.dumps({"number": number, **{k: getattr(record, k) for k in keys}})
+    with open(path, "ab+") as f:
+        f.seek(max(0, f.tell() - 1))
+        is_cut = f.read(1) not in (b"", b"\n")  # by a full disk or a kill
+        f.write(f"{chr(10) * is_cut}{line}\n".encode())
+
+
+def next_number(path: Path) -> int:
+    """Number of the first case that is not in the trace yet."""
+    numbers = [-1]
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):  # cut by a full disk or a kill
+            numbers.append(json.loads(line)["number"])
+    return max(numbers) + 1
+
+
+def _persist(write: Callable[[], object], report: Report) -> None:
+    """Write, and again as long as the disk is full."""
+    was_full = False
+    while True:
+        try:
+            write()
+            break
+        except OSError as e:
+            if e.errno not in FULL_DISK:
+                raise
+            if not was_full:
+                report(PAUSED, reason=f"the disk is full ({os.strerror(e.errno)}); it tries again every {PAUSE_S:g} s")
+            was_full = True
+            time.sleep(PAUSE_S)
+    if was_full:
+        report(RESUMED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

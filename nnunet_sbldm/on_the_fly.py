@@ -1,0 +1,238 @@
+"""Synthetic cases that are made while nnU-Net trains: checked here, made in a process of its own, read from a ring.
+
+Which case has which number is decided by the seed; which case is drawn when depends on how fast cases are made. A pool
+(``sbldm_expand_dataset --pool``) leaves nothing to time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.files import make_temporary_folder, remove_leftovers
+from nnunet_sbldm.generator_choice import choose_generator, dataset_of, is_of_dataset
+from nnunet_sbldm.generator_process import GeneratorJob
+from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
+from nnunet_sbldm.nnunet import preprocessing_hash
+from nnunet_sbldm.pool import FOLDER
+from nnunet_sbldm.ring import DrawCounter, RingReader, corrupt_cases, make_ring
+from nnunet_sbldm.types import UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.injection import Log, TrainingRun
+    from nnunet_sbldm.mixing import MixingSettings
+
+POOL_SIZE = 32
+MAX_REUSE = 4
+REPLACING_SHARE = 0.02
+"""Largest share of the time in which cases are replaced on the device that trains; another device works all the time."""
+SETTLING_TIMEOUT_S = 600.0
+RINGS = "on_the_fly"
+TRACE_NAME, LOG_NAME = "sbldm_on_the_fly.jsonl", "sbldm_generator.log"
+THREADS_VARIABLE = "SBLDM_GENERATOR_THREADS"
+
+
+def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool = True, seed: int = 0) -> OnTheFly:
+    """Check all that making cases during a training needs, and prepare it; called on every rank.
+
+    Args:
+        run: the training.
+        settings: its settings.
+        use_gate: judge every case; without it every case is accepted.
+        seed: seed of the sequence of cases.
+
+    Raises:
+        UserError: see :func:`nnunet_sbldm.generator_choice.choose_generator`; no place for the ring; no such device.
+    """
+    generator = choose_generator(run, settings.model)
+    device = torch.device(settings.sbldm_device or run.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"There is no GPU for the SBLDM ({device}): set sbldm_device to cpu (sbldm_configure).")
+    ring = _share(_new_ring(run) if run.local_rank == 0 else None)
+    supervisor = None
+    if run.local_rank == 0:
+        job = _job_of(run, settings, generator, device, ring, use_gate, seed)
+        job.save(ring / "job.json")
+        supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
+    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {generator.folder}", device.type == "cuda", run.log)
+
+
+def _job_of(
+    run: TrainingRun, settings: MixingSettings, generator: Generator, device: torch.device, ring: Path, use_gate: bool, seed: int
+) -> GeneratorJob:
+    dataset, fold = dataset_of(run.fold), run.fold
+    fields = ("name", "dataset_json", "plans_name", "configuration")
+    folders = {"raw": str(dataset.raw), "preprocessed": str(dataset.preprocessed)}
+    return GeneratorJob(
+        ring=str(ring),
+        trace=str(run.output_folder / TRACE_NAME),
+        trainer_pid=os.getpid(),
+        model=str(generator.folder),
+        generator_hash=generator.hash,
+        compare=is_of_dataset(generator, fold),
+        dataset={**{name: getattr(dataset, name) for name in fields}, **folders},
+        plans_hash=preprocessing_hash(fold.plans, fold.config),
+        fold=fold.fold,
+        device=str(device),
+        pool_size=settings.pool_size or POOL_SIZE,
+        max_reuse=settings.max_reuse or MAX_REUSE,
+        busy_share=REPLACING_SHARE if _is_same(device, run.device) else 1.0,
+        use_gate=use_gate,
+        seed=seed,
+        num_threads=_num_threads(),
+    )
+
+
+def _is_same(device: torch.device, other: torch.device) -> bool:
+    return (device.type, device.index or 0) == (other.type, other.index or 0)
+
+
+def _num_threads() -> int:
+    text = os.environ.get(THREADS_VARIABLE, "1")
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{THREADS_VARIABLE} is a number of threads from 1; got {text!r}.")
+    return int(text)
+
+
+# --- the ring's folder ---------------------------------------------------------------------------------------------
+
+
+def _new_ring(run: TrainingRun) -> Path:
+    """A ring beside the preprocessed data; those of trainings that were killed are deleted."""
+    home = run.fold.preprocessed / FOLDER / RINGS
+    try:
+        run.output_folder.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(home)
+        ring = make_temporary_folder(home)
+        make_ring(ring)
+    except OSError as e:
+        raise UserError(f"Synthetic cases cannot be written to {home}: {e.strerror}.") from e
+    return ring
+
+
+def _share(ring: Path | None) -> Path:
+    """Tell the other ranks on this machine which ring its first rank has made."""
+    rings: list[Any] = [(socket.gethostname(), ring)]
+    if distributed.is_available() and distributed.is_initialized():
+        rings = [None] * distributed.get_world_size()
+        distributed.all_gather_object(rings, (socket.gethostname(), ring))
+    return next(r for host, r in rings if r is not None and host == socket.gethostname())
+
+
+# --- the source ----------------------------------------------------------------------------------------------------
+
+
+class OnTheFly:
+    """A source of synthetic cases for :class:`nnunet_sbldm.mixed_dataset.MixedDataset`; its pickled copies only read."""
+
+    def __init__(
+        self, ring: Path, supervisor: GeneratorSupervisor | None, description: str, waits_for_memory: bool, log: Log
+    ) -> None:
+        """Read from ``ring``.
+
+        Args:
+            ring: its folder.
+            supervisor: of the generator process; None on the ranks that only read.
+            description: what it is, in a few words.
+            waits_for_memory: sample one case before the training starts, so that missing memory ends it in time.
+            log: where to say what was done.
+        """
+        self._ring, self._supervisor, self._description = ring, supervisor, description
+        self._waits_for_memory, self._log = waits_for_memory, log
+        self._reader, self._draws = RingReader(ring), DrawCounter(ring)
+        self._reported: dict[str, float] = {}
+        self._was_ready = False
+
+    def __reduce__(self) -> tuple[type[RingReader], tuple[Path]]:
+        """Background workers that are not forked get the reader alone."""
+        return RingReader, (self._ring,)
+
+    def __str__(self) -> str:
+        return self._description
+
+    @property
+    def identifiers(self) -> tuple[str, ...]:
+        """Ids of the cases that are ready now; possibly none."""
+        return self._reader.identifiers
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Load a case; raises FileNotFoundError if it has left the ring since it was drawn, or is corrupt."""
+        return self._reader.load_case(identifier)
+
+    def start(self) -> None:
+        """Start the generator process; on a GPU, wait until it has sampled a case, for the training to see what memory is left.
+
+        Raises:
+            UserError: the generator cannot sample on its GPU.
+        """
+        if self._supervisor is None or self._supervisor.has_started:
+            return
+        atexit.register(self.stop)
+        self._log("sbldm: the generator process starts; until its first case is ready, training draws real cases alone")
+        self._supervisor.start()
+        if self._waits_for_memory:
+            self._supervisor.wait_until_settled(SETTLING_TIMEOUT_S)
+            if self._supervisor.is_over:
+                self.stop()
+                raise UserError(f"No synthetic case can be made: {self._supervisor.progress.reason}")
+
+    def stop(self) -> None:
+        """End the generator process and delete the ring."""
+        if self._supervisor is not None and self._supervisor.stop():
+            atexit.unregister(self.stop)
+            shutil.rmtree(self._ring, ignore_errors=True)
+            with suppress(OSError):  # another training has its ring there
+                self._ring.parent.rmdir()
+
+    def epoch_report(self) -> dict[str, Any]:
+        """What happened since the last report.
+
+        Returns:
+            ``made``: cases published; ``rejected``: cases the quality gate gave up; ``drawn``: loads by all workers;
+            ``reused``: those of a case that was drawn before; ``corrupt``: cases with wrong checksums, not used;
+            ``ms_per_case``: time per case made or rejected, None without any; ``ready``: cases to draw from now;
+            ``restarts``: of the process, in all; ``reason``: why no cases are made, empty if they are.
+            Empty on ranks that only read.
+        """
+        if self._supervisor is None:
+            return {}
+        self._say_what_happened()
+        progress = self._supervisor.progress
+        new = self._since_last_report(progress)
+        decided = new["made"] + new["rejected"]
+        seconds = new.pop("seconds")
+        return {
+            **{name: int(value) for name, value in new.items()},
+            "ms_per_case": round(1000 * seconds / decided) if decided else None,
+            "ready": len(self.identifiers),
+            "restarts": progress.restarts,
+            "reason": progress.reason,
+        }
+
+    def _since_last_report(self, progress: Progress) -> dict[str, float]:
+        self._draws.refresh()
+        counts = self._draws.counts
+        totals = {name: value for name, value in asdict(progress).items() if name in ("made", "rejected", "seconds")}
+        totals |= {"drawn": counts.total(), "reused": counts.total() - len(counts), "corrupt": len(corrupt_cases(self._ring))}
+        new = {name: value - self._reported.get(name, 0) for name, value in totals.items()}
+        self._reported = totals
+        return new
+
+    def _say_what_happened(self) -> None:
+        assert self._supervisor is not None
+        for notice in self._supervisor.take_notices():
+            self._log(f"sbldm: {notice}")
+        if self.identifiers and not self._was_ready:
+            self._log("sbldm: synthetic cases are ready and drawn from now on")
+            self._was_ready = True
