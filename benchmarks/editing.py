@@ -1,0 +1,87 @@
+"""Editing hosts: what is asked and what comes out, what the borders look like, and how long it takes beside whole cases.
+
+    python benchmarks/editing.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -n 40 -o editing_benchmark
+
+edits training cases of the generator's fold and makes as many whole cases; ``-o`` gets ``edit_evaluation.json``, ``.html``,
+``edits.png`` and ``benchmark.json``. On the phantom, whose tumours are brighter than everything around them, ``threshold_dice``
+is the agreement of a mask with the rendered tumour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnunet_sbldm.checkpoint import Generator, load_generator
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
+from nnunet_sbldm.edit_options import EDIT_ETA
+from nnunet_sbldm.edit_tasks import KINDS, EditSettings
+from nnunet_sbldm.files import write_json
+from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
+from nnunet_sbldm.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
+from nnunet_sbldm.requests import Request
+
+
+def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:
+    """The same numbers of whole cases, drawn once each."""
+    job, tally = Job(generator.plan.fold, generator, ()), Tally()
+    requests = [Request(f"whole_{i:04d}", i, {}) for i in range(num)]
+    yardstick, target = yardstick_of(job, dataset), generator.plan.targets[0].name
+    list(judged_draws(job, requests[:1], yardstick, ProductionSettings(sampler, max_attempts=1), Tally()))  # start-up
+    start, errors = time.monotonic(), []
+    for _, record in judged_draws(job, requests, yardstick, ProductionSettings(sampler, max_attempts=1), tally):
+        accepted = not record.gate["reasons"]
+        errors.append((accepted, *condition_errors(record.condition_asked, record.condition_obtained, target).values()))
+    seconds = time.monotonic() - start
+    chosen = np.array([e[1:] for e in errors if e[0] and e[1] is not None], dtype=float).reshape(-1, 2)
+    return {
+        "acceptance_rate": tally.accepted / num,
+        "seconds_per_draw": seconds / num,
+        "seconds_per_accepted": seconds / tally.accepted if tally.accepted else None,
+        "volume_error": float(np.median(chosen[:, 0])) if len(chosen) else None,
+        "centroid_error": float(np.median(chosen[:, 1])) if len(chosen) else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", type=Path, required=True)
+    parser.add_argument("-d", help="dataset of the hosts; default: that of the generator")
+    parser.add_argument("-n", type=int, default=40, help="edits of each kind, and whole cases")
+    parser.add_argument("-kind", nargs="+", default=KINDS)
+    parser.add_argument("-steps", type=int, default=SamplerConfig.num_steps)
+    parser.add_argument("-guidance", type=float, default=SamplerConfig.guidance_scale)
+    parser.add_argument("-eta", type=float, default=EDIT_ETA)
+    parser.add_argument("-deformation", type=float, default=0.0)
+    parser.add_argument("-o", type=Path, default=Path("editing_benchmark"))
+    parser.add_argument("-device", default="cpu")
+    args = parser.parse_args()
+
+    generator = load_generator(args.m, torch.device(args.device))
+    plan = generator.plan
+    dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
+    sampler = SamplerConfig(num_steps=args.steps, guidance_scale=args.guidance)
+    results = {}
+    for kind in args.kind:
+        editing = EditSettings((), (kind,), deformation_mm=args.deformation)
+        found = evaluate_edits(generator, dataset, editing, args.n, replace(sampler, eta=args.eta), args.o / kind)
+        results[kind] = {"all": found["all"], "accepted": found["accepted"], "reasons": found["reasons"]}
+    results["whole"] = {"accepted": whole_cases(generator, dataset, args.n, sampler)}
+    write_json(args.o / "benchmark.json", results)
+    print(f"{'':24s}" + "".join(f"{k:>12s}" for k in results))
+    for name in NUMBERS:
+        first = [r.get("all", r["accepted"]).get(name) if "rate" in name or "seconds" in name else r["accepted"].get(name)
+                 for r in results.values()]
+        print(f"{name:24s}" + "".join(f"{'-' if v is None else f'{v:.3g}':>12s}" for v in first))
+    for kind in args.kind:
+        print(kind, "rejected for", results[kind]["reasons"])
+
+
+if __name__ == "__main__":
+    main()

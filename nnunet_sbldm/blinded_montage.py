@@ -1,0 +1,109 @@
+"""A blinded look: edited and real lesions in random order, numbered, with the answers in a file of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_samples import edited_cases
+from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.edited_cases import EditedCases
+from nnunet_sbldm.files import write_json
+from nnunet_sbldm.grid import to_grid
+from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
+from nnunet_sbldm.pictures import PLANES, Panel, central_voxel, montage
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
+
+MAX_DRAWS_PER_CASE = 10
+COLUMNS = 4
+ORDER_STREAM = 15
+
+
+@dataclass(frozen=True)
+class Look:
+    """One picture of the montage.
+
+    Attributes:
+        kind: ``real`` or the kind of edit.
+        case_id: the real case, or the host.
+        panel: what is shown; no outlines, they would be looked at instead of the image.
+    """
+
+    kind: str
+    case_id: str
+    panel: Panel
+
+
+def write_blinded_montage(
+    generator: Generator,
+    dataset: NnunetDataset,
+    editing: EditSettings,
+    num_each: int,
+    sampler: SamplerConfig,
+    output: Path,
+    seed: int = 0,
+) -> Path:
+    """Write ``montage.png`` with as many edited as real lesions in random order, and ``key.json`` with the answers.
+
+    Only edits that pass the quality gate are shown. Both kinds are shown as nnU-Net's preprocessed arrays on the generator's
+    grid, in planes through the lesion. Real lesions of cases that no edit has as its host come first.
+
+    Raises:
+        UserError: too few real lesions, or too few edits pass the gate.
+    """
+    cases = edited_cases(generator, dataset, editing)
+    looks = _edited_looks(cases, num_each, sampler, seed)
+    looks += _real_looks(cases, dataset, num_each, {look.case_id for look in looks})
+    order = np.random.default_rng([seed, ORDER_STREAM]).permutation(len(looks))
+    numbered = [replace(looks[i].panel, title=str(n)) for n, i in enumerate(order, 1)]
+    output.mkdir(parents=True, exist_ok=True)
+    rows = [("", numbered[i : i + COLUMNS]) for i in range(0, len(numbered), COLUMNS)]
+    montage(output / "montage.png", rows, None, PLANES, 2000)
+    write_json(output / "key.json", {str(n): {"kind": looks[i].kind, "case": looks[i].case_id} for n, i in enumerate(order, 1)})
+    return output / "montage.png"
+
+
+def _edited_looks(cases: EditedCases, num: int, sampler: SamplerConfig, seed: int) -> list[Look]:
+    looks: list[Look] = []
+    for i in range(num * MAX_DRAWS_PER_CASE):
+        (drawn,) = cases.draw([Request(f"sbldm_{seed + i:05d}", seed + i, {})], replace(sampler, batch_size=1))
+        record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
+        if cases.judge(drawn, record)["reasons"]:
+            continue
+        place = drawn.focus if (drawn.focus > 0).any() else drawn.task.prepared.label
+        panel = _panel(cases, cases.generator.plan.intensity.normalised(drawn.image), drawn.label, place)
+        looks.append(Look(drawn.task.choice.kind, drawn.task.choice.host, panel))
+        if len(looks) == num:
+            return looks
+    raise UserError(
+        f"The quality gate accepts {len(looks)} of {num * MAX_DRAWS_PER_CASE} edits by the SBLDM in {cases.generator.folder}; "
+        f"{num} are needed: ask for fewer with -n, or train it longer."
+    )
+
+
+def _real_looks(cases: EditedCases, dataset: NnunetDataset, num: int, hosts: set[str]) -> list[Look]:
+    with_lesion = sorted(cases.real.patches, key=lambda case_id: (case_id in hosts, case_id))
+    if len(with_lesion) < num:
+        raise UserError(
+            f"{dataset.name} has {len(with_lesion)} real training case(s) with a lesion in this fold; {num} are needed: ask for "
+            f"fewer with -n."
+        )
+    shape = cases.generator.plan.grid.shape
+    looks = []
+    for case_id in with_lesion[:num]:
+        image, label = load_preprocessed(dataset, case_id)
+        label = to_grid(label, shape, OUTSIDE)
+        looks.append(Look("real", case_id, _panel(cases, to_grid(image, shape, 0), label, label)))
+    return looks
+
+
+def _panel(cases: EditedCases, image: FloatArray, label: LabelArray, place: LabelArray) -> Panel:
+    outside = label == OUTSIDE
+    shown = np.where(outside, 0, image[0]).astype(np.float32)
+    blank = np.where(outside, OUTSIDE, 0).astype(np.int16)
+    return Panel(shown, blank, cases.generator.plan.grid.spacing_mm, centre=central_voxel(np.maximum(place, 0)))

@@ -1,0 +1,61 @@
+"""The commands about edits: their evaluation, and the blinded montage."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_sbldm.cli_options import Parser, count, device_argument, device_of, run, sampler_arguments
+from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
+from nnunet_sbldm.types import UserError
+
+
+def evaluate_edits_command(args: argparse.Namespace) -> None:
+    """``sbldm_evaluate -mode edit``."""
+    import torch
+
+    from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.edit_evaluation import evaluate_edits
+
+    device, editing = device_of(args.device), editing_of(args)
+    if editing is None:
+        raise UserError("Edits are evaluated with -mode edit.")
+    generator = load_generator(args.m, torch.device(device))
+    output = args.o or args.m / "edit_evaluation"
+    sampler = edit_sampler_of(args, device)
+    evaluate_edits(generator, host_dataset(args, generator), editing, args.n, sampler, output, args.seed, args.diversity)
+    print(f"The evaluation is in {output}; look at {output / 'edit_evaluation.html'}")
+
+
+def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
+    """``sbldm_blinded_montage``: edited and real cases in random order, and the key."""
+    parser = Parser(
+        "Write montage.png with edited and real cases in random order, and key.json that says which is which: look first, then "
+        "compare."
+    )
+    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
+    parser.add_argument("-n", type=count, default=20, help="[OPTIONAL] number of edited and of real cases. Default: 20")
+    edit_arguments(parser)
+    host_dataset_arguments(parser)
+    sampler_arguments(parser)
+    device_argument(parser)
+    parser.set_defaults(mode="edit")
+    args = parser.parse_args(argv)
+    run(lambda: _blinded_montage(args))
+
+
+def _blinded_montage(args: argparse.Namespace) -> None:
+    import torch
+
+    from nnunet_sbldm.blinded_montage import write_blinded_montage
+    from nnunet_sbldm.checkpoint import load_generator
+
+    device, editing = device_of(args.device), editing_of(args)
+    if editing is None:
+        raise UserError("The blinded montage shows edits; leave out -mode generate.")
+    generator = load_generator(args.m, torch.device(device))
+    dataset = host_dataset(args, generator)
+    picture = write_blinded_montage(generator, dataset, editing, args.n, edit_sampler_of(args, device), args.o, args.seed)
+    print(f"Look at {picture}, write down which are edited, then compare with {args.o / 'key.json'}")

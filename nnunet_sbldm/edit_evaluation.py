@@ -1,0 +1,224 @@
+"""Evaluate edits: is what was asked there, does the image show it, can one see the border, and is the rest of the host untouched?
+
+Every number stands beside what real, unedited cases do.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.conditions import AXES
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
+from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.edited_cases import EditedCases
+from nnunet_sbldm.editing import EditedDraw
+from nnunet_sbldm.files import write_atomically, write_json
+from nnunet_sbldm.gate import mask_and_shell
+from nnunet_sbldm.nnunet import NnunetDataset
+from nnunet_sbldm.pictures import Panel
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.seams import seam_scores
+from nnunet_sbldm.types import OUTSIDE
+
+MAX_PICTURED = 8
+CENTRAL_PERCENTILES = (2.5, 97.5)
+NUMBERS = {
+    "acceptance_rate": "share of first draws that pass the quality gate",
+    "seconds_per_draw": "seconds per edit: sampling, decoding, blending, judging",
+    "seconds_per_accepted": "seconds per accepted edit",
+    "volume_error": "asked and obtained volume: median of the relative difference",
+    "centroid_error": "asked and obtained centre: median of the largest difference along an axis, in fractions of the anatomy",
+    "threshold_dice": "mask against the voxels nearer in brightness to the lesion than to its surroundings: median Dice",
+    "seam_in_range": "share whose seam scores all lie within the central 95 % of real borders",
+    "seam_excess": "seam score of the edit minus that of the unedited host at the same place: median of the largest channel's",
+    "texture_in_range": "share whose lesion texture lies within the range of real lesions",
+    "unchanged_outside": "share whose raw voxels outside the region are the host's, bit for bit",
+}
+
+
+def evaluate_edits(
+    generator: Generator,
+    dataset: NnunetDataset,
+    editing: EditSettings,
+    num_cases: int,
+    sampler: SamplerConfig,
+    output: Path,
+    seed: int = 0,
+    diversity: float = 1.0,
+) -> dict[str, Any]:
+    """Edit hosts, measure every first draw, and write ``edit_evaluation.json``, ``.html`` and a picture.
+
+    Args:
+        generator: trained generator, on the device to use.
+        dataset: where the hosts are.
+        editing: kinds and hosts.
+        num_cases: number of edits; their seeds are ``seed``, ``seed + 1``, ...
+        sampler: steps, guidance and batch size.
+        output: folder to write.
+        seed: first seed.
+        diversity: width of the condition model's kernels.
+
+    Returns:
+        The content of the JSON file.
+    """
+    cases = edited_cases(generator, dataset, editing)
+    requests = [Request(f"sbldm_{seed + i:05d}", seed + i, {}, diversity) for i in range(num_cases)]
+    rows: list[dict[str, Any]] = []
+    pictured: list[tuple[str, Sequence[Panel]]] = []
+    for request in tqdm(requests, "editing", unit="case"):
+        row, drawn = measure_edit(cases, request, sampler)
+        rows.append(row)
+        if len(pictured) < MAX_PICTURED:
+            pictured.append(("" if row["accepted"] else f"rejected: {row['reasons'][0]}", edit_panels(drawn, generator)))
+    real = {n: [min(v), float(np.median(v)), max(v)] for n, v in sorted(cases.real.values.items())}
+    result = {
+        "generator": {"folder": str(generator.folder), "hash": generator.hash},
+        "dataset": dataset.name,
+        "editing": {**editing.signature(), "num_hosts": len(cases.settings.hosts)},
+        "all": summarise_edits(rows),
+        "accepted": summarise_edits([r for r in rows if r["accepted"]]),
+        "reasons": dict(Counter(reason.split(" ")[0] for r in rows for reason in r["reasons"]).most_common()),
+        "real_tissue": real,
+        "edits": rows,
+    }
+    write_json(output / "edit_evaluation.json", result)
+    draw_edits(output / "edits.png", pictured, generator)
+    page = _page(result, output / "edits.png")
+    write_atomically(output / "edit_evaluation.html", lambda tmp: tmp.write_text(page, encoding="utf-8"))
+    return result
+
+
+def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -> tuple[dict[str, Any], EditedDraw]:
+    """One edit and all that is measured of it, as JSON."""
+    start = time.monotonic()
+    (drawn,) = cases.draw([request], replace(sampler, batch_size=1))
+    record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
+    verdict = cases.judge(drawn, record)
+    seconds = time.monotonic() - start
+    asked, obtained = record.condition_asked, record.condition_obtained
+    return {
+        "case_id": request.case_id,
+        "kind": drawn.task.choice.kind,
+        "host": drawn.task.choice.host,
+        "mirrored": drawn.task.choice.transform.mirrored,
+        "accepted": not verdict["reasons"],
+        "reasons": verdict["reasons"],
+        "seconds": seconds,
+        **condition_errors(asked, obtained, cases.generator.plan.targets[0].name),
+        "threshold_dice": threshold_dice(cases.generator.plan.intensity.normalised(drawn.image), drawn, cases.generator),
+        "seam_in_range": _within(cases, verdict["scores"], "/seam", CENTRAL_PERCENTILES),
+        "seam_excess": seam_excess(cases, drawn),
+        "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
+        "unchanged_outside": unchanged_outside(drawn, cases.generator),
+        "scores": verdict["scores"],
+    }, drawn
+
+
+def condition_errors(asked: Mapping[str, float], obtained: Mapping[str, float], target: str) -> dict[str, float | None]:
+    """Relative error of the volume and largest error of the centre; None where a lesion was removed, infinite if missing."""
+    volume = asked.get(f"{target}/volume_ml")
+    if volume is None:
+        return {"volume_error": None, "centroid_error": None}
+    if f"{target}/volume_ml" not in obtained:
+        return {"volume_error": 1.0, "centroid_error": 1.0}
+    centres = [f"{target}/centroid_{a}" for a in AXES]
+    return {
+        "volume_error": abs(obtained[f"{target}/volume_ml"] - volume) / volume,
+        "centroid_error": max(abs(obtained[n] - asked[n]) for n in centres),
+    }
+
+
+def seam_excess(cases: EditedCases, drawn: EditedDraw) -> float | None:
+    """Largest difference, over the channels, between the seam scores of the edit and of its host; None without scores."""
+    host = drawn.task.prepared
+    tissue = (drawn.label == 0) & ~host.lesions
+    scaled = cases.generator.plan.intensity.normalised
+    before, after = (seam_scores(scaled(i), drawn.task.region.weight, tissue) for i in (host.image, drawn.image))
+    return max((after[n] - before[n] for n in before.keys() & after.keys()), default=None)
+
+
+def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -> float | None:
+    """Dice of a new lesion's mask and the voxels near it that are nearer in brightness to it than to its surroundings.
+
+    Brightness is that of the channel of largest contrast; None without a lesion.
+    """
+    spacing_mm = generator.plan.grid.spacing_mm
+    mask, shell = mask_and_shell(drawn.focus > 0, drawn.label != OUTSIDE, spacing_mm)
+    if not mask.any() or not shell.any():
+        return None
+    inner, outer = np.median(image[:, mask], axis=1), np.median(image[:, shell], axis=1)
+    c = int(np.abs(inner - outer).argmax())
+    near = (mask | shell) & ((image[c] - (inner[c] + outer[c]) / 2) * np.sign(inner[c] - outer[c]) > 0)
+    near = ndimage.binary_fill_holes(near)
+    return float(2 * (near & mask).sum() / (near.sum() + mask.sum()))
+
+
+def unchanged_outside(drawn: EditedDraw, generator: Generator) -> bool:
+    """Whether the raw voxels and labels of the written case are the host's wherever the region has no weight."""
+    host = drawn.task.prepared.host
+    case = drawn.case(generator)
+    same = (case.image == host.case.image).all(axis=0) & (case.label == host.case.label)
+    may_change = np.zeros(same.transpose(host.axes).shape, bool)
+    may_change[host.box] = drawn.native_weight > 0
+    return bool((same.transpose(host.axes) | may_change).all())
+
+
+def _within(cases: EditedCases, scores: Mapping[str, float], ending: str, percentiles: tuple[float, float]) -> bool | None:
+    """Whether all scores with that ending lie within those percentiles of the real cases; None if there are none."""
+    names = [n for n in scores if n.endswith(ending) and n in cases.real.values]
+    limits = {n: np.percentile(cases.real.values[n], percentiles) for n in names}
+    return all(limits[n][0] <= scores[n] <= limits[n][1] for n in names) if names else None
+
+
+def summarise_edits(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """Medians and shares over edits; None where nothing was measured."""
+    accepted = sum(r["accepted"] for r in rows)
+    seconds = sum(r["seconds"] for r in rows)
+    found: dict[str, float | int | None] = {
+        "num": len(rows),
+        "acceptance_rate": accepted / len(rows) if rows else None,
+        "seconds_per_draw": seconds / len(rows) if rows else None,
+        "seconds_per_accepted": seconds / accepted if accepted else None,
+    }
+    for name in list(NUMBERS)[3:]:
+        values = [float(r[name]) for r in rows if r[name] is not None]
+        middle = np.mean if name.endswith(("range", "outside")) else np.median
+        found[name] = float(middle(values)) if values else None
+    return found
+
+
+def _page(result: Mapping[str, Any], picture: Path) -> str:
+    """A page that needs no other file."""
+
+    def number(value: float | None) -> str:
+        return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+    rows = "".join(
+        f"<tr><td>{escape(text)}</td><td>{number(result['all'][n])}</td><td>{number(result['accepted'][n])}</td></tr>"
+        for n, text in NUMBERS.items()
+    )
+    reasons = ", ".join(f"{escape(n)} ({c})" for n, c in result["reasons"].items()) or "none"
+    embedded = base64.b64encode(picture.read_bytes()).decode()
+    return (
+        "<!doctype html><meta charset='utf-8'><title>Edits</title>"
+        "<style>body{font:15px sans-serif;max-width:1200px;margin:2em auto}"
+        "td,th{padding:.2em 1em;text-align:left;border-bottom:1px solid #ccc}img{width:100%}</style>"
+        f"<h1>Edited hosts of {escape(result['dataset'])}</h1><p>{result['all']['num']} edits of "
+        f"{result['editing']['num_hosts']} hosts with the SBLDM in {escape(result['generator']['folder'])}.</p>"
+        f"<table><tr><th></th><th>all first draws</th><th>accepted</th></tr>{rows}</table><p>Rejected for: {reasons}.</p>"
+        f"<p>Host, edit, and difference with the region outlined:</p><img alt='edits' src='data:image/png;base64,{embedded}'>"
+    )

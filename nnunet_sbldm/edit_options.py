@@ -1,0 +1,82 @@
+"""Options of the commands that edit hosts: ``-mode edit`` and what goes with it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nnunet_sbldm.cli_options import number, sampler_of
+from nnunet_sbldm.types import UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.checkpoint import Generator
+    from nnunet_sbldm.config import SamplerConfig
+    from nnunet_sbldm.edit_tasks import EditSettings
+    from nnunet_sbldm.nnunet import NnunetDataset
+
+MODES = ("generate", "edit")
+EDIT_ETA = 1.0
+"""Noise of DDIM steps in edits: what is new adapts to what stays."""
+
+
+def edit_arguments(parser: argparse.ArgumentParser) -> None:
+    """``-mode``, ``-kind``, ``-hosts``, ``-deformation`` and ``--no_mirror``."""
+    group = parser.add_argument_group("edit mode")
+    group.add_argument(
+        "-mode",
+        choices=MODES,
+        default=MODES[0],
+        help="[OPTIONAL] generate whole cases, or edit lesions of real training cases (hosts). Default: generate",
+    )
+    group.add_argument(
+        "-kind", nargs="+", metavar="KIND", help="[OPTIONAL] replace, add, remove: each case draws one. Default: replace add"
+    )
+    group.add_argument(
+        "-hosts", nargs="+", metavar="CASE", help="[OPTIONAL] real training cases to edit. Default: all of the fold"
+    )
+    group.add_argument(
+        "-deformation", type=number, metavar="MM", help="[OPTIONAL] bend hosts smoothly by up to MM millimetres. Default: 0"
+    )
+    group.add_argument("--no_mirror", action="store_true", help="[OPTIONAL] never mirror hosts left to right")
+
+
+def host_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """``-d`` and ``-p``: where the hosts are."""
+    parser.add_argument(
+        "-d", metavar="DATASET", help="[OPTIONAL] edit mode: dataset of the hosts. Default: the one the SBLDM was trained on"
+    )
+    parser.add_argument("-p", metavar="PLANS", help="[OPTIONAL] edit mode: plans identifier. Default: those of the SBLDM")
+
+
+def editing_of(args: argparse.Namespace) -> EditSettings | None:
+    """The settings that the options ask for, with the hosts that they name; None if whole cases are to be generated.
+
+    Raises:
+        UserError: an option of edit mode in another mode, or a bad value.
+    """
+    from nnunet_sbldm.edit_tasks import EditSettings
+
+    given = {"-kind": args.kind, "-hosts": args.hosts, "-deformation": args.deformation, "--no_mirror": args.no_mirror}
+    used = [option for option, value in given.items() if value]
+    if args.mode != "edit":
+        if used:
+            raise UserError(f"{used[0]} goes with -mode edit.")
+        return None
+    kinds = tuple(dict.fromkeys(args.kind or EditSettings.kinds))
+    return EditSettings(tuple(dict.fromkeys(args.hosts or ())), kinds, not args.no_mirror, args.deformation or 0.0)
+
+
+def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
+    """Sampler settings of the options; editing adds noise in every DDIM step unless ``-eta`` says otherwise."""
+    sampler = sampler_of(args, device)
+    stochastic = args.mode == "edit" and args.eta is None and sampler.name == "ddim"
+    return replace(sampler, eta=EDIT_ETA) if stochastic else sampler
+
+
+def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:
+    """The dataset whose training cases are edited."""
+    from nnunet_sbldm.nnunet import open_dataset
+
+    plan = generator.plan
+    return open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)

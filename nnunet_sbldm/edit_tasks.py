@@ -1,0 +1,306 @@
+"""What to do to which host: kinds of edits, the choice of hosts, conditions that fit, and the latents to diffuse.
+
+Everything random about an edit comes from its request's seed, and the record names what was chosen, so that an edit can be
+made again although other hosts have come or gone since.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_sbldm.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.conditions import AXES, FEATURES, as_dict
+from nnunet_sbldm.diffusion import derived_seed
+from nnunet_sbldm.files import sha256_of_json
+from nnunet_sbldm.grid import FILL, bounding_box
+from nnunet_sbldm.hosts import Host, HostTransform, load_host
+from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.memorisation import left_right_axis
+from nnunet_sbldm.nnunet import NnunetDataset
+from nnunet_sbldm.regions import (
+    LESION_MARGIN,
+    Region,
+    Window,
+    condition_elsewhere,
+    ellipsoids,
+    fitting_condition,
+    impossible,
+    region_around,
+    room_for_lesions,
+)
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
+
+T = TypeVar("T")
+
+KINDS = ("replace", "add", "remove")
+MAX_DEFORMATION_MM = 20.0
+MAX_HOSTS_KEPT = 16
+HOST_STREAM, CONDITION_STREAM, WINDOW_STREAM, DEFORMATION_STREAM = 11, 1, 12, 13
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How hosts are edited.
+
+    Attributes:
+        hosts: real training cases that may be hosts.
+        kinds: what may be done, each case draws one: ``replace``, ``add`` or ``remove`` a lesion.
+        mirror: mirror half of the hosts left to right.
+        deformation_mm: largest displacement of a smooth deformation of every host, 0 for none.
+    """
+
+    hosts: tuple[str, ...]
+    kinds: tuple[str, ...] = ("replace", "add")
+    mirror: bool = True
+    deformation_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = [k for k in self.kinds if k not in KINDS]
+        if unknown or not self.kinds:
+            raise UserError(f"-kind takes {', '.join(KINDS)}; got {', '.join(unknown) or 'none'}.")
+        if not 0 <= self.deformation_mm <= MAX_DEFORMATION_MM:
+            raise UserError(f"-deformation takes 0 to {MAX_DEFORMATION_MM:g} mm; got {self.deformation_mm:g}.")
+
+    def signature(self) -> dict[str, Any]:
+        """What decides the edits, as JSON."""
+        hosts = sha256_of_json(sorted(self.hosts))
+        return {"kinds": list(self.kinds), "mirror": self.mirror, "deformation_mm": self.deformation_mm, "hosts": hosts}
+
+
+@dataclass(frozen=True)
+class EditChoice:
+    """What is done to which host, as the record of an edited case says.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        host: id of the real case.
+        transform: what is done to the host first.
+        min_depth_mm: lesions lie at least so deep below the anatomy's surface.
+    """
+
+    kind: str
+    host: str
+    transform: HostTransform
+    min_depth_mm: float = 0.0
+
+    @staticmethod
+    def from_record(edit: Mapping[str, Any]) -> EditChoice:
+        """The choice that a record stores."""
+        return EditChoice(edit["kind"], edit["host"], HostTransform(**edit["transform"]), edit["min_depth_mm"])
+
+
+@dataclass(frozen=True)
+class PreparedHost:
+    """A host on the model's grid.
+
+    Attributes:
+        host: the host itself.
+        window: where the grid lies.
+        label: [D, H, W] on the grid.
+        lesions: [D, H, W] bool, every foreground voxel.
+        ignored: [D, H, W] bool, voxels of the ignore label; they always stay.
+        image: [C, D, H, W] network scale, ``FILL`` outside.
+        latent: [Z, D, h, w] standardised.
+        decoded: [C, D, H, W] what the autoencoder makes of the image.
+    """
+
+    host: Host
+    window: Window
+    label: LabelArray
+    lesions: np.ndarray
+    ignored: np.ndarray
+    image: FloatArray
+    latent: Tensor
+    decoded: FloatArray
+
+    def kept(self, kind: str) -> np.ndarray:
+        """[D, H, W] bool, labelled voxels that stay."""
+        return self.ignored | self.lesions if kind == "add" else self.ignored
+
+    def gone(self, kind: str) -> np.ndarray:
+        """[D, H, W] bool, lesion voxels that are painted over."""
+        return np.zeros_like(self.lesions) if kind == "add" else self.lesions
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """One edit, decided but not made.
+
+    Attributes:
+        request: what was asked for.
+        choice: host and kind.
+        prepared: the host on the grid.
+        condition: [F] what the denoiser is told, physical units.
+        asked: feature name -> value that the result is judged by.
+        region: where the host may change.
+        free: [D, h, w] bool, latents that are diffused: those of the region, and those of lesions that stay, which the model
+            must not see, lest it takes them for the lesion that it was asked for.
+    """
+
+    request: Request
+    choice: EditChoice
+    prepared: PreparedHost
+    condition: np.ndarray
+    asked: dict[str, float]
+    region: Region
+    free: np.ndarray
+
+
+class EditPlanner:
+    """Decides the edits of one dataset's hosts with one generator.
+
+    Args:
+        generator: trained generator, on the device to use.
+        dataset: where the hosts are.
+
+    Raises:
+        UserError: other channels, labels, spacing or orientation than the generator's.
+    """
+
+    def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
+        refuse_mismatch(generator, dataset)
+        refuse_other_grid(generator, dataset)
+        self.generator, self.dataset = generator, dataset
+        self._hosts: OrderedDict[tuple[Any, ...], Host] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Any, ...], PreparedHost] = OrderedDict()
+
+    def first_fitting(self, request: Request, choices: Sequence[EditChoice]) -> EditTask:
+        """The task of the first choice whose host has room for what is asked.
+
+        Raises:
+            UserError: none has; the sentence says what the first has room for.
+        """
+        for choice in choices:
+            task = self.task(request, choice)
+            if task is not None:
+                return task
+        plan, prepared = self.generator.plan, self.prepared(request, choices[0])
+        room = self._room(prepared, choices[0])
+        raise impossible(plan, choices[0].host, prepared.label, room, request.asked)
+
+    def task(self, request: Request, choice: EditChoice) -> EditTask | None:
+        """Condition, region and latents of an edit; None if this host has no room for it."""
+        plan, prepared = self.generator.plan, self.prepared(request, choice)
+        label, spacing_mm, latent_shape = prepared.label, plan.grid.spacing_mm, plan.grid.latent_shape
+        rng = np.random.default_rng([request.noise_seed, CONDITION_STREAM])
+        kept, core = prepared.kept(choice.kind), prepared.gone(choice.kind)
+        if choice.kind == "remove":
+            condition = condition_elsewhere(plan, label, core, rng)
+            asked = {f"{t.name}/{FEATURES[0]}": 0.0 for t in plan.targets}
+        else:
+            room = self._room(prepared, choice)
+            found = fitting_condition(plan, label, room, request.asked, request.diversity, rng)
+            if found is None:
+                return None
+            condition, asked = found, as_dict(plan.condition_scaling.names, found)
+            core = core | (ellipsoids(condition, plan.targets, label, spacing_mm, LESION_MARGIN) & (label != OUTSIDE))
+        region = region_around(core, label, spacing_mm, kept)
+        free = region.latent_mask(latent_shape)
+        if choice.kind == "add" and prepared.lesions.any():
+            free = free | region_around(prepared.lesions, label, spacing_mm, prepared.ignored).latent_mask(latent_shape)
+        return EditTask(request, choice, prepared, condition, asked, region, free)
+
+    def _room(self, prepared: PreparedHost, choice: EditChoice) -> np.ndarray:
+        kept = prepared.kept(choice.kind)
+        return room_for_lesions(prepared.label, self.generator.plan.grid.spacing_mm, choice.min_depth_mm, kept)
+
+    # --- hosts on the grid ---
+
+    def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
+        """A host with its latents, where the model's grid lies on it; the latest ones are kept."""
+        axis = left_right_axis(self.generator.plan)
+        host = _recent(
+            self._hosts,
+            (choice.host, choice.transform),
+            lambda: load_host(self.dataset, choice.host, choice.transform, axis),
+        )
+        centre = self._centre(host, request, choice)
+        window = Window.around(self.generator.plan.grid.shape, host.label.shape, centre)
+        return _recent(self._prepared, (choice.host, choice.transform, window), lambda: self._prepare(host, window))
+
+    def _prepare(self, host: Host, window: Window) -> PreparedHost:
+        generator, plan = self.generator, self.generator.plan
+        label = window.take(host.label, OUTSIDE)
+        classes = plan.encoding.encode(label)
+        image = np.where(classes == 0, FILL, window.take(plan.intensity.scaled(host.image), 0)).astype(np.float32)
+        latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
+        decoded, _ = decode_volume(generator.autoencoder, latent)
+        mean, std = (v[0] for v in generator.latent_statistics())
+        ignored = label == plan.encoding.ignore_label if plan.encoding.ignore_label is not None else np.zeros(label.shape, bool)
+        lesions = (label > 0) & ~ignored
+        return PreparedHost(host, window, label, lesions, ignored, image, (latent - mean) / std, decoded.cpu().numpy())
+
+    def _centre(self, host: Host, request: Request, choice: EditChoice) -> list[float]:
+        """Host voxel around which a host larger than the grid is looked at: the old lesion, or where a new one is asked."""
+        lesions = np.argwhere(host.label > 0)
+        if choice.kind != "add" and len(lesions):
+            return lesions.mean(axis=0).tolist()
+        rng = np.random.default_rng([request.noise_seed, WINDOW_STREAM])
+        target = self.generator.plan.targets[0].name
+        fractions = [request.asked.get(f"{target}/centroid_{a}", float(f)) for a, f in zip(AXES, rng.random(3), strict=True)]
+        box = bounding_box(host.label != OUTSIDE)
+        return [b.start + f * (b.stop - b.start) for b, f in zip(box, fractions, strict=True)]
+
+
+def _recent(kept: OrderedDict[tuple[Any, ...], T], key: tuple[Any, ...], make: Callable[[], T]) -> T:
+    """The value of a key, made if it is not among the latest."""
+    if key not in kept:
+        kept[key] = make()
+    kept.move_to_end(key)
+    while len(kept) > MAX_HOSTS_KEPT:
+        kept.popitem(last=False)
+    return kept[key]
+
+
+def refuse_other_grid(generator: Generator, dataset: NnunetDataset) -> None:
+    """Raise a :class:`UserError` if the hosts of a dataset do not lie as the generator's training cases did."""
+    grid = generator.plan.grid
+    spacing, axes = tuple(dataset.config.spacing), tuple(dataset.plans.transpose_forward)
+    if not np.allclose(spacing, grid.spacing_mm, rtol=1e-3) or axes != grid.transpose_forward:
+        raise UserError(
+            f"The SBLDM in {generator.folder} works at {_mm(grid.spacing_mm)} mm with axes {grid.transpose_forward}, but "
+            f"{dataset.name} is preprocessed to {_mm(spacing)} mm with axes {axes}; hosts must be preprocessed alike."
+        )
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing)
+
+
+def edit_choices(
+    settings: EditSettings, request: Request, min_depth_mm: float, with_lesion: Collection[str]
+) -> list[EditChoice]:
+    """Kinds and hosts of a request, in the order in which they are tried; its seed decides.
+
+    Another kind is tried only where no host has room for the first.
+
+    Args:
+        settings: kinds and hosts.
+        request: what is asked.
+        min_depth_mm: lesions lie at least so deep.
+        with_lesion: the hosts that have a lesion to replace or remove.
+
+    Raises:
+        UserError: no host has a lesion to replace or remove.
+    """
+    rng = np.random.default_rng([request.noise_seed, HOST_STREAM])
+    kinds = [settings.kinds[i] for i in rng.permutation(len(settings.kinds))]
+    presences = [v for name, v in request.asked.items() if name.endswith(f"/{FEATURES[0]}")]
+    if presences and not any(presences):  # absence is asked
+        kinds = ["remove"]
+    mirrored = settings.mirror and bool(rng.integers(2))
+    seed = derived_seed(request.noise_seed, DEFORMATION_STREAM) if settings.deformation_mm else 0
+    transform = HostTransform(mirrored, settings.deformation_mm, seed)
+    order = [settings.hosts[i] for i in rng.permutation(len(settings.hosts))]
+    pairs = [(kind, host) for kind in kinds for host in order if kind == "add" or host in with_lesion]
+    if not pairs:
+        raise UserError(f"None of the {len(order)} possible host(s) has a lesion to {' or '.join(kinds)}; use -kind add.")
+    return [EditChoice(kind, host, transform, min_depth_mm) for kind, host in pairs]

@@ -1,0 +1,84 @@
+"""Edits as the production asks for them: draw a request, name the nearest real lesion, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_gate import judge_edit
+from nnunet_sbldm.edit_tasks import EditPlanner, EditSettings, edit_choices
+from nnunet_sbldm.editing import EditedDraw, edit
+from nnunet_sbldm.gate import judge, measure_appearance
+from nnunet_sbldm.lesions import (
+    RealLesions,
+    border_scores,
+    healthy_contrast,
+    lesion_patch,
+    lesion_scores,
+    measure_real_lesions,
+)
+from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
+from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.types import OUTSIDE
+
+
+class EditedCases:
+    """Edits of one dataset's hosts with one generator, measured against these hosts.
+
+    Args:
+        generator: trained generator, on the device to use.
+        dataset: where the hosts are.
+        settings: hosts and kinds.
+
+    Raises:
+        UserError: the dataset's cases cannot be hosts of this generator.
+    """
+
+    def __init__(self, generator: Generator, dataset: NnunetDataset, settings: EditSettings) -> None:
+        self.generator, self.settings = generator, settings
+        self.planner = EditPlanner(generator, dataset)
+        self.real: RealLesions = measure_real_lesions(
+            settings.hosts, lambda case_id: load_preprocessed(dataset, case_id), generator.plan.grid.spacing_mm
+        )
+
+    def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[EditedDraw]:
+        """Edit a host for each request.
+
+        Raises:
+            UserError: no host has room for what is asked.
+        """
+        tasks = [
+            self.planner.first_fitting(r, edit_choices(self.settings, r, self.real.min_depth_mm, self.real.patches))
+            for r in requests
+        ]
+        yield from edit(self.generator, tasks, sampler)
+
+    def nearest(self, drawn: EditedDraw) -> dict[str, Any]:
+        """The real lesion most like the new one; empty where a lesion was removed."""
+        return self.real.nearest(lesion_patch(self._normalised(drawn), drawn.focus))
+
+    def judge(self, drawn: EditedDraw, record: SyntheticRecord) -> dict[str, Any]:
+        """The gate's scores and reasons."""
+        plan, spacing_mm = self.generator.plan, self.generator.plan.grid.spacing_mm
+        image = self._normalised(drawn)
+        appearance = measure_appearance(image, drawn.focus, plan.targets, spacing_mm)
+        whole = judge(plan.gate, record.condition_asked, record.condition_obtained, appearance)
+        own = judge_edit(self.real, self.scores(drawn), drawn.cut_share, record.nearest_real_case)
+        return {"scores": {**whole.scores, **own.scores}, "reasons": [*whole.reasons, *own.reasons]}
+
+    def scores(self, drawn: EditedDraw) -> dict[str, float]:
+        """Seams, texture and, where a lesion was removed, what is left of its contrast."""
+        task, image, spacing_mm = drawn.task, self._normalised(drawn), self.generator.plan.grid.spacing_mm
+        tissue = (drawn.label != OUTSIDE) & (drawn.label <= 0)
+        borders = border_scores(image, task.region.weight, tissue, spacing_mm)
+        if task.choice.kind == "remove":
+            return borders | healthy_contrast(image, drawn.focus, task.prepared.lesions, spacing_mm)
+        return borders | lesion_scores(image, drawn.focus, spacing_mm)
+
+    def _normalised(self, drawn: EditedDraw) -> np.ndarray:
+        return self.generator.plan.intensity.normalised(drawn.image)

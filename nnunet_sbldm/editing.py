@@ -1,0 +1,227 @@
+"""New lesions in real hosts: edit a training case with the same SBLDM that makes whole cases.
+
+The host's latents stay where nothing changes; the others are diffused under a new condition and decoded, image and mask
+together, and blended into the host at its own resolution. Outside the region the raw voxels of the written case are the
+host's, bit for bit (of the mirrored or deformed host, where it was).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.transform import resize
+from torch import Tensor
+
+from nnunet_sbldm import __version__
+from nnunet_sbldm.blending import blend
+from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.conditions import as_dict, measure
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_tasks import EditTask
+from nnunet_sbldm.inpainting import Known, inpaint
+from nnunet_sbldm.latents import decode_volume
+from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.requests import Request
+from nnunet_sbldm.synthesis import remove_specks
+from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
+
+TEXTURE_STREAM = 14
+HALF_NEW = 0.5
+"""Labels are the edit's where more than this share of a voxel is new."""
+EXCHANGE_SIGMA_VOXELS = 0.7
+"""Softness of the border between the host's own fine texture and the random one of new and removed lesions."""
+
+
+@dataclass(frozen=True)
+class EditedDraw:
+    """One edited host, before it becomes a case; it serves where a :class:`nnunet_sbldm.synthesis.Draw` does.
+
+    Attributes:
+        task: what was to be done.
+        latent: [Z, D, h, w] standardised.
+        decoded: [C, D, H, W] as decoded, network scale.
+        image: [C, D, H, W] blended into the host, network scale.
+        label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
+        focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
+        obtained: [F] features measured on ``focus``.
+        cut_share: share of the decoded lesion that lies in the fading border of the region.
+    """
+
+    task: EditTask
+    latent: Tensor
+    decoded: FloatArray
+    image: FloatArray
+    label: LabelArray
+    focus: LabelArray
+    obtained: np.ndarray
+    cut_share: float
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self.task.request
+
+    def case(self, generator: Generator) -> Case:
+        """The case at the host's own resolution: its raw voxels outside the region, bit for bit."""
+        prepared, host = self.task.prepared, self.task.prepared.host
+        shape = host.label.shape
+        if shape != host.native_label.shape:
+            return _at_native_resolution(self, generator)
+        image = prepared.window.put(generator.plan.intensity.normalised(self.image), shape, 0)
+        label = prepared.window.put(self.label, shape, OUTSIDE)
+        return host.paste(self.request.case_id, image, label, self.native_weight > 0)
+
+    @property
+    def native_weight(self) -> np.ndarray:
+        """[d, h, w] share of new voxels at the host's raw resolution, in nnU-Net's crop, plan order."""
+        host = self.task.prepared.host
+        weight = self.task.prepared.window.put(self.task.region.weight, host.label.shape, 0)
+        return np.where(host.native_label == OUTSIDE, 0, _resized(weight, host.native_label.shape, order=1))
+
+    def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
+        """Its provenance, without gate and nearest real lesion."""
+        region, prepared = self.task.region.mask, self.task.prepared
+        return SyntheticRecord(
+            case_id=self.request.case_id,
+            generator_hash=generator.hash,
+            generator_path=str(generator.folder),
+            seed=self.request.seed,
+            attempt=self.request.attempt,
+            fold=generator.plan.fold,
+            condition_asked=self.task.asked,
+            condition_obtained=as_dict(generator.plan.condition_scaling.names, self.obtained),
+            sampler={**asdict(sampler), "diversity": self.request.diversity},
+            versions={
+                "nnunet_sbldm": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "device": generator.device.type,
+            },
+            edit={
+                "dataset": prepared.host.dataset,
+                "host_content": prepared.host.content,
+                **asdict(self.task.choice),
+                "window_start": list(prepared.window.start),
+                "region_box": [[int(v.min()), int(v.max()) + 1] for v in np.nonzero(region)],
+                "region_voxels": int(region.sum()),
+            },
+        )
+
+
+def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig) -> Iterator[EditedDraw]:
+    """Make decided edits batch by batch.
+
+    Args:
+        generator: trained generator, on the device to use.
+        tasks: what to do.
+        sampler: steps, guidance and batch size. A short batch is filled with repetitions, so that a case's rounding depends on
+            the recorded batch size alone.
+    """
+    plan, device = generator.plan, generator.device
+    for start in range(0, len(tasks), sampler.batch_size):
+        batch = tasks[start : start + sampler.batch_size]
+        filled = [batch[i % len(batch)] for i in range(sampler.batch_size)]
+        condition = plan.condition_scaling.scaled(np.stack([t.condition for t in filled]))
+        free = torch.from_numpy(np.stack([t.free for t in filled])[:, None])
+        known = Known(torch.stack([t.prepared.latent for t in filled]).to(device), free.to(device).float())
+        latents = inpaint(
+            generator.denoiser,
+            plan.preset.diffusion,
+            sampler,
+            known,
+            torch.from_numpy(condition).float().to(device),
+            [t.request.noise_seed for t in filled],
+        )
+        for task, latent in zip(batch, latents, strict=False):
+            yield _decode(generator, task, latent)
+
+
+def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
+    plan, prepared, region = generator.plan, task.prepared, task.region
+    mean, std = (v[0] for v in generator.latent_statistics())
+    decoded, logits = decode_volume(generator.autoencoder, latent * std + mean)
+    decoded_label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
+    label, focus = _labels(task, decoded_label, plan.min_component_voxels)
+    drawn = (decoded_label > 0) & region.mask
+    cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
+    image = blend(
+        prepared.image,
+        prepared.decoded,
+        decoded.cpu().numpy(),
+        region.weight,
+        _exchanged(prepared.gone(task.choice.kind), focus > 0),
+        (label != OUTSIDE) & ~prepared.lesions & (focus <= 0),
+        _texture_rng(task.request),
+    )
+    obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
+    return EditedDraw(task, latent.cpu(), decoded.cpu().numpy(), image, label, focus, obtained, cut_share)
+
+
+def _labels(task: EditTask, decoded: LabelArray, min_component_voxels: dict[str, int]) -> tuple[LabelArray, LabelArray]:
+    """The edited label map, and its part in the region alone."""
+    host = task.prepared.label
+    new = task.region.weight > HALF_NEW  # within the anatomy
+    focus = np.where(new, decoded, np.where(host == OUTSIDE, OUTSIDE, 0)).astype(np.int16)
+    focus = remove_specks(focus, min_component_voxels)
+    return np.where(new, focus, host).astype(np.int16), focus
+
+
+def _exchanged(gone: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Share 0 to 1 of the random texture: 1 in lesions that come or go, one voxel more around those that go."""
+    changed = ndimage.binary_dilation(gone, np.ones((1, 3, 3))) | new
+    return np.clip(1.5 * ndimage.gaussian_filter(changed.astype(np.float32), EXCHANGE_SIGMA_VOXELS), 0, 1)
+
+
+def _texture_rng(request: Request) -> np.random.Generator:
+    return np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
+
+
+# --- the way back ----------------------------------------------------------------------------------------------------
+
+
+def _at_native_resolution(drawn: EditedDraw, generator: Generator) -> Case:
+    """Blend at the raw resolution, so that the edit has the raw image's own fine texture."""
+    task, intensity = drawn.task, generator.plan.intensity
+    prepared = task.prepared
+    host, native = prepared.host, prepared.host.native_label
+
+    def to_native(array: np.ndarray, order: int) -> np.ndarray:
+        return _resized(prepared.window.put(array, host.label.shape, 0), native.shape, order)
+
+    def all_to_native(image: FloatArray) -> FloatArray:
+        return np.stack([to_native(channel, 3) for channel in intensity.normalised(image)])
+
+    share = drawn.native_weight
+    new = share > HALF_NEW
+    label = np.where(new, _resized_label(drawn.focus, to_native), native)
+    lesions = (native > 0) | (new & (label > 0))
+    exchanged = to_native(_exchanged(prepared.gone(task.choice.kind), drawn.focus > 0), 1)
+    image = blend(
+        host.native_image,
+        all_to_native(prepared.decoded),
+        all_to_native(drawn.decoded),
+        share,
+        exchanged,
+        (native != OUTSIDE) & ~lesions,
+        _texture_rng(task.request),
+    )
+    return host.paste(drawn.request.case_id, image, label.astype(np.int16), share > 0)
+
+
+def _resized(array: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
+    """A volume at another resolution, aligned at its outer faces as nnU-Net's resampling is."""
+    if array.shape == tuple(shape):
+        return array
+    return resize(array.astype(np.float32), shape, order=order, mode="edge", anti_aliasing=False, preserve_range=True)
+
+
+def _resized_label(label: LabelArray, to_native: Callable[[np.ndarray, int], np.ndarray]) -> LabelArray:
+    """Each label resized on its own, the largest share wins, as nnU-Net resamples label maps."""
+    values = np.unique(np.maximum(label, 0))
+    shares = [to_native((np.maximum(label, 0) == v).astype(np.float32), 1) for v in values]
+    return values[np.argmax(shares, axis=0)].astype(np.int16)

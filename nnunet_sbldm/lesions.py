@@ -1,0 +1,224 @@
+"""What real lesions and real tissue are like, measured on the real cases that an edit may use.
+
+The yardstick of the quality gate for edits: how deep lesions lie, their fine texture, the contrast of healthy tissue with its
+surroundings, gradients across borders where nothing was edited, and the lesions themselves, to notice copies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_sbldm.conditions import Target
+from nnunet_sbldm.gate import MARGIN_CASES, MIN_MARGIN_SHARE, mask_and_shell, measure_appearance
+from nnunet_sbldm.regions import depth_mm, dilated, feather_mm, region_around, room_for_lesions
+from nnunet_sbldm.seams import seam_scores, texture_scores
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+
+Load = Callable[[str], tuple[FloatArray, LabelArray]]
+
+DEPTH_PERCENTILE = 1.0
+MAX_CASES_PLACED = 40
+PLACEMENTS_PER_CASE = 6
+TRIES_PER_CASE = 30
+PATCH_VOXELS = (12, 24, 24)
+"""Size of the patches in which lesions are compared; larger lesions are scaled down to it, smaller ones keep their size."""
+MAX_SHIFT_VOXELS = 2
+MIN_DISTANCE_SHARE = 0.5
+"""A lesion nearer to a real one than this share of the smallest distance between two real ones is taken for its copy."""
+MIN_MARGIN = 0.15
+"""No bound of a log ratio or a contrast is narrower than this on either side."""
+SEED = 7
+
+
+@dataclass(frozen=True)
+class RealLesions:
+    """What the real cases allow an edit to be.
+
+    Attributes:
+        min_depth_mm: depth below the anatomy's surface that all but a few lesion voxels have.
+        values: score -> what it is in the real cases.
+        patches: case id -> [C, *PATCH_VOXELS] its lesion, see :func:`lesion_patch`.
+        smallest_distance: smallest distance between the lesions of two real cases; None with fewer than two.
+    """
+
+    min_depth_mm: float
+    values: dict[str, list[float]] = field(default_factory=dict)
+    patches: dict[str, FloatArray] = field(default_factory=dict)
+    smallest_distance: float | None = None
+
+    def bounds(self, name: str) -> tuple[float, float] | None:
+        """Range of a score over the real cases, widened as the gate widens its own; None if they do not have it."""
+        known = self.values.get(name, [])
+        if not known:
+            return None
+        low, high = min(known), max(known)
+        margin = max(max(MIN_MARGIN_SHARE, MARGIN_CASES / len(known)) * (high - low), MIN_MARGIN)
+        return low - margin, high + margin
+
+    def nearest(self, patch: FloatArray | None) -> dict[str, Any]:
+        """The real lesion most like a new one, under flips and shifts; empty if there is none to compare."""
+        if patch is None or not self.patches:
+            return {}
+        distances = {case_id: lesion_distance(patch, other) for case_id, other in self.patches.items()}
+        case_id = min(distances, key=distances.__getitem__)
+        return {"case_id": case_id, "lesion_distance": round(distances[case_id], 5)}
+
+
+def measure_real_lesions(
+    case_ids: Sequence[str], load: Load, spacing_mm: Sequence[float]
+) -> RealLesions:
+    """Measure real cases; of many, borders and healthy tissue are measured on the first ``MAX_CASES_PLACED``.
+
+    Args:
+        case_ids: the real cases.
+        load: case id -> [C, D, H, W] normalised image and [D, H, W] label.
+        spacing_mm: voxel size.
+    """
+    depths: list[float] = []
+    patches: dict[str, FloatArray] = {}
+    values: dict[str, list[float]] = {}
+    shapes: list[np.ndarray] = []
+    for case_id in case_ids:
+        image, label = load(case_id)
+        patch = lesion_patch(image, label)
+        if patch is not None:
+            patches[case_id] = patch
+            shapes.append(_cropped(label > 0))
+            if (label == OUTSIDE).any():
+                depths.append(float(np.percentile(depth_mm(label, spacing_mm)[label > 0], DEPTH_PERCENTILE)))
+            _collect(values, lesion_scores(image, label, spacing_mm))
+    min_depth = min(depths, default=0.0)
+    rng = np.random.default_rng(SEED)
+    for i, case_id in enumerate(case_ids[:MAX_CASES_PLACED] if shapes else ()):
+        shape = shapes[(i + 1) % len(shapes)]
+        for scores in _healthy_scores(*load(case_id), shape, spacing_mm, min_depth, rng):
+            _collect(values, scores)
+    pairs = itertools.combinations(patches.values(), 2)
+    smallest = min((lesion_distance(a, b) for a, b in pairs), default=None)
+    return RealLesions(min_depth, values, patches, smallest)
+
+
+def _collect(values: dict[str, list[float]], scores: Mapping[str, float]) -> None:
+    for name, score in scores.items():
+        values.setdefault(name, []).append(score)
+
+
+def _cropped(mask: np.ndarray) -> np.ndarray:
+    return mask[ndimage.find_objects(mask.astype(np.int8), max_label=1)[0]]
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def lesion_scores(image: FloatArray, label: LabelArray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Fine texture of a lesion over that of the tissue around it; ``channel_C/lesion_fine`` and so on."""
+    lesion, shell = mask_and_shell(label > 0, label != OUTSIDE, spacing_mm)
+    return texture_scores(image, lesion, shell, "lesion")
+
+
+def border_scores(
+    image: FloatArray, weight: np.ndarray, tissue: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """Seams of a region, and fine texture in its fading border over that just outside.
+
+    Args:
+        image: [C, D, H, W].
+        weight: [D, H, W] share of new voxels.
+        tissue: [D, H, W] bool, anatomy without lesions.
+        spacing_mm: voxel size.
+    """
+    fading = (weight > 0) & (weight < 1) & tissue
+    beyond = dilated(weight > 0, feather_mm(spacing_mm), spacing_mm) & (weight == 0) & tissue
+    return seam_scores(image, weight, tissue) | texture_scores(image, fading, beyond, "border")
+
+
+def healthy_contrast(
+    image: FloatArray, label: LabelArray, place: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """Contrast of a place that holds no lesion with its surroundings: ``channel_C/healthy_contrast``."""
+    marked = np.where(label == OUTSIDE, OUTSIDE, place.astype(np.int16))
+    found = measure_appearance(image, marked, (Target("healthy", (1,)),), spacing_mm)
+    return {n.split("/")[1] + "/healthy_contrast": v for n, v in found.items() if n.endswith("/contrast")}
+
+
+def _healthy_scores(
+    image: FloatArray,
+    label: LabelArray,
+    shape: np.ndarray,
+    spacing_mm: Sequence[float],
+    min_depth_mm: float,
+    rng: np.random.Generator,
+) -> list[dict[str, float]]:
+    """Scores of regions in which nothing was edited, around another case's lesion laid into healthy tissue."""
+    lesions = label > 0
+    room = room_for_lesions(label, spacing_mm, min_depth_mm, lesions)
+    places, scores = np.argwhere(room), []
+    for _ in range(TRIES_PER_CASE * bool(len(places))):
+        place = _laid(shape, label.shape, places[rng.integers(len(places))])
+        if place is None or not room[place].all():
+            continue
+        region = region_around(place, label, spacing_mm, lesions)
+        tissue = (label != OUTSIDE) & ~lesions
+        scores.append(
+            border_scores(image, region.weight, tissue, spacing_mm) | healthy_contrast(image, label, place, spacing_mm)
+        )
+        if len(scores) == PLACEMENTS_PER_CASE:
+            break
+    return scores
+
+
+def _laid(shape: np.ndarray, into: Sequence[int], centre: np.ndarray) -> np.ndarray | None:
+    """A small mask laid into a volume around a voxel; None if it does not fit."""
+    start = centre - np.array(shape.shape) // 2
+    if (start < 0).any() or (start + shape.shape > into).any():
+        return None
+    out = np.zeros(into, bool)
+    out[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))] = shape
+    return out
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+def lesion_patch(image: FloatArray, label: LabelArray) -> FloatArray | None:
+    """The lesion as brightness above its surroundings, centred, 0 beside it, of unit length.
+
+    Args:
+        image: [C, D, H, W].
+        label: [D, H, W]; every foreground voxel belongs to the lesion.
+
+    Returns:
+        [C, *PATCH_VOXELS]; None without a lesion or surroundings.
+    """
+    lesion, shell = mask_and_shell(label > 0, label != OUTSIDE, (1.0, 1.0, 1.0))
+    if not lesion.any() or not shell.any():
+        return None
+    box = ndimage.find_objects(lesion.astype(np.int8), max_label=1)[0]
+    level = image[:, shell].mean(axis=1).reshape(-1, 1, 1, 1)
+    own = np.where(lesion[box], image[(slice(None), *box)] - level, 0)
+    factor = [min(1.0, (p - 2 * MAX_SHIFT_VOXELS) / n) for p, n in zip(PATCH_VOXELS, own.shape[1:], strict=True)]
+    if min(factor) < 1:
+        own = ndimage.zoom(own, (1, *factor), order=1)
+    patch = np.zeros((len(own), *PATCH_VOXELS), np.float32)
+    starts = [(p - n) // 2 for p, n in zip(PATCH_VOXELS, own.shape[1:], strict=True)]
+    patch[(slice(None), *(slice(s, s + n) for s, n in zip(starts, own.shape[1:], strict=True)))] = own
+    length = float(np.linalg.norm(patch))
+    return patch / length if length > 0 else None
+
+
+def lesion_distance(first: FloatArray, second: FloatArray) -> float:
+    """1 minus the largest cosine similarity of two patches, under the flips within slices and shifts of a few voxels."""
+    reach = range(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS + 1)
+    spectrum = np.fft.rfftn(second, axes=(1, 2, 3))
+    best = -1.0
+    for flipped in (first, first[..., ::-1], first[..., ::-1, :], first[..., ::-1, ::-1]):
+        product = np.conj(np.fft.rfftn(flipped, axes=(1, 2, 3))) * spectrum
+        similarity = np.fft.irfftn(product.sum(axis=0), s=PATCH_VOXELS, axes=(0, 1, 2))
+        best = max(best, float(similarity[np.ix_(reach, reach, reach)].max()))
+    return max(0.0, 1 - best)
