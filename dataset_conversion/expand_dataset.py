@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_sbldm.checkpoint import generator_folder, is_complete, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, generator_folder, is_complete, load_generator, refuse_mismatch
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
+from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_grid
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.folds import refuse_leaks, with_groups
 from nnunet_sbldm.formats import refuse_unwritable
 from nnunet_sbldm.groups import remembered_groups
+from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.installation import (
     IN_PLACE,
     Installed,
@@ -33,7 +35,7 @@ from nnunet_sbldm.installation import (
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, accepted_ids, is_decided, produce
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
-from nnunet_sbldm.requests import Wish, plan_requests
+from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MARKER = "sbldm_expansion.json"
@@ -61,7 +63,12 @@ class Outcome:
 
 
 def plan_jobs(
-    dataset: NnunetDataset, folds: Sequence[Fold], wish: Wish, model: Path | None = None, preset: str = "small"
+    dataset: NnunetDataset,
+    folds: Sequence[Fold],
+    wish: Wish,
+    model: Path | None = None,
+    preset: str = "small",
+    editing: EditSettings | None = None,
 ) -> list[Job]:
     """Decide what to make for every fold, and refuse what must not be made.
 
@@ -71,6 +78,7 @@ def plan_jobs(
         wish: how many cases of which kind.
         model: one generator for all folds; without it each fold's own is taken.
         preset: preset of the folds' own generators.
+        editing: edit hosts instead of making whole cases; its hosts, where it names any, are the only ones.
 
     Raises:
         UserError: no generator for a fold, a leak, other channels or labels, no cases asked for, unwritable format.
@@ -90,8 +98,25 @@ def plan_jobs(
         generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
         refuse_leaks(generator.seen, fingerprints_of(dataset, val).values(), fold)
         requests = plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids))
-        jobs.append(Job(fold, generator, tuple(requests)))
+        if editing is None:
+            jobs.append(Job(fold, generator, tuple(requests)))
+        else:
+            jobs.append(edit_job(dataset, fold, generator, tuple(requests), editing))
     return jobs
+
+
+def edit_job(
+    dataset: NnunetDataset, fold: Fold, generator: Generator, requests: tuple[Request, ...], editing: EditSettings
+) -> Job:
+    """A job that edits hosts of the fold; the fold rule counts its hosts as seen, whoever trained the generator.
+
+    Raises:
+        UserError: no host is allowed, or the dataset's cases lie on another grid.
+    """
+    refuse_other_grid(generator, dataset)
+    hosts = allowed_hosts(dataset, fold, editing.hosts)
+    further = [c for c in fingerprints_of(dataset, hosts).values() if c not in generator.seen]
+    return Job(fold, replace(generator, seen=(*generator.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
 
 
 def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], num_configurations: int, with_raw: bool) -> int:
@@ -128,7 +153,7 @@ def _produce_all(
 
 def _installed(jobs: Sequence[Job], destinations: Sequence[Destination]) -> Installed:
     pairs = zip(jobs, destinations, strict=True)
-    return {job.fold: (accepted_ids(job, d), job.generator.hash, job.generator.seen) for job, d in pairs}
+    return {job.fold: (accepted_ids(job, d), job.source, job.generator.seen) for job, d in pairs}
 
 
 def _finished(outcome: Outcome, installed: Installed) -> Outcome:
@@ -229,7 +254,12 @@ def _request(
 ) -> dict[str, Any]:
     """What an expansion is asked to be; another one must not be mixed with it."""
     requests = {
-        str(j.fold): {"generator": j.generator.hash, "cases": sha256_of_json([asdict(r) for r in j.requests])} for j in jobs
+        str(j.fold): {
+            "generator": j.generator.hash,
+            "cases": sha256_of_json([asdict(r) for r in j.requests]),
+            **j.signature(),
+        }
+        for j in jobs
     }
     return {
         "source_dataset": dataset.name,

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,16 @@ from nnunet_sbldm.cli_options import (
     seed,
 )
 from nnunet_sbldm.config import PRESETS
+from nnunet_sbldm.edit_commands import evaluate_edits_command
+from nnunet_sbldm.edit_options import (
+    edit_arguments,
+    edit_sampler_of,
+    editing_of,
+    host_dataset,
+    host_dataset_arguments,
+)
+from nnunet_sbldm.mixing import SOURCES, TRAINER_ATTRIBUTES, MixingSettings
+from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -97,6 +108,8 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
     parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
     parser.add_argument("-n", type=count, default=4, help="[OPTIONAL] number of cases. Default: 4")
+    edit_arguments(parser)
+    host_dataset_arguments(parser)
     parser.add_argument(
         "-label", metavar="L", help="[OPTIONAL] label (number or name) to ask for; the following describe it. Default: the first"
     )
@@ -118,19 +131,24 @@ def _sample(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.edit_samples import write_edits
     from nnunet_sbldm.requests import Request, asked_features
     from nnunet_sbldm.spec import SpecEntry
     from nnunet_sbldm.synthesis import check_asked, write_samples
 
     device = device_of(args.device)
     generator = load_generator(args.m, torch.device(device))
+    editing = editing_of(args)
     volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
     centroid = args.centroid and tuple(args.centroid)
     asked = asked_features(generator.plan, SpecEntry(label=args.label, volume_ml=volume_ml, centroid=centroid))
     for warning in check_asked(generator, asked):
         print(f"warning: {warning}", file=sys.stderr)
     requests = [Request(f"sbldm_{args.seed + i:05d}", args.seed + i, asked, args.diversity) for i in range(args.n)]
-    picture = write_samples(generator, requests, sampler_of(args, device), args.o)
+    if editing:
+        picture = write_edits(generator, host_dataset(args, generator), requests, editing, edit_sampler_of(args, device), args.o)
+    else:
+        picture = write_samples(generator, requests, sampler_of(args, device), args.o)
     print(f"{args.n} synthetic cases are in {args.o}; look at {picture}")
 
 
@@ -150,6 +168,7 @@ def expand_entry(argv: Sequence[str] | None = None) -> None:
         "-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="[OPTIONAL] folds. Default: 0 1 2 3 4"
     )
     _wish_arguments(parser)
+    edit_arguments(parser)
     parser.add_argument(
         "-c",
         nargs="+",
@@ -212,7 +231,8 @@ def _expand(args: argparse.Namespace) -> None:
         remember_groups(dataset, args.groups)
     if args.o:
         expansion.expanded_name(dataset, args.o)
-    jobs = expansion.plan_jobs(dataset, [parse_fold(f) for f in args.f], _wish(args), args.m, args.preset)
+    folds = [parse_fold(f) for f in args.f]
+    jobs = expansion.plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
     for job in jobs:
         for warning in range_warnings(job.generator.plan, [r.asked for r in job.requests]):
             print(f"warning: fold {job.fold}: {warning}", file=sys.stderr)
@@ -246,7 +266,7 @@ def _production_settings(args: argparse.Namespace) -> ProductionSettings:
     device = device_of(args.device)
     num_writers = (2 if device == "cuda" else 0) if args.np is None else args.np
     return ProductionSettings(
-        sampler_of(args, device), not args.no_gate, args.attempts, num_writers, args.num_parts, args.part_id
+        edit_sampler_of(args, device), not args.no_gate, args.attempts, num_writers, args.num_parts, args.part_id
     )
 
 
@@ -262,7 +282,7 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
         first, last = job.requests[0].case_id, job.requests[-1].case_id
         print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
     gigabytes = estimate_bytes(dataset, jobs, len(args.c), with_raw=not args.pool) / 2**30
-    minutes = num_cases * seconds_per_draw(jobs[0], settings.sampler) / 60
+    minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
     print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; nothing was written.")
 
 
@@ -313,7 +333,22 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
         "-ratio", type=number, required=True, help="[REQUIRED] share of synthetic cases among drawn cases, 0 to 1"
     )
     parser.add_argument("-name", help="[OPTIONAL] name of the new configuration. Default: CONFIGURATION_sbldmPERCENT")
-    for option in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
+    parser.add_argument(
+        "-schedule", default="constant", help=f"[OPTIONAL] share over the epochs: {', '.join(SCHEDULES)}. Default: constant"
+    )
+    parser.add_argument(
+        "-source",
+        default="auto",
+        help=f"[OPTIONAL] where synthetic cases come from: {', '.join(SOURCES)}. Default: auto, what the trainer's name says",
+    )
+    on_the_fly = parser.add_argument_group("source on_the_fly")
+    on_the_fly.add_argument(
+        "-m", dest="model", metavar="MODEL", help="[OPTIONAL] folder or name of the SBLDM. Default: that of the fold"
+    )
+    on_the_fly.add_argument("-sbldm_device", metavar="DEVICE", help="[OPTIONAL] cpu, cuda:1, ... Default: that of the training")
+    on_the_fly.add_argument("-pool_size", type=count, help="[OPTIONAL] cases that are kept ready")
+    on_the_fly.add_argument("-max_reuse", type=count, help="[OPTIONAL] how often a case is drawn before a new one replaces it")
+    for option in TRAINER_ATTRIBUTES:
         parser.add_argument(f"-{option}", type=count, help="[OPTIONAL] Default: as in nnU-Net")
     args = parser.parse_args(argv)
     run(lambda: _configure(args))
@@ -321,11 +356,11 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
 
 def _configure(args: argparse.Namespace) -> None:
     from nnunet_sbldm.configure import add_configuration
-    from nnunet_sbldm.mixing import MixingSettings
 
-    options = ("ratio", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
-    asked = {o: getattr(args, o) for o in options if getattr(args, o) is not None}
-    name = add_configuration(args.d, args.p, args.c, MixingSettings(**asked), args.name)
+    if args.model and os.path.isdir(args.model):
+        args.model = os.path.abspath(args.model)
+    settings = MixingSettings(**{f.name: getattr(args, f.name) for f in fields(MixingSettings)})
+    name = add_configuration(args.d, args.p, args.c, settings, args.name)
     print(f"Train it: nnUNetv2_train {args.d} {name} FOLD -p {args.p} -tr nnUNetTrainerSBLDM")
 
 
@@ -373,22 +408,39 @@ def evaluate_entry(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier. Default: those it was trained with")
     parser.add_argument("-n", type=count, default=64, help="[OPTIONAL] number of synthetic cases. Default: 64")
     parser.add_argument("-o", type=Path, metavar="DIR", help="[OPTIONAL] output folder. Default: MODEL/evaluation")
+    parser.add_argument(
+        "-targets", type=Path, metavar="FILE", help="[OPTIONAL] JSON object of numbers to reach, where not the defaults"
+    )
+    parser.add_argument(
+        "-nnunet", type=Path, metavar="FOLDER", help="[OPTIONAL] trained nnU-Net (TRAINER__PLANS__CONFIGURATION) for features"
+    )
+    parser.add_argument("--no_gate", action="store_true", help="[OPTIONAL] evaluate raw draws, not those that pass the gate")
+    edit_arguments(parser)
     sampler_arguments(parser)
     device_argument(parser)
     args = parser.parse_args(argv)
-    run(lambda: _evaluate(args))
+    run(lambda: evaluate_edits_command(args) if args.mode == "edit" else _evaluate(args))
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_sbldm.checkpoint import load_generator
-    from nnunet_sbldm.evaluation import evaluate
+    from nnunet_sbldm.evaluation import EvaluationSettings, evaluate
     from nnunet_sbldm.nnunet import open_dataset
+    from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 
+    editing_of(args)
     device = device_of(args.device)
+    targets = read_targets(args.targets) if args.targets else DEFAULT_TARGETS
     generator = load_generator(args.m, torch.device(device))
     plan, output = generator.plan, args.o or args.m / "evaluation"
     dataset = open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)
-    evaluate(generator, dataset, args.n, sampler_of(args, device), output, args.seed, args.diversity)
+    settings = EvaluationSettings(
+        args.n, sampler_of(args, device), args.seed, args.diversity, not args.no_gate, targets, args.nnunet
+    )
+    result = evaluate(generator, dataset, settings, output)
+    flagged = [c["case_id"] for c in result["synthetic_cases"] if c["flagged"]]
+    if flagged:
+        print(f"warning: nearer to a training case than any held-out case is: {', '.join(flagged)}", file=sys.stderr)
     print(f"The evaluation is in {output}; look at {output / 'evaluation.html'}")

@@ -119,7 +119,7 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     default = SamplerConfig()
     parser.add_argument("-sampler", default=default.name, choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}")
     parser.add_argument(
-        "-eta", type=number, default=default.eta, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0"
+        "-eta", type=number, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0; 1 where hosts are edited"
     )
     parser.add_argument(
         "-steps", type=count, default=default.num_steps, help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}"
@@ -148,6 +148,9 @@ def device_of(asked: str | None) -> str:
 
 def sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
     """Sampler settings of the options."""
+    from nnunet_sbldm.diffusion import best_precision
+
     if args.eta and args.sampler != "ddim":
         raise UserError(f"-eta goes with -sampler ddim, not with {args.sampler}.")
-    return SamplerConfig(args.sampler, args.eta, args.steps, args.guidance, CUDA_BATCH_SIZE if device == "cuda" else 1)
+    batch_size = CUDA_BATCH_SIZE if device == "cuda" else 1
+    return SamplerConfig(args.sampler, args.eta or 0.0, args.steps, args.guidance, batch_size, best_precision(device))

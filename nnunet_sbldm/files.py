@@ -88,12 +88,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder on the same file system as ``parent``, removed on leaving."""
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{socket.gethostname()}.{os.getpid()}.", dir=parent))
+    folder = make_temporary_folder(parent)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_temporary_folder(parent: Path) -> Path:
+    """A hidden folder that belongs to this process: :func:`remove_leftovers` deletes it when the process is gone."""
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{socket.gethostname()}.{os.getpid()}.", dir=parent))
 
 
 def remove_leftovers(parent: Path) -> None:

@@ -276,9 +276,14 @@ def _mm(properties: dict[str, Any]) -> str:
     return " x ".join(f"{s:.4g}" for s in properties["spacing"])
 
 
+def is_preprocessed(dataset: NnunetDataset, case_id: str) -> bool:
+    """Whether nnU-Net has preprocessed a case for this configuration."""
+    return (dataset.data_folder / f"{case_id}.pkl").is_file()
+
+
 def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
-    if not (dataset.data_folder / f"{case_id}.pkl").is_file():
+    if not is_preprocessed(dataset, case_id):
         raise UserError(
             f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
             f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}."
@@ -300,6 +305,9 @@ def preprocess_case(dataset: NnunetDataset, case: Case, target: Path, reader_pro
         case: the case, raw intensities.
         target: folder/CASE without ending; ``.b2nd``, ``_seg.b2nd`` and ``.pkl`` are written, the last one last.
         reader_properties: what nnU-Net's reader said of the case's files; without files the geometry is enough to train.
+
+    Raises:
+        OSError: the disk is full.
     """
     cm = dataset.config
     properties = dict(reader_properties or {"spacing": list(case.geometry.spacing_mm)})
@@ -310,16 +318,20 @@ def preprocess_case(dataset: NnunetDataset, case: Case, target: Path, reader_pro
     blocks, chunks = comp_blosc2_params(data.shape, tuple(cm.patch_size), data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, tuple(cm.patch_size), seg.itemsize)
     with temporary_folder(target.parent) as tmp:
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            seg,
-            properties,
-            str(tmp / target.name),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
+        try:
+            nnUNetDatasetBlosc2.save_case(
+                data,
+                seg,
+                properties,
+                str(tmp / target.name),
+                chunks=chunks,
+                blocks=blocks,
+                chunks_seg=chunks_seg,
+                blocks_seg=blocks_seg,
+            )
+        except RuntimeError:  # all that blosc2 says of a full disk
+            (tmp / "probe").write_bytes(bytes(data.nbytes + seg.nbytes))
+            raise
         for ending in (".b2nd", "_seg.b2nd", ".pkl"):
             os.replace(tmp / f"{target.name}{ending}", target.parent / f"{target.name}{ending}")
 

@@ -41,12 +41,14 @@ class Panel:
         label: [D, H, W], label values; ``OUTSIDE`` and 0 are not outlined.
         spacing_mm: voxel size along (D, H, W).
         title: text above the case.
+        centre: voxel (D, H, W) that the planes go through; None takes the planes of largest foreground.
     """
 
     image: FloatArray
     label: LabelArray
     spacing_mm: Sequence[float]
     title: str = ""
+    centre: tuple[int, int, int] | None = None
 
 
 def three_planes(path: Path, panels: Sequence[Panel], label_names: Mapping[int, str] | None = None, width_px: int = 900) -> None:
@@ -94,7 +96,8 @@ def _ready(panel: Panel) -> Panel:
     low, high = (voxels.min(axis=0), voxels.max(axis=0) + 1) if len(voxels) else (np.zeros(3, int), panel.label.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grey = grey_window(panel.image, panel.label)
-    return replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1))
+    d, h, w = np.subtract(panel.centre or central_voxel(panel.label), low) + 1
+    return replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1), centre=(int(d), int(h), int(w)))
 
 
 def central_voxel(label: LabelArray) -> tuple[int, int, int]:
@@ -170,7 +173,7 @@ class _Layout:
             left += self.plane_px[:, 1].sum() + GAP_PX * (len(self.planes) + 1)
 
     def _draw_case(self, figure: Figure, panel: Panel, left: float, top: float) -> None:
-        voxel = central_voxel(panel.label)
+        voxel = panel.centre or central_voxel(panel.label)
         cell_px = self.plane_px[:, 0].max()
         for plane, (_, width), (h_mm, w_mm) in zip(self.planes, self.plane_px, _cell_mm(panel, self.planes), strict=True):
             h, w = h_mm * self.px_per_mm, w_mm * self.px_per_mm

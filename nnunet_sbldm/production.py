@@ -14,13 +14,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.destinations import Destination
+from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.edited_cases import EditedCases
+from nnunet_sbldm.editing import EditedDraw
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
@@ -28,6 +31,8 @@ from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import Draw, NearestRealCase, draw
 from nnunet_sbldm.types import Case, UnfitGeneratorError
+
+Yardstick = NearestRealCase | EditedCases
 
 REJECTED = "rejected"
 MIN_DECIDED = 10
@@ -43,11 +48,22 @@ class Job:
         fold: the fold they train in.
         generator: a generator that has seen none of the fold's validation cases.
         requests: what to make.
+        editing: how to edit hosts, all of them real training cases of the fold; None makes whole cases.
     """
 
     fold: Fold
     generator: Generator
     requests: tuple[Request, ...]
+    editing: EditSettings | None = None
+
+    @property
+    def source(self) -> str:
+        """What the cases come from: the generator, and the hosts where they are edited."""
+        return self.generator.hash if self.editing is None else f"{self.generator.hash}-{self.editing.signature()['hosts'][:8]}"
+
+    def signature(self) -> dict[str, Any]:
+        """What decides the cases beside the requests and the settings of the production."""
+        return {} if self.editing is None else {"editing": self.editing.signature()}
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ def _matches(file: Path, request: Request, job: Job, settings: ProductionSetting
     if not file.is_file():
         return False
     record = read_json(file)
-    wanted = {**settings.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
+    wanted = {**settings.signature(), **job.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
     return (record["generator_hash"], record["seed"], record["sampler"]) == (job.generator.hash, request.seed, wanted)
 
 
@@ -139,63 +155,103 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     tally = Tally()
     if not open_requests:
         return tally
-    nearest = NearestRealCase(job.generator, dataset)
+    yardstick = yardstick_of(job, dataset)
     progress = tqdm(total=len(mine), initial=len(mine) - len(open_requests), desc=f"fold {job.fold}", unit="case")
     with progress, Writers(destination, settings.num_writers) as writers:
-        for case, record in _judged(job, open_requests, nearest, settings, tally):
+        for drawn, record in judged_draws(job, open_requests, yardstick, settings, tally):
             start = time.monotonic()
-            if case is None:
+            if not record.gate.get("reasons"):
+                writers.put(drawn.case(job.generator), record)
+            elif record.attempt + 1 >= settings.max_attempts:
                 _save_rejected(record, destination)
             else:
-                writers.put(case, record)
+                continue
             tally.seconds["waiting for writers"] += time.monotonic() - start
             progress.update()
             _refuse_unfit(job, tally)
     return tally
 
 
-def _judged(
-    job: Job, requests: Sequence[Request], nearest: NearestRealCase, settings: ProductionSettings, tally: Tally
-) -> Iterator[tuple[Case | None, SyntheticRecord]]:
-    """Draw until every request is accepted (its case and record) or given up (None and the last record)."""
+def yardstick_of(job: Job, dataset: NnunetDataset) -> Yardstick:
+    """What the draws of a job are compared with: the training cases, or for edits the hosts and their lesions."""
+    if job.editing is None:
+        return NearestRealCase(job.generator, dataset)
+    return EditedCases(job.generator, dataset, job.editing)
+
+
+def judged_draws(
+    job: Job, requests: Sequence[Request], yardstick: Yardstick, settings: ProductionSettings, tally: Tally
+) -> Iterator[tuple[Draw | EditedDraw, SyntheticRecord]]:
+    """Draw until every request is accepted or given up: every draw, with its record.
+
+    A draw is rejected if ``gate["reasons"]`` of its record names any; its request is drawn again until the attempts of the
+    settings are used up.
+    """
     generator, sampler, queue = job.generator, settings.sampler, deque(requests)
+    maker = _maker(job, yardstick)
     while queue:
         batch = [queue.popleft() for _ in range(min(sampler.batch_size, len(queue)))]
         start = time.monotonic()
-        for drawn in draw(generator, batch, sampler):
+        for drawn in maker.draw(batch, sampler):
             tally.seconds["sampling"] += time.monotonic() - start
             start = time.monotonic()
-            closest = nearest.of(drawn.latent)
+            closest = maker.nearest(drawn)
             record = replace(drawn.record(generator, sampler), fold=job.fold, nearest_real_case=closest)
-            verdict = _judge(generator, drawn, record, nearest) if settings.use_gate else {}
+            verdict = maker.judge(drawn, record) if settings.use_gate else {}
             record.gate.update(verdict)
-            record.sampler.update(settings.signature(), asked=dict(drawn.request.asked))
+            record.sampler.update(settings.signature(), **job.signature(), asked=dict(drawn.request.asked))
             tally.attempts += 1
             tally.reasons.update(reason.split(" ")[0] for reason in verdict.get("reasons", ()))
             tally.seconds["judging"] += time.monotonic() - start
             if not verdict.get("reasons"):
                 tally.accepted += 1
-                yield drawn.case(generator), record
             elif drawn.request.attempt + 1 < settings.max_attempts:
                 queue.append(replace(drawn.request, attempt=drawn.request.attempt + 1))
             else:
                 tally.rejected += 1
-                yield None, record
+            yield drawn, record
             start = time.monotonic()
 
 
-def _judge(generator: Generator, drawn: Draw, record: SyntheticRecord, nearest: NearestRealCase) -> dict[str, Any]:
-    """The gate's scores and reasons."""
-    plan = generator.plan
-    verdict = judge(
-        plan.gate,
-        record.condition_asked,
-        record.condition_obtained,
-        measure_appearance(plan.intensity.normalised(drawn.image), drawn.label, plan.targets, plan.grid.spacing_mm),
-        record.nearest_real_case.get("latent_distance"),
-        nearest.among_real or None,
-    )
-    return {"scores": verdict.scores, "reasons": list(verdict.reasons)}
+class _Maker(Protocol):
+    """Draws cases, compares them with real ones, and judges them."""
+
+    def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Any]: ...
+
+    def nearest(self, drawn: Any) -> dict[str, Any]: ...
+
+    def judge(self, drawn: Any, record: SyntheticRecord) -> dict[str, Any]: ...
+
+
+def _maker(job: Job, yardstick: Yardstick) -> _Maker:
+    return yardstick if isinstance(yardstick, EditedCases) else _WholeCases(job.generator, yardstick)
+
+
+@dataclass(frozen=True)
+class _WholeCases:
+    """Whole cases as :class:`EditedCases` are edits: drawn, compared with the training cases, judged."""
+
+    generator: Generator
+    real: NearestRealCase
+
+    def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Draw]:
+        return draw(self.generator, requests, sampler)
+
+    def nearest(self, drawn: Draw) -> dict[str, Any]:
+        return self.real.of(drawn.latent)
+
+    def judge(self, drawn: Draw, record: SyntheticRecord) -> dict[str, Any]:
+        """The gate's scores and reasons."""
+        plan = self.generator.plan
+        verdict = judge(
+            plan.gate,
+            record.condition_asked,
+            record.condition_obtained,
+            measure_appearance(plan.intensity.normalised(drawn.image), drawn.label, plan.targets, plan.grid.spacing_mm),
+            record.nearest_real_case.get("latent_distance"),
+            self.real.among_real or None,
+        )
+        return {"scores": verdict.scores, "reasons": list(verdict.reasons)}
 
 
 def _save_rejected(record: SyntheticRecord, destination: Destination) -> None:
@@ -203,15 +259,24 @@ def _save_rejected(record: SyntheticRecord, destination: Destination) -> None:
         record.save(folder.parent / REJECTED)
 
 
-def _refuse_unfit(job: Job, tally: Tally) -> None:
+def is_unfit(tally: Tally, num_requests: int = MIN_DECIDED) -> bool:
+    """Whether the gate gave up so many of the requests decided so far that the generator is not fit for use."""
     decided = tally.accepted + tally.rejected
-    if decided < min(MIN_DECIDED, len(job.requests)) or tally.rejected <= MAX_REJECTED_SHARE * decided:
-        return
-    reasons = ", ".join(f"{name} ({count} times)" for name, count in tally.reasons.most_common(MAX_REASONS_NAMED))
-    raise UnfitGeneratorError(
-        f"Fold {job.fold}: the quality gate gave up {tally.rejected} of {decided} cases of the SBLDM in {job.generator.folder}, "
-        f"most often for {reasons}; nothing was installed. Train it longer or on more cases, or accept every case with --no_gate."
-    )
+    return decided >= min(MIN_DECIDED, num_requests) and tally.rejected > MAX_REJECTED_SHARE * decided
+
+
+def commonest_reasons(tally: Tally) -> str:
+    """The rules that rejected most draws, and how many."""
+    return ", ".join(f"{name} ({count} times)" for name, count in tally.reasons.most_common(MAX_REASONS_NAMED))
+
+
+def _refuse_unfit(job: Job, tally: Tally) -> None:
+    if is_unfit(tally, len(job.requests)):
+        raise UnfitGeneratorError(
+            f"Fold {job.fold}: the quality gate gave up {tally.rejected} of {tally.accepted + tally.rejected} cases of the SBLDM "
+            f"in {job.generator.folder}, most often for {commonest_reasons(tally)}; nothing was installed. Train it longer or on "
+            "more cases, or accept every case with --no_gate."
+        )
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -255,10 +320,12 @@ class Writers:
                 self._pool.shutdown(cancel_futures=True)
 
 
-def seconds_per_draw(job: Job, sampler: SamplerConfig) -> float:
+def seconds_per_draw(job: Job, dataset: NnunetDataset, sampler: SamplerConfig) -> float:
     """Measured time of one draw, the second of two batches, so that start-up does not count."""
     requests = job.requests[: sampler.batch_size]
-    list(draw(job.generator, requests, sampler))
+    yardstick = yardstick_of(job, dataset)
+    maker = _maker(job, yardstick)
+    list(maker.draw(requests, sampler))
     start = time.monotonic()
-    list(draw(job.generator, requests, sampler))
+    list(maker.draw(requests, sampler))
     return (time.monotonic() - start) / len(requests)

@@ -32,6 +32,7 @@ class SyntheticRecord:
         versions: library versions and device type.
         nearest_real_case: nearest training case and its distance, as measured in latent space.
         gate: scores of the quality gate, and the reasons of a rejection.
+        edit: of an edited host: its id and transform, what was done, and where; empty for whole cases.
     """
 
     case_id: str
@@ -46,6 +47,7 @@ class SyntheticRecord:
     versions: dict[str, str]
     nearest_real_case: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
+    edit: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``CASE.json`` into ``folder``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from nnunet_sbldm.checkpoint import Generator, hash_of, is_complete, load_generator
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
+from nnunet_sbldm.editing import edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
@@ -79,7 +82,32 @@ def _again(record: dict[str, Any], generator: Generator) -> Case:
     stored = record["sampler"]
     sampler = SamplerConfig(**{f.name: stored[f.name] for f in fields(SamplerConfig)})
     request = Request(record["case_id"], record["seed"], stored["asked"], stored["diversity"], record["attempt"])
+    if record.get("edit"):
+        return _edited_again(record["edit"], request, generator, sampler)
     (drawn,) = draw(generator, [request], sampler)
+    return drawn.case(generator)
+
+
+def _edited_again(stored: dict[str, Any], request: Request, generator: Generator, sampler: SamplerConfig) -> Case:
+    """Edit the recorded host as recorded.
+
+    Raises:
+        UserError: the host is gone, or is no longer what it was.
+    """
+    choice, name = EditChoice.from_record(stored), stored["dataset"]
+    wanted = f"{request.case_id} was made by editing {choice.host} of {name}"
+    try:
+        dataset = open_dataset(name, generator.plan.plans_name, generator.plan.configuration)
+    except UserError as e:
+        raise UserError(f"{wanted}, which is needed to make it again: {e}") from None
+    images = [f for f in dataset.case_files.get(choice.host, {}).get("images", ()) if os.path.isfile(f)]
+    if len(images) < len(dataset.channel_names):
+        raise UserError(f"{wanted}, which is no longer there; put its files back to make the case again.")
+    planner = EditPlanner(generator, dataset)
+    task = planner.task(request, choice)
+    if task is None or task.prepared.host.content != stored["host_content"]:
+        raise UserError(f"{wanted}, whose voxels have changed since; the case cannot be made again.")
+    (drawn,) = edit(generator, [task], sampler)
     return drawn.case(generator)
 
 

@@ -12,11 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
-types config files folds provenance pool grid conditions gate _startup formats groups nnunet mixing injection configure
-blocks autoencoder losses denoiser diffusion checkpoint slices latents similarity preparation pictures plots training
-spec requests synthesis reconstruction features distances memorisation measures adherence quality evaluation_template
-destinations production installation regeneration phantom_anatomy phantom cli_options dataset_conversion trainers
-report_template steps report evaluation_report evaluation demo cli
+types config files folds provenance pool grid conditions gate _startup formats groups nnunet schedule mixing configure
+mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion texture checkpoint
+slices latents similarity augmentation preparation pictures plots novelty optimisation training spec requests
+synthesis reconstruction features distances memorisation measures adherence inpainting hosts regions blending seams
+lesions edit_gate edit_tasks editing edited_cases quality_targets quality evaluation_template nnunet_encoder
+destinations production evaluated_cases scoring installation regeneration ring case_maker generator_process
+generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy phantom edit_samples edit_evaluation
+blinded_montage cli_options edit_options edit_commands dataset_conversion trainers report_template steps report
+evaluation_report evaluation demo cli
 """.split()
 
 
