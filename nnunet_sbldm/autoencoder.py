@@ -53,7 +53,8 @@ class SliceAutoencoder(nn.Module):
 
     def __init__(self, num_channels: int, num_classes: int, downsampling: int, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.num_channels, self.num_classes, self.use_position = num_channels, num_classes, config.use_position
+        self.num_channels, self.num_classes, self.downsampling = num_channels, num_classes, downsampling
+        self.use_position = config.use_position
         self.latent_channels, self.latent_noise = config.latent_channels + num_channels - 1, config.latent_noise
         num_levels = downsampling.bit_length()
         widths = (*config.widths, *[config.widths[-1]] * num_levels)[:num_levels]

@@ -17,13 +17,19 @@ from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.slices import TrainingArrays, slice_positions
 from nnunet_sbldm.types import FloatArray
 
-SLICES_PER_PASS = 64
+PIXELS_PER_PASS = 2**18
+"""Pixels of slices that go through the autoencoder together: bounds its memory, which would exceed the denoiser's."""
 MIN_STD = 1e-4
 
 
 def one_hot_of(classes: Tensor, num_classes: int) -> Tensor:
     """[B, H, W] class indices -> [B, K, H, W]; ignored voxels are background to the encoder."""
     return F.one_hot(classes.where(classes != IGNORED, 1), num_classes).movedim(-1, 1).float()
+
+
+def slices_per_pass(in_plane: Sequence[int]) -> int:
+    """Slices of (H, W) pixels that go through the autoencoder together."""
+    return max(1, PIXELS_PER_PASS // (in_plane[0] * in_plane[1]))
 
 
 @torch.inference_mode()
@@ -41,7 +47,8 @@ def encode_volume(autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor)
     device = next(autoencoder.parameters()).device
     position = torch.from_numpy(slice_positions(image.shape[1])).to(device)
     slices, one_hot = image.movedim(1, 0).to(device), one_hot_of(classes.to(device), autoencoder.num_classes)
-    passes = zip(slices.split(SLICES_PER_PASS), one_hot.split(SLICES_PER_PASS), position.split(SLICES_PER_PASS), strict=True)
+    size = slices_per_pass(image.shape[2:])
+    passes = zip(slices.split(size), one_hot.split(size), position.split(size), strict=True)
     return torch.cat([autoencoder.encode(*p).mean for p in passes]).movedim(0, 1)
 
 
@@ -57,7 +64,8 @@ def decode_volume(autoencoder: SliceAutoencoder, latent: Tensor) -> tuple[Tensor
         image [C, D, H, W] in network scale, label logits [K, D, H, W].
     """
     position = torch.from_numpy(slice_positions(latent.shape[1])).to(latent.device)
-    passes = zip(latent.movedim(1, 0).split(SLICES_PER_PASS), position.split(SLICES_PER_PASS), strict=True)
+    size = slices_per_pass([n * autoencoder.downsampling for n in latent.shape[2:]])
+    passes = zip(latent.movedim(1, 0).split(size), position.split(size), strict=True)
     images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
     return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
 

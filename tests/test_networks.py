@@ -160,3 +160,23 @@ def test_tokens_hold_neighbouring_latents_and_give_them_back(patch):
 )
 def test_large_volumes_share_tokens_along_their_shortest_sides(shape, voxel_mm, patch):
     assert latents_per_token(shape, voxel_mm) == patch
+
+
+def test_an_error_in_one_corner_of_a_slice_leaves_the_other_corner_as_it_is():
+    """Nothing is normalised over a slice, so slices keep their brightness against their neighbours."""
+    network = wake(SliceAutoencoder(1, 3, 4, AutoencoderConfig(widths=(8, 8, 8))))
+    latent, position = torch.randn(1, 4, 24, 24), torch.tensor([0.5])
+    wrong = latent.clone()
+    wrong[..., :2, :2] += 3
+    image, other = network.decode(latent, position)[0], network.decode(wrong, position)[0]
+    assert not torch.equal(image[..., :8, :8], other[..., :8, :8])
+    assert torch.equal(image[..., 48:, 48:], other[..., 48:, 48:])
+
+
+def test_training_latents_get_noise_in_proportion_to_their_spread():
+    network = SliceAutoencoder(1, 3, 4, AutoencoderConfig(widths=(8, 8, 8), latent_noise=0.4))
+    latent = torch.randn(64, 4, 6, 6) * torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1, 1)
+    added = network._with_noise(latent, torch.Generator().manual_seed(0)) - latent
+    spread = added.std(dim=(0, 2, 3)) / latent.std(dim=(0, 2, 3))
+    torch.testing.assert_close(spread, torch.full((4,), 0.4 / 3**0.5), atol=0.04, rtol=0)
+    assert added.std(dim=(1, 2, 3)).min() < 0.2 < 0.5 < added.std(dim=(1, 2, 3)).max()
