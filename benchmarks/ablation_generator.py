@@ -64,7 +64,8 @@ ARMS: dict[str, Callable[[Preset], Preset]] = {
     "foreground_weight_1": diffusion(foreground_weight=1.0),
     "dropout_0.1": denoiser(dropout=0.1),
     "no_position": autoencoder(use_position=False),
-    "no_latent_noise": autoencoder(latent_noise=0.0),
+    "latent_noise_0": autoencoder(latent_noise=0.0),
+    "latent_noise_0.4": autoencoder(latent_noise=0.4),
     "no_maps": denoiser(use_maps=False),
 }
 

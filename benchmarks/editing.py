@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, load_generator
-from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA, SamplerConfig
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
-from nnunet_sbldm.edit_options import EDIT_ETA
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
 from nnunet_sbldm.files import write_json
 from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("-guidance", type=float, default=SamplerConfig.guidance_scale)
     parser.add_argument("-eta", type=float, default=EDIT_ETA)
     parser.add_argument("-deformation", type=float, default=0.0)
+    parser.add_argument("-corrections", type=int, nargs=2, default=(EDIT_CORRECTIONS, 0), help="of edits, and of whole cases")
     parser.add_argument("-o", type=Path, default=Path("editing_benchmark"))
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
@@ -66,11 +66,12 @@ def main() -> None:
     generator = load_generator(args.m, torch.device(args.device))
     plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
-    sampler = SamplerConfig(num_steps=args.steps, guidance_scale=args.guidance)
+    sampler = SamplerConfig(num_steps=args.steps, guidance_scale=args.guidance, max_corrections=args.corrections[1])
+    edits = replace(sampler, eta=args.eta, max_corrections=args.corrections[0])
     results = {}
     for kind in args.kind:
         editing = EditSettings((), (kind,), deformation_mm=args.deformation)
-        found = evaluate_edits(generator, dataset, editing, args.n, replace(sampler, eta=args.eta), args.o / kind)
+        found = evaluate_edits(generator, dataset, editing, args.n, edits, args.o / kind)
         results[kind] = {"all": found["all"], "accepted": found["accepted"], "reasons": found["reasons"]}
     results["whole"] = {"accepted": whole_cases(generator, dataset, args.n, sampler)}
     write_json(args.o / "benchmark.json", results)

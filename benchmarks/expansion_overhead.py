@@ -16,6 +16,7 @@ import torch
 from nnunet_sbldm.cli_options import device_of
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs, write_dataset
+from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.nnunet import open_dataset, parse_fold
 from nnunet_sbldm.production import ProductionSettings
 from nnunet_sbldm.requests import Wish
@@ -36,7 +37,7 @@ def main() -> None:
     jobs[0].generator.to(torch.device(device))
     print(f"{dataset.name}, preset {args.preset}, {args.n} cases, {device}, {torch.get_num_threads()} threads, seconds per case:")
     for num_writers in args.np:
-        settings = ProductionSettings(SamplerConfig(), use_gate=True, num_writers=num_writers)
+        settings = ProductionSettings(SamplerConfig(precision=best_precision(device)), use_gate=True, num_writers=num_writers)
         start = time.monotonic()
         outcome = write_dataset(dataset, jobs, args.o, ["3d_fullres"], settings)
         total = time.monotonic() - start

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
+from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.nnunet import NnunetDataset, preprocess_case
-from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, is_unfit, judged_draws
+from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, is_unfit, judged_draws, yardstick_of
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request, seed_of
-from nnunet_sbldm.synthesis import NearestRealCase
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 if TYPE_CHECKING:
@@ -49,15 +49,19 @@ class CaseMaker:
             generator = replace(generator, seen=())
         plan = generator.plan
         real = replace(self._view, plans_name=plan.plans_name, configuration=plan.configuration) if job.compare else self._view
-        self._nearest, self._tally, self._seed = NearestRealCase(generator, real), Tally(), job.seed
-        self._production = Job(job.fold, generator, ())
-        self._settings = ProductionSettings(SamplerConfig(precision=best_precision(device.type)), job.use_gate)
+        editing = EditSettings(tuple(job.hosts)) if job.hosts else None
+        self._production = Job(job.fold, generator, (), editing)
+        self._yardstick, self._tally, self._seed = yardstick_of(self._production, real), Tally(), job.seed
+        sampler = SamplerConfig(precision=best_precision(device.type))
+        if editing:
+            sampler = replace(sampler, eta=EDIT_ETA, max_corrections=EDIT_CORRECTIONS)
+        self._settings = ProductionSettings(sampler, job.use_gate)
 
     def make(self, number: int) -> tuple[Case | None, SyntheticRecord]:
         """Draw case ``number`` until the gate accepts it; None if it does not, with the record of the last attempt."""
         fold, generator = self._production.fold, self._production.generator
         request = Request(case_id_of(fold, number), seed_of(self._seed, fold, number), {})
-        *_, (drawn, record) = judged_draws(self._production, [request], self._nearest, self._settings, self._tally)
+        *_, (drawn, record) = judged_draws(self._production, [request], self._yardstick, self._settings, self._tally)
         return (None if record.gate.get("reasons") else drawn.case(generator)), record
 
     def writer(self, case: Case, record: SyntheticRecord) -> Callable[[Path], None]:

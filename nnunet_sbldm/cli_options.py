@@ -6,6 +6,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
@@ -114,6 +115,16 @@ def preset_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def groups_argument(parser: argparse.ArgumentParser) -> None:
+    """``-groups``."""
+    parser.add_argument(
+        "-groups",
+        type=Path,
+        metavar="FILE",
+        help="[OPTIONAL] JSON object, case id to patient: scans of one patient never straddle; remembered",
+    )
+
+
 def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the sampler, ``-diversity`` and ``-seed``."""
     default = SamplerConfig()
@@ -129,6 +140,13 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
         type=number,
         default=default.guidance_scale,
         help=f"[OPTIONAL] classifier-free guidance scale, 1 = off. Default: {default.guidance_scale}",
+    )
+    parser.add_argument(
+        "-corrections",
+        type=seed,
+        metavar="N",
+        help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume by more than 15 %%. Default: 0; 2 "
+        "where hosts are edited",
     )
     parser.add_argument(
         "-diversity",
@@ -153,4 +171,6 @@ def sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
     if args.eta and args.sampler != "ddim":
         raise UserError(f"-eta goes with -sampler ddim, not with {args.sampler}.")
     batch_size = CUDA_BATCH_SIZE if device == "cuda" else 1
-    return SamplerConfig(args.sampler, args.eta or 0.0, args.steps, args.guidance, batch_size, best_precision(device))
+    return SamplerConfig(
+        args.sampler, args.eta or 0.0, args.steps, args.guidance, batch_size, best_precision(device), args.corrections or 0
+    )

@@ -5,7 +5,8 @@ has a learned token for each missing feature, so users may ask for some features
 
 The condition model is a kernel density estimate with one Gaussian kernel per training case and a shrunk common
 covariance: with 5 to 100 cases it keeps the correlations between features (a large tumour has large extents), never
-leaves the range that cases support by more than its bandwidth, and can be conditioned in closed form.
+leaves the range that cases support by more than its bandwidth, and can be conditioned in closed form. The kernels' centres
+are drawn towards their mean by as much as the kernels widen the distribution, so its mean and variance are the cases'.
 """
 
 from __future__ import annotations
@@ -143,6 +144,11 @@ def as_dict(names: Sequence[str], vector: np.ndarray) -> dict[str, float]:
     return {n: float(v) for n, v in zip(names, vector, strict=True) if np.isfinite(v)}
 
 
+def as_vector(names: Sequence[str], values: Mapping[str, float]) -> np.ndarray:
+    """Inverse of :func:`as_dict`: [F], NaN where a feature is missing."""
+    return np.array([values.get(n, np.nan) for n in names])
+
+
 # --- condition model -----------------------------------------------------------------------------------------------
 
 
@@ -177,8 +183,8 @@ class ConditionModel:
         usable = np.isfinite(rows[:, given]).all(axis=1) & (np.abs(rows - wanted)[:, presence] < MIN_STD).all(axis=1)
         if not usable.any():
             usable[:] = True
-        rows = rows[usable]
-        covariance = self._kernel() * max(diversity, 1e-6) ** 2
+        bandwidth = max(diversity, 1e-6) * self._bandwidth()
+        rows, covariance = _shrunk(names, rows[usable], bandwidth), self._covariance() * bandwidth**2
         row = rows[rng.choice(len(rows), p=_kernel_weights(rows[:, given], wanted[given], covariance[np.ix_(given, given)]))]
         drawn = _draw_given(rng, row, covariance, given, wanted)
         from_row = ~given & (~np.isfinite(row) | np.array([n.endswith("/presence") for n in names]))
@@ -187,13 +193,24 @@ class ConditionModel:
         physical[given] = [asked[n] for n in np.array(names)[given]]
         return _plausible(names, physical, self.table)
 
-    def _kernel(self) -> np.ndarray:
-        """Shrunk covariance of the training conditions times Scott's bandwidth, network scale."""
+    def _bandwidth(self) -> float:
+        """Scott's rule: width of a kernel in standard deviations of the training conditions."""
+        n, k = self.table.shape
+        return float(n ** (-1 / (k + 4)))
+
+    def _covariance(self) -> np.ndarray:
+        """Shrunk covariance of the training conditions, network scale."""
         rows = np.nan_to_num(self.scaling.scaled(self.table))
-        n, k = rows.shape
-        covariance = rows.T @ rows / max(n, 1)
-        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.diag(np.maximum(np.diag(covariance), 1e-6))
-        return covariance * n ** (-2 / (k + 4))
+        covariance = rows.T @ rows / max(len(rows), 1)
+        return (1 - SHRINKAGE) * covariance + SHRINKAGE * np.diag(np.maximum(np.diag(covariance), 1e-6))
+
+
+def _shrunk(names: Sequence[str], rows: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Kernel centres drawn towards their mean, so that kernels do not widen the distribution as a whole (West 1993)."""
+    known = np.isfinite(rows)
+    centre = np.where(known, rows, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    shrunk = centre + np.sqrt(max(0.0, 1 - bandwidth**2)) * (rows - centre)
+    return np.where([n.endswith("/presence") for n in names], rows, shrunk)
 
 
 def _kernel_weights(rows: np.ndarray, wanted: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class AutoencoderConfig:
     latent_channels: int = 4
     embedding_dim: int = 64
     use_position: bool = True
-    latent_noise: float = 0.4
+    latent_noise: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,13 @@ SAMPLERS = ("ddim", "dpmsolver++")
 PRECISIONS = ("fp32", "bf16")
 
 
+EDIT_ETA = 1.0
+"""Noise of DDIM steps in edits: what is new adapts to what stays."""
+
+EDIT_CORRECTIONS = 2
+"""Further draws of an edit whose lesion misses the asked volume."""
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """Sampler.
@@ -138,6 +145,7 @@ class SamplerConfig:
         batch_size: cases denoised together (short batches are filled up); recorded, because float rounding depends on
             it. More than 1 pays on GPUs alone.
         precision: arithmetic of the denoiser, one of ``PRECISIONS``; recorded, because rounding depends on it too.
+        max_corrections: further draws, at most, of a case that misses the asked volume; see ``size_correction``.
     """
 
     name: str = "ddim"
@@ -146,6 +154,7 @@ class SamplerConfig:
     guidance_scale: float = 1.5
     batch_size: int = 1
     precision: str = "fp32"
+    max_corrections: int = 0
 
 
 @dataclass(frozen=True)

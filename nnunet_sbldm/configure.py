@@ -58,12 +58,12 @@ def add_configuration(
 
 
 def default_name(base_configuration: str, settings: MixingSettings) -> str:
-    """The base name with the ratio in percent, and with the schedule and the source where these are chosen.
+    """The base name with the ratio in percent, and with schedule, source and mode where these are chosen.
 
     ``3d_fullres_sbldm50`` for a ratio of 0.5, ``3d_fullres_sbldm12p5_ramp_down`` for 0.125 and ``ramp_down``.
     """
     percent = f"{100 * settings.ratio:.6g}".replace(".", "p")
-    chosen = [v for v, default in ((settings.schedule, "constant"), (settings.source, "auto")) if v != default]
+    chosen = [v for v in (settings.schedule, settings.source, settings.mode) if v not in ("constant", "auto", "generate")]
     return "_".join([f"{base_configuration}_sbldm{percent}", *chosen])
 
 

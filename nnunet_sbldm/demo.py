@@ -76,12 +76,12 @@ def add_small_configuration(plans_file: Path) -> None:
     """Add a configuration to nnU-Net's plans with the same preprocessing and a network that trains in a minute on a CPU."""
     plans = read_json(plans_file)
     architecture = copy.deepcopy(plans["configurations"][BASE_CONFIGURATION]["architecture"])
-    architecture["arch_kwargs"] = _small(architecture["arch_kwargs"])
+    architecture["arch_kwargs"] = small_network(architecture["arch_kwargs"])
     plans["configurations"][SMALL_CONFIGURATION] = {"inherits_from": BASE_CONFIGURATION, "architecture": architecture}
     write_json(plans_file, plans)
 
 
-def _small(network: dict[str, Any]) -> dict[str, Any]:
+def small_network(network: dict[str, Any]) -> dict[str, Any]:
     """The first stages of a U-Net, with few features and one convolution per stage."""
     stages = len(NETWORK_FEATURES)
     return {

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import number, sampler_of
+from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA
+from nnunet_sbldm.mixing import MODES
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -14,10 +16,6 @@ if TYPE_CHECKING:
     from nnunet_sbldm.config import SamplerConfig
     from nnunet_sbldm.edit_tasks import EditSettings
     from nnunet_sbldm.nnunet import NnunetDataset
-
-MODES = ("generate", "edit")
-EDIT_ETA = 1.0
-"""Noise of DDIM steps in edits: what is new adapts to what stays."""
 
 
 def edit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +66,12 @@ def editing_of(args: argparse.Namespace) -> EditSettings | None:
 
 
 def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
-    """Sampler settings of the options; editing adds noise in every DDIM step unless ``-eta`` says otherwise."""
+    """Sampler settings of the options; unless they say otherwise, editing adds noise in every DDIM step and corrects sizes."""
     sampler = sampler_of(args, device)
-    stochastic = args.mode == "edit" and args.eta is None and sampler.name == "ddim"
-    return replace(sampler, eta=EDIT_ETA) if stochastic else sampler
+    if args.mode != "edit":
+        return sampler
+    eta = EDIT_ETA if args.eta is None and sampler.name == "ddim" else sampler.eta
+    return replace(sampler, eta=eta, max_corrections=EDIT_CORRECTIONS if args.corrections is None else args.corrections)
 
 
 def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:

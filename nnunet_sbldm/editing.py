@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,14 +21,15 @@ from torch import Tensor
 from nnunet_sbldm import __version__
 from nnunet_sbldm.blending import blend
 from nnunet_sbldm.checkpoint import Generator
-from nnunet_sbldm.conditions import as_dict, measure
+from nnunet_sbldm.conditions import as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import remove_specks
+from nnunet_sbldm.size_correction import draw_to_size
+from nnunet_sbldm.synthesis import differing, remove_specks
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 TEXTURE_STREAM = 14
@@ -50,6 +52,7 @@ class EditedDraw:
         focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
         obtained: [F] features measured on ``focus``.
         cut_share: share of the decoded lesion that lies in the fading border of the region.
+        num_draws: draws made for it, of which it is the best.
     """
 
     task: EditTask
@@ -60,6 +63,7 @@ class EditedDraw:
     focus: LabelArray
     obtained: np.ndarray
     cut_share: float
+    num_draws: int = 1
 
     @property
     def request(self) -> Request:
@@ -86,6 +90,7 @@ class EditedDraw:
     def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
         """Its provenance, without gate and nearest real lesion."""
         region, prepared = self.task.region.mask, self.task.prepared
+        names = generator.plan.condition_scaling.names
         return SyntheticRecord(
             case_id=self.request.case_id,
             generator_hash=generator.hash,
@@ -94,7 +99,8 @@ class EditedDraw:
             attempt=self.request.attempt,
             fold=generator.plan.fold,
             condition_asked=self.task.asked,
-            condition_obtained=as_dict(generator.plan.condition_scaling.names, self.obtained),
+            condition_obtained=as_dict(names, self.obtained),
+            condition_told=differing(as_dict(names, self.task.condition), self.task.asked),
             sampler={**asdict(sampler), "diversity": self.request.diversity},
             versions={
                 "nnunet_sbldm": __version__,
@@ -122,23 +128,35 @@ def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig
         sampler: steps, guidance and batch size. A short batch is filled with repetitions, so that a case's rounding depends on
             the recorded batch size alone.
     """
-    plan, device = generator.plan, generator.device
+    names = generator.plan.condition_scaling.names
     for start in range(0, len(tasks), sampler.batch_size):
         batch = tasks[start : start + sampler.batch_size]
-        filled = [batch[i % len(batch)] for i in range(sampler.batch_size)]
-        condition = plan.condition_scaling.scaled(np.stack([t.condition for t in filled]))
-        free = torch.from_numpy(np.stack([t.free for t in filled])[:, None])
-        known = Known(torch.stack([t.prepared.latent for t in filled]).to(device), free.to(device).float())
-        latents = inpaint(
-            generator.denoiser,
-            plan.preset.diffusion,
-            sampler,
-            known,
-            torch.from_numpy(condition).float().to(device),
-            [t.request.noise_seed for t in filled],
-        )
-        for task, latent in zip(batch, latents, strict=False):
-            yield _decode(generator, task, latent)
+        asked, told = [as_vector(names, t.asked) for t in batch], [t.condition for t in batch]
+        make = partial(_edit_some, generator, batch, sampler)
+        for drawn, num_draws in draw_to_size(generator.plan, asked, told, sampler.max_corrections, make):
+            yield replace(drawn, num_draws=num_draws)
+
+
+def _edit_some(
+    generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig, chosen: Sequence[int], told: Sequence[np.ndarray]
+) -> Iterator[EditedDraw]:
+    """Those edits of a batch, with what the denoiser is told of each."""
+    plan, device = generator.plan, generator.device
+    batch = [replace(tasks[i], condition=condition) for i, condition in zip(chosen, told, strict=True)]
+    filled = [batch[i % len(batch)] for i in range(sampler.batch_size)]
+    condition = plan.condition_scaling.scaled(np.stack([t.condition for t in filled]))
+    free = torch.from_numpy(np.stack([t.free for t in filled])[:, None])
+    known = Known(torch.stack([t.prepared.latent for t in filled]).to(device), free.to(device).float())
+    latents = inpaint(
+        generator.denoiser,
+        plan.preset.diffusion,
+        sampler,
+        known,
+        torch.from_numpy(condition).float().to(device),
+        [t.request.noise_seed for t in filled],
+    )
+    for task, latent in zip(batch, latents, strict=False):
+        yield _decode(generator, task, latent)
 
 
 def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:

@@ -10,7 +10,9 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.checkpoint import Generator, is_complete, load_generator, refuse_mismatch
+from nnunet_sbldm.edit_tasks import refuse_other_grid
 from nnunet_sbldm.folds import guard_split
+from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.nnunet import DEFAULT_PLANS, NnunetDataset, nnunet_folder
 from nnunet_sbldm.types import UserError
 
@@ -50,6 +52,24 @@ def choose_generator(run: TrainingRun, model: str | None) -> Generator:
     if clashes:
         raise UserError(f"{len(clashes)} real case(s) have names of synthetic cases made on the fly ({clashes[0]}): rename them.")
     return generator
+
+
+def choose_hosts(run: TrainingRun, generator: Generator) -> list[str]:
+    """The real training cases of a training that may be edited: none that share a patient with its validation cases.
+
+    Raises:
+        UserError: there is no raw dataset, the generator works on another grid, or no case is allowed.
+    """
+    dataset, fold = dataset_of(run.fold), run.fold
+    if dataset.raw == dataset.preprocessed or not (dataset.raw / "dataset.json").is_file():
+        raise UserError(f"mode edit needs the raw files of the training cases, but there is no {dataset.name} in nnUNet_raw: put "
+                        "it back, or set mode to generate (sbldm_configure).")
+    refuse_other_grid(generator, dataset)
+    hosts = allowed_hosts(dataset, fold.fold)
+    content, first = fold.fingerprints([*hosts, *run.val]), case_id_of(fold.fold, 0)
+    seen = tuple(content[c] for c in hosts)
+    guard_split([first], run.val, {first: seen}, {} if fold.fold == "all" else content, fold.fold)
+    return hosts
 
 
 def dataset_of(fold: TrainingFold) -> NnunetDataset:

@@ -18,17 +18,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.trace import add_to_trace, next_number
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
-
-if TYPE_CHECKING:
-    from nnunet_sbldm.provenance import SyntheticRecord
 
 NICENESS = 10
 POLL_S = 0.2
@@ -45,11 +42,12 @@ class GeneratorJob:
 
     Attributes:
         ring: folder of the ring.
-        trace: file that gets one line of JSON per case made: how to make it again.
+        trace: file that gets the record of every case made.
         trainer_pid: process that the generator must not outlive.
         model: folder of the generator.
         generator_hash: its hash.
         compare: whether its training cases are cases of this dataset, which synthetic ones are then compared with.
+        hosts: real training cases of the fold to edit; without any, whole cases are made.
         dataset: fields of :class:`nnunet_sbldm.nnunet.NnunetDataset`, paths as text.
         plans_hash: hash of the preprocessing of the training.
         fold: fold that is trained.
@@ -68,6 +66,7 @@ class GeneratorJob:
     model: str
     generator_hash: str
     compare: bool
+    hosts: list[str]
     dataset: dict[str, Any]
     plans_hash: str
     fold: int | str
@@ -192,28 +191,6 @@ def _generate(job: GeneratorJob, report: Report) -> None:
         report(CASE, accepted=case is not None, seconds=seconds)
         maker.refuse_unfit()
         rest_until = time.monotonic() + (seconds * (1 / job.busy_share - 1) if ring.is_full else 0)
-
-
-# --- the trace -----------------------------------------------------------------------------------------------------
-
-
-def add_to_trace(path: Path, number: int, record: SyntheticRecord) -> None:
-    """Add what is needed to make a case again."""
-    keys = ("case_id", "seed", "attempt", "generator_hash", "generator_path", "sampler", "versions")
-    line = json.dumps({"number": number, **{k: getattr(record, k) for k in keys}})
-    with open(path, "ab+") as f:
-        f.seek(max(0, f.tell() - 1))
-        is_cut = f.read(1) not in (b"", b"\n")  # by a full disk or a kill
-        f.write(f"{chr(10) * is_cut}{line}\n".encode())
-
-
-def next_number(path: Path) -> int:
-    """Number of the first case that is not in the trace yet."""
-    numbers = [-1]
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):  # cut by a full disk or a kill
-            numbers.append(json.loads(line)["number"])
-    return max(numbers) + 1
 
 
 def _persist(write: Callable[[], object], report: Report) -> None:

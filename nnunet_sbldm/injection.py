@@ -173,6 +173,7 @@ class TrainingRun:
         device: device of the training.
         local_rank: rank of this process among those of the training; 0 if it is the only one.
         log: where to say what was done.
+        first_epoch: epoch that it starts with; more than 0 if it continues an earlier one.
     """
 
     fold: TrainingFold
@@ -182,6 +183,7 @@ class TrainingRun:
     device: torch.device
     local_rank: int
     log: Log
+    first_epoch: int = 0
 
     @property
     def real_train(self) -> list[str]:

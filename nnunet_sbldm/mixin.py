@@ -97,7 +97,7 @@ class SBLDMMixin(Base):
                 self.sbldm_settings = replace(self.sbldm_settings, source="expanded" if self.sbldm_fold.expansion else "pool")
             train, val = self.do_split()
             run = TrainingRun(self.sbldm_fold, tuple(train), tuple(val), Path(self.output_folder), self.device, self.local_rank,
-                              self.print_to_log_file)
+                              self.print_to_log_file, self.current_epoch)
             self.sbldm_source = open_source(run, self.sbldm_settings)
             if self.sbldm_source is not None:
                 self.sbldm_source.start()

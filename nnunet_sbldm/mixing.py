@@ -19,11 +19,12 @@ SETTINGS_NAME = "sbldm_settings.json"
 """The settings as they were applied, beside the checkpoints of a fold."""
 
 SOURCES = ("auto", "pool", "expanded", "on_the_fly", "copy_paste")
+MODES = ("generate", "edit")
 DEVICE_PATTERN = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "pool_size", "max_reuse")
 TRAINER_ATTRIBUTES = COUNTS[:3]
-ON_THE_FLY_ONLY = ("model", "sbldm_device", "pool_size", "max_reuse")
+ON_THE_FLY_ONLY = ("mode", "model", "sbldm_device", "pool_size", "max_reuse")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class MixingSettings:
         schedule: how the share goes over the epochs, one of ``SCHEDULES``; see :func:`nnunet_sbldm.schedule.ratio_at`.
         source: where synthetic cases come from, one of ``SOURCES``; ``auto`` is what the trainer's name says, otherwise the
             expanded dataset that is trained, otherwise the pool.
+        mode: what ``on_the_fly`` makes, one of ``MODES``: whole cases, or edits of the fold's real training cases.
         model: generator of ``on_the_fly``, a fold folder or a name; None takes the one trained for this fold.
         sbldm_device: device of that generator, such as ``cuda:1``; None takes that of the training.
         pool_size: how many cases ``on_the_fly`` keeps ready; None leaves its default.
@@ -50,6 +52,7 @@ class MixingSettings:
     num_val_iterations_per_epoch: int | None = None
     schedule: str = "constant"
     source: str = "auto"
+    mode: str = "generate"
     model: str | None = None
     sbldm_device: str | None = None
     pool_size: int | None = None
@@ -62,6 +65,7 @@ class MixingSettings:
                             f"got {self.ratio!r}.")
         _refuse_unknown("schedule", self.schedule, SCHEDULES)
         _refuse_unknown("source", self.source, SOURCES)
+        _refuse_unknown("mode", self.mode, MODES)
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -73,7 +77,7 @@ class MixingSettings:
         self._refuse_what_has_no_effect()
 
     def _refuse_what_has_no_effect(self) -> None:
-        idle = [name for name in ON_THE_FLY_ONLY if getattr(self, name) is not None]
+        idle = [name for name in ON_THE_FLY_ONLY if getattr(self, name) != getattr(MixingSettings, name)]
         if idle and self.source not in ("auto", "on_the_fly"):
             raise UserError(f"source {self.source} has no setting {' or '.join(idle)}: leave it out or choose on_the_fly.")
 

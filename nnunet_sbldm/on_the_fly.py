@@ -20,12 +20,13 @@ from torch import distributed
 
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.files import make_temporary_folder, remove_leftovers
-from nnunet_sbldm.generator_choice import choose_generator, dataset_of, is_of_dataset
+from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
 from nnunet_sbldm.generator_process import GeneratorJob
 from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
 from nnunet_sbldm.nnunet import preprocessing_hash
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.ring import DrawCounter, RingReader, corrupt_cases, make_ring
+from nnunet_sbldm.trace import TRACE_NAME
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ REPLACING_SHARE = 0.02
 """Largest share of the time in which cases are replaced on the device that trains; another device works all the time."""
 SETTLING_TIMEOUT_S = 600.0
 RINGS = "on_the_fly"
-TRACE_NAME, LOG_NAME = "sbldm_on_the_fly.jsonl", "sbldm_generator.log"
+LOG_NAME = "sbldm_generator.log"
 THREADS_VARIABLE = "SBLDM_GENERATOR_THREADS"
 
 
@@ -52,23 +53,33 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
         seed: seed of the sequence of cases.
 
     Raises:
-        UserError: see :func:`nnunet_sbldm.generator_choice.choose_generator`; no place for the ring; no such device.
+        UserError: what ``choose_generator`` and ``choose_hosts`` refuse; no place for the ring; no such device.
     """
     generator = choose_generator(run, settings.model)
+    hosts = choose_hosts(run, generator) if settings.mode == "edit" else []
     device = torch.device(settings.sbldm_device or run.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"There is no GPU for the SBLDM ({device}): set sbldm_device to cpu (sbldm_configure).")
     ring = _share(_new_ring(run) if run.local_rank == 0 else None)
     supervisor = None
     if run.local_rank == 0:
-        job = _job_of(run, settings, generator, device, ring, use_gate, seed)
+        if run.first_epoch == 0:
+            (run.output_folder / TRACE_NAME).unlink(missing_ok=True)
+        job = _job_of(run, settings, generator, hosts, device, ring, use_gate, seed)
         job.save(ring / "job.json")
         supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
     return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {generator.folder}", device.type == "cuda", run.log)
 
 
 def _job_of(
-    run: TrainingRun, settings: MixingSettings, generator: Generator, device: torch.device, ring: Path, use_gate: bool, seed: int
+    run: TrainingRun,
+    settings: MixingSettings,
+    generator: Generator,
+    hosts: list[str],
+    device: torch.device,
+    ring: Path,
+    use_gate: bool,
+    seed: int,
 ) -> GeneratorJob:
     dataset, fold = dataset_of(run.fold), run.fold
     fields = ("name", "dataset_json", "plans_name", "configuration")
@@ -80,6 +91,7 @@ def _job_of(
         model=str(generator.folder),
         generator_hash=generator.hash,
         compare=is_of_dataset(generator, fold),
+        hosts=hosts,
         dataset={**{name: getattr(dataset, name) for name in fields}, **folders},
         plans_hash=preprocessing_hash(fold.plans, fold.config),
         fold=fold.fold,

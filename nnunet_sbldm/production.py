@@ -96,7 +96,8 @@ class Tally:
     """What a production came to.
 
     Attributes:
-        attempts: draws made.
+        attempts: draws judged.
+        evaluations: draws made, with those that corrected a size.
         accepted: cases written.
         rejected: requests given up.
         seconds: time by stage: sampling (with decoding), judging, waiting for writers.
@@ -104,6 +105,7 @@ class Tally:
     """
 
     attempts: int = 0
+    evaluations: int = 0
     accepted: int = 0
     rejected: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -201,6 +203,7 @@ def judged_draws(
             record.gate.update(verdict)
             record.sampler.update(settings.signature(), **job.signature(), asked=dict(drawn.request.asked))
             tally.attempts += 1
+            tally.evaluations += drawn.num_draws
             tally.reasons.update(reason.split(" ")[0] for reason in verdict.get("reasons", ()))
             tally.seconds["judging"] += time.monotonic() - start
             if not verdict.get("reasons"):

@@ -31,6 +31,7 @@ class SyntheticRecord:
         sampler: name, steps, guidance scale and batch size.
         versions: library versions and device type.
         nearest_real_case: nearest training case and its distance, as measured in latent space.
+        condition_told: what the denoiser was told, where that is not what was asked: corrected sizes, or a removed lesion.
         gate: scores of the quality gate, and the reasons of a rejection.
         edit: of an edited host: its id and transform, what was done, and where; empty for whole cases.
     """
@@ -46,6 +47,7 @@ class SyntheticRecord:
     sampler: dict[str, Any]
     versions: dict[str, str]
     nearest_real_case: dict[str, Any] = field(default_factory=dict)
+    condition_told: dict[str, float] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
     edit: dict[str, Any] = field(default_factory=dict)
 

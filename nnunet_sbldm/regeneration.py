@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +13,29 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, hash_of, is_complete, load_generator
+from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
-from nnunet_sbldm.editing import edit
+from nnunet_sbldm.editing import EditedDraw, edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
 from nnunet_sbldm.nnunet import NnunetDataset, dataset_name, load_arrays, nnunet_folder, open_dataset, preprocess_case, read_case
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import draw
+from nnunet_sbldm.synthesis import Draw, draw_again
+from nnunet_sbldm.trace import TRACE_NAME, read_trace
 from nnunet_sbldm.types import Case, UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def regenerate(dataset_id: str, case_id: str, device: str, model: Path | None = None, output: Path | None = None) -> str:
+def regenerate(place: str, case_id: str, device: str, model: Path | None = None, output: Path | None = None) -> str:
     """Make a case again and say how it compares.
 
     Args:
-        dataset_id: the real dataset (its pool, or expanded in place) or an expanded dataset.
+        place: the real dataset (its pool, or expanded in place), an expanded dataset, or the results folder of a fold that was
+            trained on the fly. Cases of the last are not kept: what is compared is their measured condition.
         case_id: the synthetic case.
         device: where to sample; bit for bit the same on the device type that the record names, to rounding elsewhere.
         model: folder of the generator, if it was moved.
@@ -42,16 +47,22 @@ def regenerate(dataset_id: str, case_id: str, device: str, model: Path | None = 
     Raises:
         UserError: no such case, its generator is gone or another one.
     """
-    record_file = _find_record(dataset_name(dataset_id), case_id)
-    record = read_json(record_file)
-    dataset = open_dataset(dataset_id)
+    trace = Path(place) / TRACE_NAME
+    is_traced = trace.is_file()
+    if not is_traced and len(trace.parts) > 2:  # a path, no dataset
+        raise UserError(f"{place} is no results folder of a fold that was trained on the fly: it has no {TRACE_NAME}.")
+    record_file = trace if is_traced else _find_record(dataset_name(place), case_id)
+    record = _traced(trace, case_id) if is_traced else read_json(record_file)
     generator = _find_generator(record, model, torch.device(device))
-    case = _again(record, generator)
+    drawn = _again(record, generator)
+    case = drawn.case(generator)
     if output is not None:
         images = [output / f"{case_id}_{c:04d}.nii.gz" for c in range(len(case.image))]
         write_case(case, images, output / f"{case_id}.nii.gz")
-    mine, stored = _comparable(dataset, case, record_file)
-    return f"{case_id} from {generator.folder}: {_compare(mine, stored)}."
+    if is_traced:
+        obtained = as_dict(generator.plan.condition_scaling.names, drawn.obtained)
+        return f"{case_id} from {generator.folder}: {_compare_conditions(obtained, record['condition_obtained'])}."
+    return f"{case_id} from {generator.folder}: {_compare(*_comparable(open_dataset(place), case, record_file))}."
 
 
 def _find_record(name: str, case_id: str) -> Path:
@@ -67,6 +78,14 @@ def _find_record(name: str, case_id: str) -> Path:
     return found[0]
 
 
+def _traced(trace: Path, case_id: str) -> dict[str, Any]:
+    """The record of a case that was made on the fly."""
+    records = {line["case_id"]: line for line in read_trace(trace)}
+    if case_id not in records:
+        raise UserError(f"{trace} has no case {case_id}; it has {len(records)} case(s).")
+    return records[case_id]
+
+
 def _find_generator(record: dict[str, Any], model: Path | None, device: torch.device) -> Generator:
     recorded, wanted = Path(record["generator_path"]), record["generator_hash"]
     folders = [model or recorded, *nnunet_folder("nnUNet_results").glob("Dataset*/SBLDM__*/fold_*")]
@@ -78,22 +97,23 @@ def _find_generator(record: dict[str, Any], model: Path | None, device: torch.de
     )
 
 
-def _again(record: dict[str, Any], generator: Generator) -> Case:
+def _again(record: dict[str, Any], generator: Generator) -> Draw | EditedDraw:
     stored = record["sampler"]
-    sampler = SamplerConfig(**{f.name: stored[f.name] for f in fields(SamplerConfig)})
+    recorded = SamplerConfig(**{f.name: stored[f.name] for f in fields(SamplerConfig)})
+    sampler = replace(recorded, max_corrections=0)  # the record says what they led to
     request = Request(record["case_id"], record["seed"], stored["asked"], stored["diversity"], record["attempt"])
     if record.get("edit"):
-        return _edited_again(record["edit"], request, generator, sampler)
-    (drawn,) = draw(generator, [request], sampler)
-    return drawn.case(generator)
+        return _edited_again(record, request, generator, sampler)
+    return draw_again(generator, request, sampler, record["condition_told"])
 
 
-def _edited_again(stored: dict[str, Any], request: Request, generator: Generator, sampler: SamplerConfig) -> Case:
+def _edited_again(record: dict[str, Any], request: Request, generator: Generator, sampler: SamplerConfig) -> EditedDraw:
     """Edit the recorded host as recorded.
 
     Raises:
         UserError: the host is gone, or is no longer what it was.
     """
+    stored, told = record["edit"], record["condition_told"]
     choice, name = EditChoice.from_record(stored), stored["dataset"]
     wanted = f"{request.case_id} was made by editing {choice.host} of {name}"
     try:
@@ -107,8 +127,10 @@ def _edited_again(stored: dict[str, Any], request: Request, generator: Generator
     task = planner.task(request, choice)
     if task is None or task.prepared.host.content != stored["host_content"]:
         raise UserError(f"{wanted}, whose voxels have changed since; the case cannot be made again.")
+    if told:
+        task = replace(task, condition=as_vector(generator.plan.condition_scaling.names, told))
     (drawn,) = edit(generator, [task], sampler)
-    return drawn.case(generator)
+    return drawn
 
 
 def _comparable(dataset: NnunetDataset, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:
@@ -137,3 +159,11 @@ def _compare(mine: Arrays, stored: Arrays) -> str:
     difference = np.abs(mine[0] - stored[0]).max() / max(float(np.ptp(stored[0])), 1e-12)
     labels = (mine[1] != stored[1]).mean()
     return f"intensities differ by at most {difference:.2e} of their range, labels in {labels:.2e} of the voxels"
+
+
+def _compare_conditions(mine: Mapping[str, float], recorded: Mapping[str, float]) -> str:
+    if dict(mine) == dict(recorded):
+        return "made again; sizes, places and shapes are exactly the recorded ones"
+    differing = sorted(n for n in mine.keys() | recorded.keys() if mine.get(n) != recorded.get(n))
+    values = ", ".join(f"{n} {mine.get(n, math.nan):.4g} instead of {recorded.get(n, math.nan):.4g}" for n in differing)
+    return f"made again, with other values than recorded: {values}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
-from nnunet_sbldm.conditions import FEATURES, as_dict, measure
+from nnunet_sbldm.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.formats import write_case
@@ -30,6 +30,7 @@ from nnunet_sbldm.nnunet import NnunetDataset, is_preprocessed, load_preprocesse
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request, range_warnings
+from nnunet_sbldm.size_correction import draw_to_size
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 MAX_PANELS = 12
@@ -59,20 +60,24 @@ class Draw:
     Attributes:
         request: what was asked for.
         condition: [F] condition vector in physical units, NaN where missing.
+        told: [F] what the denoiser was told; another one than ``condition`` where the size was corrected.
         obtained: [F] the same features measured on the label map.
         latent: [Z, D, h, w] standardised latent volume.
         image: [C, D, H, W] in network scale.
         label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
         anatomy: [D, H, W] bool.
+        num_draws: draws made for it, of which it is the best.
     """
 
     request: Request
     condition: np.ndarray
+    told: np.ndarray
     obtained: np.ndarray
     latent: Tensor
     image: FloatArray
     label: LabelArray
     anatomy: np.ndarray
+    num_draws: int = 1
 
     def case(self, generator: Generator) -> Case:
         """The case: raw intensities, exact zeros outside, reader order."""
@@ -91,6 +96,7 @@ class Draw:
             fold=generator.plan.fold,
             condition_asked=as_dict(names, self.condition),
             condition_obtained=as_dict(names, self.obtained),
+            condition_told=differing(as_dict(names, self.told), as_dict(names, self.condition)),
             sampler={**asdict(sampler), "diversity": self.request.diversity},
             versions={
                 "nnunet_sbldm": __version__,
@@ -112,8 +118,36 @@ def draw(generator: Generator, requests: Sequence[Request], sampler: SamplerConf
     for start in range(0, len(requests), sampler.batch_size):
         batch = requests[start : start + sampler.batch_size]
         conditions = [condition_of(generator, r) for r in batch]
-        for drawn in zip(batch, conditions, sample_latents(generator, batch, conditions, sampler), strict=True):
-            yield _decode(generator, *drawn)
+        make = partial(_draw_some, generator, batch, conditions, sampler)
+        for drawn, num_draws in draw_to_size(generator.plan, conditions, conditions, sampler.max_corrections, make):
+            yield replace(drawn, num_draws=num_draws)
+
+
+def _draw_some(
+    generator: Generator,
+    requests: Sequence[Request],
+    conditions: Sequence[np.ndarray],
+    sampler: SamplerConfig,
+    chosen: Sequence[int],
+    told: Sequence[np.ndarray],
+) -> Iterator[Draw]:
+    """Those draws of a batch, with what the denoiser is told of each."""
+    latents = sample_latents(generator, [requests[i] for i in chosen], told, sampler)
+    for i, condition, latent in zip(chosen, told, latents, strict=True):
+        yield _decode(generator, requests[i], conditions[i], condition, latent)
+
+
+def draw_again(generator: Generator, request: Request, sampler: SamplerConfig, told: Mapping[str, float]) -> Draw:
+    """A recorded draw; ``told`` is what the record says that the denoiser was told, empty if that is what was asked."""
+    asked = condition_of(generator, request)
+    condition = as_vector(generator.plan.condition_scaling.names, told) if told else asked
+    (drawn,) = _draw_some(generator, [request], [asked], sampler, [0], [condition])
+    return drawn
+
+
+def differing(told: dict[str, float], asked: dict[str, float]) -> dict[str, float]:
+    """What the denoiser was told, if it is not what was asked; else nothing."""
+    return {} if told == asked else told
 
 
 def synthesise(
@@ -139,7 +173,7 @@ def sample_latents(
     return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
 
 
-def _decode(generator: Generator, request: Request, condition: np.ndarray, latent: Tensor) -> Draw:
+def _decode(generator: Generator, request: Request, condition: np.ndarray, told: np.ndarray, latent: Tensor) -> Draw:
     plan = generator.plan
     mean, std = (v[0] for v in generator.latent_statistics())
     image, logits = decode_volume(generator.autoencoder, latent * std + mean)
@@ -148,7 +182,7 @@ def _decode(generator: Generator, request: Request, condition: np.ndarray, laten
     label = remove_specks(np.where(anatomy, label, OUTSIDE).astype(np.int16), plan.min_component_voxels)
     texture = plan.texture.draw(plan.encoding.encode(label), np.random.default_rng([request.noise_seed, 2]))
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
-    return Draw(request, condition, obtained, latent.cpu(), image.cpu().numpy() + texture, label, anatomy)
+    return Draw(request, condition, told, obtained, latent.cpu(), image.cpu().numpy() + texture, label, anatomy)
 
 
 def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:

@@ -25,6 +25,8 @@ NANO = Preset(
     replace(STAGE, batch_size=4),
     augmentation=AugmentationConfig(max_copies=1),
 )
+SHORT = replace(NANO, autoencoder_stage=replace(STAGE, num_steps=15), denoiser_stage=replace(STAGE, batch_size=4, num_steps=10))
+"""Enough where it does not matter what the networks have learned."""
 
 
 def hash_tree(folder):

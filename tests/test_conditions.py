@@ -101,6 +101,19 @@ def test_samples_follow_the_training_conditions_and_keep_their_correlations():
     assert np.mean(drawn[:, len(FEATURES)]) == pytest.approx(1 / 3, abs=0.08)
 
 
+@pytest.mark.parametrize("num_cases", [8, 40])
+def test_samples_spread_as_the_training_conditions_do_and_more_diversity_spreads_them_more(num_cases):
+    table = made_up_table(num_cases)
+    model = ConditionModel(ConditionScaling.fit(NAMES, table), table)
+    spread = [
+        np.std([np.log(model.sample(np.random.default_rng(i), diversity=d)[1]) for i in range(400)])
+        / np.log(table[:, 1]).std()
+        for d in (0.5, 1.0, 2.0)
+    ]
+    assert spread[:2] == pytest.approx([1, 1], abs=0.12)
+    assert spread[2] > 1.3
+
+
 def test_a_large_asked_volume_draws_large_extents():
     model = fitted()
     mean_extent = [

@@ -29,6 +29,7 @@ def test_the_new_configuration_shares_data_and_carries_the_settings(plans_file):
     (MixingSettings(0), "0"), (MixingSettings(), "25"), (MixingSettings(0.125), "12p5"), (MixingSettings(1), "100"),
     (MixingSettings(0.5, schedule="pretrain"), "50_pretrain"),
     (MixingSettings(0.5, schedule="ramp_down", source="copy_paste"), "50_ramp_down_copy_paste"),
+    (MixingSettings(0.5, source="on_the_fly", mode="edit"), "50_on_the_fly_edit"),
 ])
 def test_the_name_tells_the_ratio_in_percent_the_schedule_and_the_source(plans_file, settings, ending):
     assert add_configuration("901", settings=settings) == f"3d_fullres_sbldm{ending}"
@@ -37,16 +38,17 @@ def test_the_name_tells_the_ratio_in_percent_the_schedule_and_the_source(plans_f
 def test_the_command_writes_every_setting(plans_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    configure_entry("-d 901 -c 3d_tiny -ratio 0.5 -name mine -schedule pretrain -source on_the_fly -m model -sbldm_device cuda:1 "
-                    "-pool_size 8 -max_reuse 2 -num_epochs 3".split())
+    configure_entry("-d 901 -c 3d_tiny -ratio 0.5 -name mine -schedule pretrain -source on_the_fly -m model "
+                    "-mode edit -sbldm_device cuda:1 -pool_size 8 -max_reuse 2 -num_epochs 3".split())
     assert json.loads(plans_file.read_text())["configurations"]["mine"] == {"inherits_from": "3d_tiny", "sbldm": {
-        "ratio": 0.5, "num_epochs": 3, "schedule": "pretrain", "source": "on_the_fly", "model": str(tmp_path / "model"),
-        "sbldm_device": "cuda:1", "pool_size": 8, "max_reuse": 2}}
+        "ratio": 0.5, "num_epochs": 3, "schedule": "pretrain", "source": "on_the_fly", "mode": "edit",
+        "model": str(tmp_path / "model"), "sbldm_device": "cuda:1", "pool_size": 8, "max_reuse": 2}}
     assert "nnUNetv2_train 901 mine FOLD -p nnUNetPlans -tr nnUNetTrainerSBLDM" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ("-schedule ramp", "error: schedule is one of constant, ramp_down, pretrain; got 'ramp', did you mean 'ramp_down'?"),
+    ("-source pool -mode edit", "error: source pool has no setting mode: leave it out or choose on_the_fly."),
     ("-source pool -m MODEL", "error: source pool has no setting model: leave it out or choose on_the_fly."),
 ])
 def test_the_command_refuses_settings_with_one_sentence(plans_file, options, sentence, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nnunet_fixtures import NnunetFolders
-from phantom_fixtures import NANO, SMALL_PHANTOM, make_planned_phantom
+from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
 from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.config import SamplerConfig
@@ -20,11 +20,7 @@ from nnunet_sbldm.synthesis import Request, draw
 from nnunet_sbldm.training import train_generator
 from nnunet_sbldm.types import OUTSIDE
 
-SHORT = replace(
-    NANO,
-    autoencoder_stage=replace(NANO.autoencoder_stage, num_steps=15),
-    denoiser_stage=replace(NANO.denoiser_stage, num_steps=10),
-)
+NUM_CASES = 6
 SAMPLER = SamplerConfig(num_steps=2)
 AIR_HU = -1000.0
 
@@ -69,7 +65,7 @@ def to_hounsfield_units(raw):
 @pytest.fixture(scope="module")
 def ct_folders(home):
     (home / "ct").mkdir()
-    return make_planned_phantom(home / "ct", change=to_hounsfield_units)
+    return make_planned_phantom(home / "ct", num_cases=NUM_CASES, change=to_hounsfield_units)
 
 
 @pytest.fixture
@@ -125,7 +121,7 @@ def thin_folders(request, home):
         regions=True,
         ignore_slices=ignore,
     )
-    return make_planned_phantom(folder, phantom)
+    return make_planned_phantom(folder, phantom, NUM_CASES)
 
 
 def test_a_handful_of_slices_with_regions_and_ignored_ones_goes_all_the_way(thin_folders, monkeypatch, tmp_path):

@@ -10,12 +10,11 @@ import torch
 from nnunet_sbldm import cli
 from nnunet_sbldm.blending import blend, same_spectrum
 from nnunet_sbldm.conditions import as_dict
-from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.config import EDIT_ETA, DiffusionConfig, SamplerConfig
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.diffusion import initial_noise
 from nnunet_sbldm.edit_evaluation import unchanged_outside
 from nnunet_sbldm.edit_gate import judge_edit
-from nnunet_sbldm.edit_options import EDIT_ETA
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import edit
@@ -428,17 +427,16 @@ def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator
 
 def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     """Regions: a core inside a tumour, in two channels; the decoded label head decides both at once."""
-    from nnunet_fixtures import NnunetFolders  # noqa: F401
-    from phantom_fixtures import NANO, SMALL_PHANTOM, make_planned_phantom
+    from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
     from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.training import train_generator
 
-    folders = make_planned_phantom(tmp_path, replace(SMALL_PHANTOM, num_labels=2, regions=True))
+    folders = make_planned_phantom(tmp_path, replace(SMALL_PHANTOM, num_labels=2, regions=True), num_cases=6)
     for name, value in folders.environment().items():
         monkeypatch.setenv(name, value)
     dataset = open_dataset("900")
-    folder = train_generator(dataset, 0, NANO, fold_cases(dataset, 0)[0], "cpu", seed=1)
+    folder = train_generator(dataset, 0, SHORT, fold_cases(dataset, 0)[0], "cpu", seed=1)
     two = load_generator(folder, torch.device("cpu"))
     assert [t.name for t in two.plan.targets] == ["tumour", "core"]
     host = fold_cases(dataset, 0)[0][0]

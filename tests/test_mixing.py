@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.mixing import SOURCES, MixingSettings
+from nnunet_sbldm.mixing import MODES, SOURCES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.types import UserError
 
@@ -17,7 +17,8 @@ COUNT = st.none() | st.integers(1, 9)
 
 
 @given(st.builds(MixingSettings, st.floats(0, 1), COUNT, COUNT, COUNT, st.sampled_from(SCHEDULES), st.sampled_from(SOURCES))
-       | st.builds(MixingSettings, model=st.just("a/model"), sbldm_device=st.just("cuda:1"), pool_size=COUNT, max_reuse=COUNT))
+       | st.builds(MixingSettings, mode=st.sampled_from(MODES), model=st.just("a/model"),
+                   sbldm_device=st.just("cuda:1"), pool_size=COUNT, max_reuse=COUNT))
 def test_a_block_read_back_from_the_plans_is_the_same(settings):
     assert MixingSettings.from_configuration(json.loads(json.dumps({"sbldm": settings.to_block()}))) == settings
 
@@ -29,6 +30,7 @@ def test_an_unknown_key_names_the_nearest_valid_one():
 
 @pytest.mark.parametrize(("key", "value", "nearest"), [
     ("schedule", "rampdown", "ramp_down"), ("source", "copypaste", "copy_paste"), ("source", "on_fly", "on_the_fly"),
+    ("mode", "edits", "edit"),
 ])
 def test_an_unknown_value_names_the_nearest_valid_one(key, value, nearest):
     with pytest.raises(UserError, match=f"{key} is one of .*; got {value!r}, did you mean '{nearest}'") as error:
@@ -60,7 +62,7 @@ def test_the_block_in_the_plans_holds_the_ratio_and_what_differs_from_the_defaul
 
 
 def test_the_printed_settings_name_all_that_is_set():
-    assert str(MixingSettings(0.5, num_epochs=3)) == "ratio 0.5, num_epochs 3, schedule constant, source auto"
+    assert str(MixingSettings(0.5, num_epochs=3)) == "ratio 0.5, num_epochs 3, schedule constant, source auto, mode generate"
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan"), "0.5", True, None])

@@ -14,20 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import generator_process
+from nnunet_sbldm import cli, generator_process
 from nnunet_sbldm.case_maker import CaseMaker, is_case_id
+from nnunet_sbldm.config import EDIT_ETA, SamplerConfig
 from nnunet_sbldm.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.generator_choice import find_generator
-from nnunet_sbldm.generator_process import PAUSED, RESUMED, GeneratorJob, _persist, _reason, add_to_trace, next_number
+from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
 from nnunet_sbldm.injection import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.nnunet import fold_cases, load_arrays
-from nnunet_sbldm.on_the_fly import TRACE_NAME, open_on_the_fly
+from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case
+from nnunet_sbldm.on_the_fly import open_on_the_fly
 from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.ring import RingReader
+from nnunet_sbldm.trace import TRACE_NAME, add_to_trace, next_number, read_trace
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
-PATIENCE_S = 120
+PATIENCE_S = 600
+"""The process has a low priority: on a machine that is busy it gets little time."""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -113,8 +117,7 @@ def _assert_numbers_decide(source, run):
     """Another maker, started at another number, makes the same case; the trace says how."""
     job = GeneratorJob.load(source._ring / "job.json")
     maker, case_id = CaseMaker(job), source.identifiers[-1]
-    lines = [json.loads(line) for line in (run.output_folder / TRACE_NAME).read_text().splitlines()]
-    (line,) = [line for line in lines if line["case_id"] == case_id]
+    (line,) = [line for line in read_trace(run.output_folder / TRACE_NAME) if line["case_id"] == case_id]
     case, record = maker.make(line["number"])
     assert (record.seed, record.attempt) == (line["seed"], line["attempt"])
     folder = run.output_folder / "again"
@@ -145,6 +148,52 @@ def test_ranks_that_only_read_have_no_process(opened, run):
     assert source._ring.is_dir()
 
 
+def test_a_case_made_on_the_fly_can_be_made_again_from_the_trace(opened, run, phantom_dataset, tmp_path, capsys):
+    source = opened()
+    maker, trace = CaseMaker(GeneratorJob.load(source._ring / "job.json")), run.output_folder / TRACE_NAME
+    case, record = maker.make(3)
+    add_to_trace(trace, 3, record)
+    arguments = [str(run.output_folder), case.case_id, "-device", "cpu"]
+    cli.regenerate_entry([*arguments, "-o", str(tmp_path / "again")])
+    assert "sizes, places and shapes are exactly the recorded ones" in capsys.readouterr().out
+    files = [str(tmp_path / "again" / f"{case.case_id}_000{c}.nii.gz") for c in range(2)]
+    np.testing.assert_array_equal(phantom_dataset.reader().read_images(files)[0], case.image)
+    add_to_trace(trace, 3, replace(record, condition_obtained={**record.condition_obtained, "tumour/volume_ml": 0.5}))
+    cli.regenerate_entry(arguments)
+    assert "tumour/volume_ml" in capsys.readouterr().out
+    for folder, sentence in ((run.output_folder, "has no case none; it has 1 case"), (tmp_path, "no results folder")):
+        with pytest.raises(UserError, match=sentence):
+            regenerate(str(folder), "none", "cpu")
+
+
+def test_edits_on_the_fly_have_hosts_of_the_fold_and_can_be_made_again(opened, run, model, monkeypatch):
+    source = opened(mode="edit")
+    job = GeneratorJob.load(source._ring / "job.json")
+    assert sorted(job.hosts) == sorted(run.train)
+    case, record = CaseMaker(job).make(0)
+    assert record.edit["host"] in run.train
+    assert record.sampler["eta"] == EDIT_ETA
+    assert case.image.shape == read_case(open_dataset("900"), record.edit["host"]).image.shape
+    add_to_trace(run.output_folder / TRACE_NAME, 0, record)
+    assert "exactly the recorded ones" in regenerate(str(run.output_folder), case.case_id, "cpu")
+    source.stop()
+    write_json(model / "training_cases.json", [])  # it has seen nothing; its hosts are training cases
+    other = replace(run, val=(*run.val, run.train[0]))
+    assert run.train[0] in refusal(other, mode="edit")
+    monkeypatch.delenv("nnUNet_raw")
+    assert "mode edit needs the raw files" in refusal(run, mode="edit")
+
+
+def test_a_new_training_in_an_old_folder_starts_a_fresh_trace_and_a_continued_one_goes_on(opened, run):
+    trace = run.output_folder / TRACE_NAME
+    run.output_folder.mkdir(parents=True)
+    add_to_trace(trace, 4, SyntheticRecord("sbldm_f0_000004", "hash", "folder", 1, 0, 0, {}, {}, {}, {}))
+    opened(replace(run, first_epoch=1))
+    assert next_number(trace) == 5
+    opened(run)
+    assert next_number(trace) == 0
+
+
 # --- when the generator ends ---------------------------------------------------------------------------------------
 
 
@@ -169,6 +218,7 @@ def test_a_killed_generator_is_started_again_and_goes_on_with_the_next_case(open
 def test_an_unfit_generator_is_found_out(opened):
     source = opened(use_gate=True)
     maker = CaseMaker(GeneratorJob.load(source._ring / "job.json"))
+    maker._settings = replace(maker._settings, sampler=SamplerConfig(num_steps=2), max_attempts=1)
     with pytest.raises(UnfitGeneratorError, match="quality gate gave up"):  # noqa: PT012  after some cases
         for number in range(20):
             case, _ = maker.make(number)
@@ -190,8 +240,12 @@ def test_a_generator_that_always_fails_is_started_a_bounded_number_of_times(open
 def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run):
     lines = []
     source = opened(replace(run, log=lines.append))
-    job = read_json(source._ring / "job.json")
-    write_json(source._ring / "job.json", {**job, "plans_hash": "another"})
+    job = replace(GeneratorJob.load(source._ring / "job.json"), plans_hash="another")
+    with pytest.raises(UserError) as refusal:
+        CaseMaker(job)
+    reason, is_final = _reason(refusal.value, job, has_sampled=False)
+    failed = json.dumps({"event": FAILED, "reason": reason, "final": is_final})
+    source._supervisor._command[2:] = ["-c", f"print({failed!r}); raise SystemExit(1)"]
     source._waits_for_memory = True  # as on a GPU
     with pytest.raises(UserError, match="changed during the training"):
         source.start()
@@ -324,7 +378,7 @@ def test_raw_files_may_be_away(run, model, monkeypatch, opened):
     run.fold.fingerprints(run.val)
     monkeypatch.delenv("nnUNet_raw")
     maker = CaseMaker(GeneratorJob.load(opened()._ring / "job.json"))
-    assert sorted(maker._nearest.latents) == sorted(run.train)
+    assert sorted(maker._yardstick.latents) == sorted(run.train)
 
 
 # --- the trace -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,172 @@
+"""``sbldm_expand_dataset``: options, checks and what is said at the end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_sbldm.cli_options import (
+    DEFAULT_CONFIGURATION,
+    Parser,
+    count,
+    dataset_arguments,
+    device_argument,
+    device_of,
+    groups_argument,
+    positive,
+    preset_argument,
+    run,
+    sampler_arguments,
+    seed,
+)
+from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of
+from nnunet_sbldm.types import UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.dataset_conversion.expand_dataset import Outcome
+    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.production import Job, ProductionSettings
+    from nnunet_sbldm.requests import Wish
+
+
+def expand_entry(argv: Sequence[str] | None = None) -> None:
+    """``sbldm_expand_dataset``: write synthetic cases into a new dataset, the trainer's pool, or the dataset itself."""
+    parser = Parser(
+        "Write synthetic cases into a new nnU-Net dataset (-o), into the pool of nnUNetTrainerSBLDM (--pool), or into the "
+        "dataset itself (--in_place, taken back by --undo). Running the same command again finishes interrupted work."
+    )
+    dataset_arguments(parser)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", type=count, metavar="NEW_ID", help="write a new dataset with this id: real and synthetic cases")
+    where.add_argument("--pool", action="store_true", help="fill the pool that nnUNetTrainerSBLDM draws from")
+    where.add_argument("--in_place", action="store_true", help="add the cases to the folders of the dataset itself")
+    where.add_argument("--undo", action="store_true", help="take an in-place expansion back, byte for byte")
+    parser.add_argument(
+        "-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="[OPTIONAL] folds. Default: 0 1 2 3 4"
+    )
+    _wish_arguments(parser)
+    edit_arguments(parser)
+    parser.add_argument(
+        "-c",
+        nargs="+",
+        default=[DEFAULT_CONFIGURATION],
+        metavar="CONFIGURATION",
+        help=f"[OPTIONAL] configurations to preprocess for. Default: {DEFAULT_CONFIGURATION}",
+    )
+    parser.add_argument("-m", type=Path, metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds. Default: each fold's own")
+    preset_argument(parser)
+    groups_argument(parser)
+    sampler_arguments(parser)
+    device_argument(parser)
+    parser.add_argument("--no_gate", action="store_true", help="[OPTIONAL] accept every case unjudged")
+    parser.add_argument(
+        "-attempts", type=count, default=4, help="[OPTIONAL] draws per case before the gate gives it up. Default: 4"
+    )
+    parser.add_argument("-np", type=seed, help="[OPTIONAL] processes that preprocess and compress. Default: 2 with a GPU, else 0")
+    parser.add_argument("-num_parts", type=count, default=1, help="[OPTIONAL] split the work into parts (array jobs). Default: 1")
+    parser.add_argument("-part_id", type=seed, default=0, help="[OPTIONAL] which part this is, from 0. Default: 0")
+    parser.add_argument("--dry_run", action="store_true", help="[OPTIONAL] check everything and say what would be written")
+    args = parser.parse_args(argv)
+    run(lambda: _expand(args))
+
+
+def _wish_arguments(parser: argparse.ArgumentParser) -> None:
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument("-ratio", type=positive, help="[OPTIONAL] synthetic cases per real training case of the fold. Default: 1")
+    much.add_argument("-n", type=count, help="[OPTIONAL] synthetic cases per fold, instead of -ratio")
+    much.add_argument("-spec", type=Path, metavar="FILE", help="[OPTIONAL] JSON list of what to make, instead of -ratio")
+    parser.add_argument("-balance", choices=("label",), help="[OPTIONAL] ask for rare labels more often")
+    parser.add_argument("-size_range", type=positive, nargs=2, metavar=("LOW", "HIGH"), help="[OPTIONAL] volumes of -label in ml")
+    parser.add_argument("-label", metavar="L", help="[OPTIONAL] label that -size_range describes. Default: the first")
+
+
+def _expand(args: argparse.Namespace) -> None:
+    import torch
+
+    from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
+    from nnunet_sbldm.groups import remember_groups
+    from nnunet_sbldm.nnunet import dataset_name, open_dataset, parse_fold
+    from nnunet_sbldm.requests import range_warnings
+
+    if args.undo:
+        removed = expansion.undo(dataset_name(args.d))
+        print(f"The dataset is as it was before; {removed} files of synthetic cases were removed.")
+        return
+    if args.part_id >= args.num_parts:
+        raise UserError(f"-part_id goes from 0 to {args.num_parts - 1}; got {args.part_id}.")
+    dataset = open_dataset(args.d, args.p)
+    if args.groups:
+        remember_groups(dataset, args.groups)
+    if args.o:
+        expansion.expanded_name(dataset, args.o)
+    folds = [parse_fold(f) for f in args.f]
+    jobs = expansion.plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
+    for job in jobs:
+        for warning in range_warnings(job.generator.plan, [r.asked for r in job.requests]):
+            print(f"warning: fold {job.fold}: {warning}", file=sys.stderr)
+        job.generator.to(torch.device(device_of(args.device)))
+    if args.dry_run:
+        _announce(args, dataset, jobs)
+        return
+    settings = _production_settings(args)
+    if args.pool:
+        outcome = expansion.fill_pool(dataset, jobs, args.c, settings)
+    elif args.in_place:
+        outcome = expansion.expand_in_place(dataset, jobs, args.c, settings)
+    else:
+        outcome = expansion.write_dataset(dataset, jobs, args.o, args.c, settings)
+    _tell(args, outcome)
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    from nnunet_sbldm.requests import Wish
+    from nnunet_sbldm.spec import read_spec
+
+    spec = read_spec(args.spec) if args.spec else ()
+    ratio = args.ratio or (None if args.n or spec else 1.0)
+    size_range = tuple(args.size_range) if args.size_range else None
+    return Wish(ratio, args.n, spec, args.balance == "label", size_range, args.label, args.diversity, args.seed)
+
+
+def _production_settings(args: argparse.Namespace) -> ProductionSettings:
+    from nnunet_sbldm.production import ProductionSettings
+
+    device = device_of(args.device)
+    num_writers = (2 if device == "cuda" else 0) if args.np is None else args.np
+    return ProductionSettings(
+        edit_sampler_of(args, device), not args.no_gate, args.attempts, num_writers, args.num_parts, args.part_id
+    )
+
+
+def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[Job]) -> None:
+    """What a real run would do; one case is drawn to measure the time, and thrown away."""
+    from nnunet_sbldm.dataset_conversion.expand_dataset import estimate_bytes
+    from nnunet_sbldm.destinations import views_of
+    from nnunet_sbldm.production import seconds_per_draw
+
+    views_of(dataset, args.c)
+    settings, num_cases = _production_settings(args), sum(len(job.requests) for job in jobs)
+    for job in jobs:
+        first, last = job.requests[0].case_id, job.requests[-1].case_id
+        print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
+    gigabytes = estimate_bytes(dataset, jobs, len(args.c), with_raw=not args.pool) / 2**30
+    minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
+    print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; nothing was written.")
+
+
+def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
+    if outcome.num_open:
+        print(
+            f"Part {args.part_id} of {args.num_parts} is done; other parts owe {outcome.num_open} cases; the last one installs."
+        )
+        return
+    made = ", ".join(f"{n} in fold {fold}" for fold, n in outcome.installed.items())
+    given_up = sum(t.rejected for t in outcome.tallies.values())
+    print(f"Synthetic cases: {made}{f'; the quality gate gave up {given_up}' if given_up else ''}.")
+    for folder in outcome.folders:
+        print(f"  {folder}")
+    trainer = " -tr nnUNetTrainerSBLDM" if args.pool else ""
+    print(f"Train on them: nnUNetv2_train {args.o or args.d} {args.c[0]} {args.f[0]} -p {args.p}{trainer}")

@@ -1,0 +1,295 @@
+"""The data of a study: who is tested, who is trained on, and nnU-Net's raw datasets that list the files where they are.
+
+Test cases are drawn first, by patient, and are in no dataset: no generator, plan or choice of a checkpoint can see them.
+A fold is one random order of all other cases; the first n of it are the training cases, so that subsets are nested.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_sbldm.files import copy_file, read_json, read_user_json, write_json
+from nnunet_sbldm.folds import CaseFingerprint, find_leaks
+from nnunet_sbldm.formats import geometry_of, side_files
+from nnunet_sbldm.nnunet import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, fingerprint_of, nnunet_folder
+from nnunet_sbldm.phantom import write_phantom_dataset
+from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
+from nnunet_sbldm.types import Case, UserError
+
+MAX_NAMED = 10
+TEST_IMAGES, TEST_LABELS, TEST_INDEX = "test/imagesTs", "test/labelsTs", "test/cases.json"
+CONTENT = "content_hashes.json"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The training cases of one number of cases, fold and seed."""
+
+    num_cases: int
+    fold: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """As in file names: ``n5_f0_s1``."""
+        return f"n{self.num_cases}_f{self.fold}_s{self.seed}"
+
+
+@dataclass(frozen=True)
+class SourceDataset:
+    """The user's raw dataset.
+
+    Attributes:
+        folder: below ``nnUNet_raw``.
+        dataset_json: its ``dataset.json``.
+        case_files: id -> ``images`` in channel order and ``label``.
+        test_files: likewise for ``imagesTs``, if the study tests these.
+    """
+
+    folder: Path
+    dataset_json: dict[str, Any]
+    case_files: dict[str, dict[str, Any]]
+    test_files: dict[str, dict[str, Any]]
+
+    @property
+    def file_ending(self) -> str:
+        """Ending of all files."""
+        return str(self.dataset_json["file_ending"])
+
+    @cached_property
+    def reader(self) -> Any:
+        """nnU-Net's reader of these files."""
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+        example = next(iter({**self.case_files, **self.test_files}.values()))["images"][0]
+        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+
+    def read(self, case_id: str) -> Case:
+        """Read a case with nnU-Net's reader."""
+        files = self.test_files.get(case_id) or self.case_files[case_id]
+        image, properties = self.reader.read_images(files["images"])
+        label, _ = self.reader.read_seg(files["label"])
+        return Case(case_id, image.astype(np.float32), label[0].astype(np.int16), geometry_of(properties))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is tested, and in which order the others are trained on.
+
+    Attributes:
+        test: ids of the test cases, sorted.
+        order: fold -> ids of all other cases; the first n are the training cases of a subset of n.
+    """
+
+    test: tuple[str, ...]
+    order: dict[int, tuple[str, ...]]
+
+    def training(self, subset: Subset) -> tuple[str, ...]:
+        """Training cases of a subset."""
+        return self.order[subset.fold][: subset.num_cases]
+
+
+# --- the source ----------------------------------------------------------------------------------------------------
+
+
+def open_source(study: Study, folder: Path) -> SourceDataset:
+    """The study's dataset in ``nnUNet_raw``; the phantom is written into ``folder`` if it is not there yet.
+
+    Raises:
+        UserError: there is no such dataset, or no label for a case of ``imagesTs``.
+    """
+    if study.dataset == PHANTOM:
+        raw = folder / "source" / "Dataset900_Phantom"
+        if not (raw / "dataset.json").is_file():
+            write_phantom_dataset(raw.parent, 900, study.num_phantom_cases)
+    else:
+        raw = nnunet_folder("nnUNet_raw") / _raw_name(study.dataset)
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {raw.name}.")
+    content = read_json(raw / "dataset.json")
+    files = _listed(raw, content) if "dataset" in content else _scanned(raw, content["file_ending"], "Tr")
+    synthetic = set(content.get("sbldm", {}).get("synthetic_cases", ()))
+    real = {c: f for c, f in sorted(files.items()) if c not in synthetic}
+    test = _scanned(raw, content["file_ending"], "Ts") if study.test_cases == TEST_FOLDER else {}
+    missing = [str(f) for entry in (real | test).values() for f in [*entry["images"], entry["label"]] if not Path(f).is_file()]
+    if missing:
+        raise UserError(f"{raw.name} lacks {len(missing)} file(s), such as {missing[0]}.")
+    return SourceDataset(raw, content, real, test)
+
+
+def _raw_name(dataset: str) -> str:
+    """Full name of a dataset given by number, among those of ``nnUNet_raw`` alone."""
+    if not dataset.isdigit():
+        return dataset
+    names = sorted(p.name for p in nnunet_folder("nnUNet_raw").glob(f"Dataset{int(dataset):03d}_*"))
+    return names[0] if len(names) == 1 else dataset_name(dataset)
+
+
+def _listed(raw: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def absolute(file: str) -> str:
+        return os.path.abspath(raw / os.path.expandvars(file))
+
+    return {c: {"images": [absolute(f) for f in e["images"]], "label": absolute(e["label"])}
+            for c, e in content["dataset"].items()}
+
+
+def _scanned(raw: Path, ending: str, part: str) -> dict[str, dict[str, Any]]:
+    images: dict[str, list[str]] = {}
+    for path in sorted((raw / f"images{part}").glob(f"*{ending}")):
+        images.setdefault(path.name[: -len(ending) - 5], []).append(os.path.abspath(path))
+    return {c: {"images": f, "label": os.path.abspath(raw / f"labels{part}" / f"{c}{ending}")} for c, f in images.items()}
+
+
+# --- the split -----------------------------------------------------------------------------------------------------
+
+
+def split_cases(study: Study, source: SourceDataset) -> Split:
+    """Draw the test cases and the nested orders, by patient.
+
+    Raises:
+        UserError: unknown test cases, a patient on both sides, too few cases for what the study asks.
+    """
+    patients = _patients(study, source)
+    by_patient: dict[str, list[str]] = {}
+    for case_id in sorted(source.case_files):
+        by_patient.setdefault(patients[case_id], []).append(case_id)
+    test = _test_cases(study, source, by_patient)
+    straddling = sorted(p for p, ids in by_patient.items() if set(ids) & set(test) and not set(ids) <= set(test))
+    if straddling:
+        raise UserError(f"The test cases hold only some scans of {_named(straddling)}: test all scans of a patient, or none.")
+    free = [p for p in sorted(by_patient) if not set(by_patient[p]) & set(test)]
+    split = Split(tuple(sorted(test)), {f: _ordered(free, by_patient, study.split_seed, f) for f in study.folds})
+    available = sum(len(by_patient[p]) for p in free)
+    wanted = max(largest_subset(study), 1)
+    if available < wanted:
+        raise UserError(f"{source.folder.name} has {available} case(s) besides {len(test)} test case(s); the study asks for "
+                        f"{wanted} training cases: ask for fewer cases or fewer test cases.")
+    return split
+
+
+def largest_subset(study: Study) -> int:
+    """The largest number of training cases of any arm."""
+    return max([*study.num_cases, *(arm.num_cases or 0 for arm in study.arms)])
+
+
+def _patients(study: Study, source: SourceDataset) -> dict[str, str]:
+    groups = read_user_json(Path(study.groups), "groups") if study.groups else {}
+    missing = sorted(set(source.case_files) - set(groups)) if groups else []
+    if missing:
+        raise UserError(f"groups {study.groups} gives no patient for {_named(missing)}; it must name every case.")
+    return {c: groups.get(c, c) for c in source.case_files}
+
+
+def _test_cases(study: Study, source: SourceDataset, by_patient: Mapping[str, Sequence[str]]) -> list[str]:
+    if study.test_cases == TEST_FOLDER:
+        if not source.test_files:
+            raise UserError(f"{source.folder / TEST_FOLDER} holds no case: give a number of test_cases.")
+        both = sorted(set(source.test_files) & set(source.case_files))
+        if both:
+            raise UserError(f"{_named(both)} stand in imagesTr and in {TEST_FOLDER}: leave them in one.")
+        return list(source.test_files)
+    if isinstance(study.test_cases, tuple):
+        unknown = sorted(set(study.test_cases) - set(source.case_files))
+        if unknown:
+            raise UserError(f"test_cases names {_named(unknown)}, which {source.folder.name} does not have.")
+        return list(study.test_cases)
+    wanted = int(study.test_cases)
+    chosen: list[str] = []
+    for patient in np.random.default_rng([study.split_seed]).permutation(sorted(by_patient)):
+        if len(chosen) >= wanted:
+            break
+        chosen += by_patient[str(patient)]
+    return chosen
+
+
+def _ordered(free: Sequence[str], by_patient: Mapping[str, Sequence[str]], seed: int, fold: int) -> tuple[str, ...]:
+    order = np.random.default_rng([seed, 1 + fold]).permutation(len(free))
+    return tuple(c for i in order for c in by_patient[sorted(free)[i]])
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+# --- leaks ---------------------------------------------------------------------------------------------------------
+
+
+def refuse_content_leaks(study: Study, source: SourceDataset, split: Split, folder: Path) -> None:
+    """Raise a :class:`UserError` if a test case is a copy of a case that some subset trains on, whatever its name.
+
+    Content hashes are remembered in ``folder``.
+    """
+    training = sorted({c for order in split.order.values() for c in order[: largest_subset(study)]})
+    known = content_of(source, [*split.test, *training], folder)
+    leaks = find_leaks([known[c] for c in training], [known[c] for c in split.test])
+    if leaks:
+        raise UserError(f"{len(leaks)} test case(s) are copies of training cases: {_named([str(leak) for leak in leaks])}; "
+                        "remove one of each pair.")
+
+
+def content_of(source: SourceDataset, case_ids: Iterable[str], folder: Path) -> dict[str, CaseFingerprint]:
+    """Content hashes of cases; read once, then remembered."""
+    cache = read_json(folder / CONTENT) if (folder / CONTENT).is_file() else {}
+    missing = [c for c in case_ids if c not in cache]
+    cache |= {c: fingerprint_of(source.read(c)).to_json() for c in missing}
+    if missing:
+        write_json(folder / CONTENT, cache)
+    return {c: CaseFingerprint.from_json(v) for c, v in cache.items()}
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_test_cases(source: SourceDataset, split: Split, folder: Path) -> None:
+    """Link the test cases under nnU-Net's names, and note their size for the report."""
+    index = read_json(folder / TEST_INDEX) if (folder / TEST_INDEX).is_file() else {}
+    for case_id in split.test:
+        files = source.test_files.get(case_id) or source.case_files[case_id]
+        images = [folder / TEST_IMAGES / f"{case_id}_{c:04d}{source.file_ending}" for c in range(len(files["images"]))]
+        label, own = folder / TEST_LABELS / f"{case_id}{source.file_ending}", [Path(f) for f in files["images"]]
+        origins = [*own, Path(files["label"]), *side_files(own, Path(files["label"]))]
+        for origin, link in zip(origins, [*images, label, *side_files(images, label)], strict=True):
+            _link(origin, link)
+        if case_id not in index:
+            case = source.read(case_id)
+            voxel_ml = float(np.prod(case.geometry.spacing_mm)) / 1000
+            index[case_id] = {"foreground_ml": float((case.label > 0).sum()) * voxel_ml}
+    write_json(folder / TEST_INDEX, index)
+
+
+def write_raw_dataset(source: SourceDataset, name: str, case_ids: Sequence[str], folder: Path) -> None:
+    """A raw dataset of some cases, listed where they are; nothing is copied."""
+    listed = {c: source.case_files[c] for c in case_ids}
+    kept = {k: v for k, v in source.dataset_json.items() if k not in ("dataset", "sbldm", "training", "test")}
+    content = {**kept, "name": name.split("_", 1)[1], "numTraining": len(listed), "dataset": listed}
+    path = folder / "nnUNet_raw" / name / "dataset.json"
+    if not path.is_file() or read_json(path) != content:
+        write_json(path, content)
+    if len(case_ids) < NUM_CROSS_VALIDATION_FOLDS:  # nnU-Net cannot split so few; fold all needs no split, an expansion copies it
+        splits = [{"train": [c for c in case_ids if c != val], "val": [val]} for val in case_ids]
+        write_json(path.parent / "splits_final.json", splits)
+
+
+def make_folders(folder: Path) -> None:
+    """nnU-Net's three folders in the study's own."""
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A symbolic link, or a copy where there are none."""
+    if target.is_symlink() or target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.symlink(source, target)
+    except OSError:  # no right to make links
+        copy_file(source, target)

@@ -1,0 +1,91 @@
+"""The methods paragraph of a study, with all its settings, ready to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
+from nnunet_sbldm.study_statistics import MIN_CASES_TESTED, SIGNIFICANCE
+
+
+def methods_paragraph(study: Study, versions: Mapping[str, str], num_test: int) -> str:
+    """Say in prose what was compared, on what, how it was trained, and how it was tested.
+
+    Args:
+        study: the study.
+        versions: library -> version.
+        num_test: number of test cases.
+    """
+    parts = [_data(study, num_test), _training(study), _generator(study), _arms(study), _evaluation(study)]
+    parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    return " ".join(p for p in parts if p)
+
+
+def _list(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _data(study: Study, num_test: int) -> str:
+    source = "the embedded phantom" if study.dataset == PHANTOM else f"dataset {study.dataset}"
+    held_out = f"the cases of {TEST_FOLDER}" if study.test_cases == TEST_FOLDER else (
+        "listed by hand" if isinstance(study.test_cases, tuple) else f"drawn at random with seed {study.split_seed}")
+    by = ", by patient" if study.groups else ""
+    return (
+        f"We used {source}. {num_test} test cases ({held_out}{by}) were held out from everything: fingerprint, plans, generators "
+        f"and networks were made from the n = {_list(study.num_cases)} real training cases alone. The training cases are the "
+        f"first n of a random order of all others{by}, so that subsets are nested, for {len(study.folds)} draw(s) "
+        f"({_list(study.folds)}) and {len(study.seeds)} repetition(s) (seeds {_list(study.seeds)} of generators and synthetic "
+        "cases; nnU-Net takes no seed)."
+    )
+
+
+def _training(study: Study) -> str:
+    t = study.training
+    network = "the planned network"
+    if t.network == "small":
+        network = "the first three stages of the planned network with 8, 16 and 32 features"
+    changes = [f"patch size {' x '.join(map(str, t.patch_size))}"] if t.patch_size else []
+    changes += [f"batch size {t.batch_size}"] if t.batch_size else []
+    changed = f", {' and '.join(changes)}" if changes else ""
+    tta = "with" if t.test_time_augmentation else "without"
+    return (
+        f"Every arm trained nnU-Net's 3d_fullres ({network}{changed}) for {t.num_epochs} epochs of {t.num_iterations_per_epoch} "
+        f"iterations on all n cases (fold all), the same number for every arm, and predicted {tta} test-time mirroring from the "
+        "last checkpoint; no checkpoint was chosen."
+    )
+
+
+def _generator(study: Study) -> str:
+    if not any(arm.what.needs_generator() for arm in study.arms):
+        return ""
+    g = study.generator
+    steps = f", {g.steps} denoising steps" if g.steps else ""
+    guidance = f", guidance {g.guidance:g}" if g.guidance is not None else ""
+    gate = "judged by the quality gate" if g.gate else "unjudged"
+    return (
+        f"For every n, draw and seed one slice-based latent diffusion model (preset {g.preset}) was trained on the same n cases "
+        f"and shared by the arms that use it; it made {g.cases_per_real:g} synthetic cases per real case and mode"
+        f"{steps}{guidance}, {gate}."
+    )
+
+
+def _arms(study: Study) -> str:
+    named = []
+    for arm in study.arms:
+        share = f", share of draws {arm.ratio:g}" if arm.ratio else ""
+        schedule = f", schedule {arm.schedule}" if arm.schedule != "constant" else ""
+        preset = f", preset {arm.preset}" if arm.preset else ""
+        number = f", {arm.num_cases} cases" if arm.num_cases else ""
+        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{number})")
+    return "Arms: " + "; ".join(named) + "."
+
+
+def _evaluation(study: Study) -> str:
+    e = study.evaluation
+    surface = f" NSD at {e.tolerance_mm:g} mm and HD95 were computed with MONAI." if e.surface_distances else ""
+    return (
+        f"Dice per case comes from nnU-Net's evaluation, averaged over structures.{surface} Intervals are "
+        f"{100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} samples) that resample test cases and runs; "
+        "differences to real_only are paired by case and run. Wilcoxon's signed-rank test on each case's mean difference (at "
+        f"least {MIN_CASES_TESTED} cases) was adjusted after Holm over all comparisons; significance level {SIGNIFICANCE:g}."
+    )

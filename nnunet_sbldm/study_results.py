@@ -1,0 +1,170 @@
+"""What a study's jobs came to: scores per case, time per arm, what is missing, and the check that no test case was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_sbldm.files import read_json
+from nnunet_sbldm.folds import CaseFingerprint, find_leaks
+from nnunet_sbldm.study import Study
+from nnunet_sbldm.study_data import CONTENT, TEST_INDEX
+from nnunet_sbldm.study_jobs import ArmRun, StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.study_runner import states_of
+from nnunet_sbldm.study_setup import SPLIT_FILE
+from nnunet_sbldm.study_surface import SUMMARY_FILE, SURFACE_FILE
+from nnunet_sbldm.types import UserError
+
+METRICS = ("Dice", "NSD", "HD95")
+SHARED_STAGES = ("generator", "expand", "join")
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Scores of one structure of one test case, predicted by one run."""
+
+    arm: str
+    num_cases: int
+    fold: int
+    seed: int
+    case_id: str
+    label: str
+    dice: float
+    nsd: float
+    hd95: float
+    reference_voxels: int
+    predicted_voxels: int
+
+
+def finished_runs(study: Study, jobs: Sequence[StudyJob], folder: Path) -> list[ArmRun]:
+    """Runs whose predictions are evaluated."""
+    states = states_of(jobs, folder)
+    last = ("evaluate", "surface") if study.evaluation.surface_distances else ("evaluate",)
+    return [r for r in runs_of(study) if all(states.get(f"{r.key}.{s}", {}).get("state") == "done" for s in last)]
+
+
+def case_scores(runs: Sequence[ArmRun], folder: Path) -> list[CaseScore]:
+    """Scores of all finished runs, from nnU-Net's ``summary.json`` and, where measured, surface distances."""
+    return [score for run in runs for score in _scores_of(run, folder / predictions_folder(run))]
+
+
+def _scores_of(run: ArmRun, folder: Path) -> list[CaseScore]:
+    names = _label_names(read_json(folder / "dataset.json")["labels"])
+    surface = read_json(folder / SURFACE_FILE) if (folder / SURFACE_FILE).is_file() else {}
+    ending, scores = read_json(folder / "dataset.json")["file_ending"], []
+    for entry in read_json(folder / SUMMARY_FILE)["metric_per_case"]:
+        case_id = Path(entry["prediction_file"]).name[: -len(ending)]
+        for key, m in entry["metrics"].items():
+            distances = surface.get(case_id, {}).get(key, {})
+            scores.append(CaseScore(
+                run.arm.name, run.subset.num_cases, run.subset.fold, run.subset.seed, case_id, names.get(key, key),
+                _number(m["Dice"]), _number(distances.get("NSD")), _number(distances.get("HD95")), m["n_ref"], m["n_pred"]))
+    return scores
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _label_names(labels: Mapping[str, int | list[int]]) -> dict[str, str]:
+    """Keys of nnU-Net's evaluation -> names: ``1`` or ``(1, 2)``."""
+    return {str(tuple(v)) if isinstance(v, list) else str(v): name for name, v in labels.items()}
+
+
+def score_tables(
+    scores: Sequence[CaseScore], study: Study, cases: Sequence[str], metric: str, label: str | None = None
+) -> dict[tuple[str, int], np.ndarray]:
+    """(arm, number of cases) -> [cases, runs]: mean over structures of each case, or one structure; NaN where there is none.
+
+    Args:
+        scores: of all runs.
+        study: its folds and seeds are the runs, in that order.
+        cases: order of the rows.
+        metric: one of ``METRICS``.
+        label: structure; None is the mean over all of a case.
+    """
+    rows = {c: i for i, c in enumerate(cases)}
+    columns = {(f, s): i for i, (f, s) in enumerate((f, s) for f in study.folds for s in study.seeds)}
+    cells: dict[tuple[str, int], dict[tuple[int, int], list[float]]] = {}
+    for score in scores:
+        value = getattr(score, metric.lower())
+        if label in (None, score.label) and np.isfinite(value):
+            place = rows[score.case_id], columns[score.fold, score.seed]
+            cells.setdefault((score.arm, score.num_cases), {}).setdefault(place, []).append(value)
+    tables = {}
+    for key, values in cells.items():
+        tables[key] = np.full((len(rows), len(columns)), np.nan)
+        for place, several in values.items():
+            tables[key][place] = np.mean(several)
+    return tables
+
+
+def sizes_ml(cases: Sequence[str], folder: Path) -> np.ndarray:
+    """[cases] foreground of the test cases in ml."""
+    index = read_json(folder / TEST_INDEX)
+    return np.array([index[c]["foreground_ml"] for c in cases])
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+def time_per_arm(study: Study, jobs: Sequence[StudyJob], folder: Path) -> list[dict[str, Any]]:
+    """Per arm: seconds of its own jobs, and of the generator and synthetic cases it uses; GPU hours if the device is one.
+
+    Shared jobs count for every arm that uses them, so the column says what the arm alone would cost.
+    """
+    states, by_id = states_of(jobs, folder), {j.job_id: j for j in jobs}
+    rows = []
+    for arm in study.arms:
+        own = [j for j in jobs if j.arm == arm.name]
+        shared = {n for j in own for n in _ancestors(j, by_id) if by_id[n].stage in SHARED_STAGES}
+        measured = [(by_id[n], states[n].get("seconds", 0.0)) for n in [*(j.job_id for j in own), *sorted(shared)]]
+        on_gpu = sum(seconds for job, seconds in measured if job.uses_device) if study.run.device == "cuda" else 0.0
+        rows.append({
+            "arm": arm.name, "training_seconds": _sum(own, states, ("train",)),
+            "prediction_seconds": _sum(own, states, ("predict", "evaluate", "surface")),
+            "generator_seconds": sum(seconds for job, seconds in measured if job.stage in SHARED_STAGES),
+            "gpu_hours": round(on_gpu / 3600, 3),
+        })
+    return rows
+
+
+def _ancestors(job: StudyJob, by_id: Mapping[str, StudyJob]) -> set[str]:
+    return set(job.needs) | {a for n in job.needs for a in _ancestors(by_id[n], by_id)}
+
+
+def _sum(jobs: Sequence[StudyJob], states: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> float:
+    return float(sum(states[j.job_id].get("seconds", 0.0) for j in jobs if j.stage in stages))
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def unfinished(jobs: Sequence[StudyJob], folder: Path) -> list[dict[str, str]]:
+    """Jobs that are not done, with the reason."""
+    states = states_of(jobs, folder)
+    return [{"job": j.job_id, "state": s["state"], "error": s.get("error", "")} for j in jobs
+            if (s := states[j.job_id])["state"] != "done"]
+
+
+def check_generators(folder: Path) -> int:
+    """Compare what every generator has seen with the test cases, by id and content.
+
+    Returns:
+        Number of generators.
+
+    Raises:
+        UserError: one of them has seen a test case.
+    """
+    content, test = read_json(folder / CONTENT), read_json(folder / SPLIT_FILE)["test"]
+    held_out = [CaseFingerprint.from_json(content[c]) for c in test]
+    lists = sorted((folder / "nnUNet_results").glob("*/SBLDM__*/fold_*/training_cases.json"))
+    for file in lists:
+        leaks = find_leaks([CaseFingerprint.from_json(c) for c in read_json(file)], held_out)
+        if leaks:
+            raise UserError(f"The generator in {file.parent} has seen test cases ({leaks[0]}): its results are worth nothing.")
+    return len(lists)

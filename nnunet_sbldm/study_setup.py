@@ -1,0 +1,109 @@
+"""Setting a study up in its folder: everything that could be wrong is refused before any job starts."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nnunet_sbldm import __version__
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.study import Study
+from nnunet_sbldm.study_data import (
+    MAX_NAMED,
+    make_folders,
+    open_source,
+    refuse_content_leaks,
+    split_cases,
+    write_raw_dataset,
+    write_test_cases,
+)
+from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
+from nnunet_sbldm.study_runner import save_table
+from nnunet_sbldm.types import UserError
+
+STUDY_FILE, SPLIT_FILE, IDS_FILE = "study.json", "split.json", "datasets.json"
+LARGEST_ID = 999
+VERSIONED = ("nnunetv2", "torch", "diffusers", "numpy", "scipy")
+
+
+def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[StudyJob], dict[str, str]]:
+    """Check a study, and write its datasets, test cases and table of jobs.
+
+    Args:
+        study: the study.
+        folder: its folder; new, empty, or that of the same study, possibly with fewer arms, cases, folds or seeds.
+        on_cluster: its jobs run elsewhere, so that this machine needs no GPU.
+
+    Returns:
+        Jobs and the variables they run with.
+
+    Raises:
+        UserError: another study in the folder, a missing GPU or library, too few cases, leaking subsets.
+    """
+    folder = folder.absolute()
+    refuse_other_study(study, folder)
+    if not on_cluster:
+        _refuse_missing_device(study)
+    if study.evaluation.surface_distances and find_spec("monai") is None:
+        raise UserError("surface_distances needs MONAI: pip install 'nnunet-sbldm[benchmarks]', or set it to false.")
+    source = open_source(study, folder)
+    split = split_cases(study, source)
+    refuse_content_leaks(study, source, split, folder)
+    ids = DatasetIds(read_json(folder / IDS_FILE) if (folder / IDS_FILE).is_file() else {})
+    jobs = plan_study_jobs(study, ids)
+    if max(ids.known.values()) > LARGEST_ID:
+        raise UserError(f"The study needs {len(ids.known)} datasets, and nnU-Net numbers at most {LARGEST_ID}: split the study.")
+    make_folders(folder)
+    write_json(folder / STUDY_FILE, described(study))
+    write_json(folder / SPLIT_FILE, {"test": split.test, "order": {str(f): o for f, o in split.order.items()}})
+    write_json(folder / IDS_FILE, ids.known)
+    for subset in dict.fromkeys(run.subset for run in runs_of(study)):
+        write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
+    write_test_cases(source, split, folder)
+    environment = job_environment(str(folder), study.run.processes)
+    save_table(jobs, environment, folder)
+    return jobs, environment
+
+
+def described(study: Study) -> dict[str, Any]:
+    """The resolved study and the versions it was set up with, as plain JSON."""
+    versions = {"nnunet-sbldm": __version__, "python": platform.python_version(), **{p: version(p) for p in VERSIONED}}
+    return {"study": json.loads(json.dumps(asdict(study))), "fixed": json.loads(json.dumps(study.fixed())), "versions": versions}
+
+
+def refuse_other_study(study: Study, folder: Path) -> None:
+    """A study may grow; what would change jobs that are done ends with a :class:`UserError`."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a new or empty folder with -o.")
+    if not (folder / STUDY_FILE).is_file():
+        foreign = [p.name for p in folder.iterdir() if p.name not in ("source", "content_hashes.json")] if folder.is_dir() else []
+        if foreign:
+            raise UserError(f"{folder} holds other files ({foreign[0]}); give a new or empty folder with -o.")
+        return
+    old, new = read_json(folder / STUDY_FILE), described(study)
+    changed = [k for k, v in new["fixed"].items() if old["fixed"].get(k) != v]
+    arms = {a["name"]: a for a in old["study"]["arms"]}
+    changed += [f"arm {a['name']}" for a in new["study"]["arms"] if arms.get(a["name"], a) != a]
+    if changed:
+        raise UserError(f"{folder} holds this study with other {', '.join(changed[:MAX_NAMED])}; choose a new folder with -o "
+                        "(arms, num_cases, folds and seeds may be added in this one).")
+
+
+def _refuse_missing_device(study: Study) -> None:
+    import torch
+
+    asked = [("device", study.run.device)]
+    if any(arm.kind == "on_the_fly" for arm in study.arms) and study.run.generator_device:
+        asked.append(("generator_device", study.run.generator_device))
+    for key, device in asked:
+        kind, _, number = device.partition(":")
+        if kind == "cuda" and torch.cuda.device_count() <= int(number or 0):
+            raise UserError(f"run: {key} is {device}, and this machine has {torch.cuda.device_count()} CUDA device(s); choose "
+                            "another, or write scripts for a cluster with --slurm.")
+        if kind == "mps" and not torch.backends.mps.is_available():
+            raise UserError(f"run: {key} is mps, which this machine does not have.")

@@ -1,0 +1,180 @@
+"""Statistics of a study: means with intervals, paired differences to the reference, tests, and where the effect is.
+
+The unit is a test case. Every score is a table [cases, runs], a run being one fold and seed; intervals resample cases and runs
+(two-way bootstrap: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007), tests take each case's mean over runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nnunet_sbldm.types import UserError
+
+BATCH = 500
+SIGNIFICANCE = 0.05
+VERDICTS = ("better", "tends better", "no difference shown", "tends worse", "worse")
+MIN_CASES_TESTED = 6
+"""With fewer pairs the smallest possible two-sided p of a signed-rank test is above 0.05."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval; the bounds are NaN where there are too few values."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain dictionary; NaN becomes None."""
+        return {k: None if np.isnan(v) else float(v) for k, v in (("mean", self.mean), ("low", self.low), ("high", self.high))}
+
+
+def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, seed: int = 0) -> Interval:
+    """Mean of a table and its percentile bootstrap interval, with cases and runs resampled independently.
+
+    With one run only cases are resampled: the interval then says nothing of other draws of training cases or seeds.
+
+    Args:
+        table: [cases, runs]; NaN is missing.
+        num_resamples: bootstrap samples.
+        confidence: level, such as 0.95.
+        seed: of the resampling.
+    """
+    known = np.isfinite(table)
+    table = table[known.any(axis=1)][:, known.any(axis=0)]
+    if len(table) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    mean = float(np.nanmean(table))
+    if len(table) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+
+    def statistic(cases: np.ndarray, runs: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
+        columns = np.arange(table.shape[1]) if runs is None else runs
+        drawn = table[cases[..., :, None], columns[..., None, :]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a sample of missing values alone is NaN
+            return np.nanmean(drawn, axis=(-2, -1))
+
+    samples = [np.arange(n) for n in table.shape if n > 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # too many missing values: the bounds are NaN
+        result = stats.bootstrap(samples, statistic, n_resamples=num_resamples, batch=BATCH, vectorized=True, paired=False,
+                                 confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed))
+    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test on the cases' mean differences over runs.
+
+    Args:
+        differences: [cases, runs]; NaN is missing.
+
+    Returns:
+        NaN with fewer than ``MIN_CASES_TESTED`` cases, 1 if no case differs.
+    """
+    known = differences[np.isfinite(differences).any(axis=1)]
+    means = np.nanmean(known, axis=1) if len(known) else np.empty(0)
+    if len(means) < MIN_CASES_TESTED:
+        return float("nan")
+    return float(stats.wilcoxon(means).pvalue) if np.any(means) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of a family of p-values; NaN is no test and stays NaN.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    tested = sorted((p, i) for i, p in enumerate(p_values) if not np.isnan(p))
+    adjusted, largest = [float("nan")] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+def terciles(sizes: np.ndarray) -> list[np.ndarray]:
+    """Indices of the small, middle and large third of the cases that have any foreground; by rank, so all about equally many."""
+    order = [i for i in np.argsort(sizes, kind="stable") if sizes[i] > 0]
+    return [np.array(part, dtype=int) for part in np.array_split(order, 3)]
+
+
+def verdict(difference: Interval, p_adjusted: float) -> str:
+    """One of ``VERDICTS``: ``better`` and ``worse`` take interval and adjusted test, ``tends`` the interval alone."""
+    direction = "better" if difference.low > 0 else "worse" if difference.high < 0 else ""  # NaN bounds are neither
+    if not direction:
+        return "no difference shown"
+    return direction if p_adjusted < SIGNIFICANCE else f"tends {direction}"
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+Scores = Mapping[tuple[str, int], np.ndarray]
+"""(arm, number of cases) -> [cases, runs]; cases and runs in one order for all."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare.
+
+    Attributes:
+        reference: name of the arm that others are compared with.
+        arms: names of all arms, in the order of the study.
+        num_cases: numbers of real training cases.
+        oracles: arm -> its own number of cases.
+        sizes_ml: [cases] foreground of the test cases.
+        num_resamples: bootstrap samples.
+        confidence: confidence level.
+    """
+
+    reference: str
+    arms: Sequence[str]
+    num_cases: Sequence[int]
+    oracles: Mapping[str, int]
+    sizes_ml: np.ndarray
+    num_resamples: int
+    confidence: float
+
+
+def compare(scores: Scores, what: Comparison) -> list[dict[str, Any]]:
+    """One row per number of cases and arm, with mean, difference to the reference, p-values, thirds, and a verdict.
+
+    The family of Holm's adjustment is every difference of the study.
+
+    Raises:
+        UserError: the reference has no scores at all.
+    """
+    if not any(arm == what.reference for arm, _ in scores):
+        raise UserError(f"No run of {what.reference} is finished, and all other arms are compared with it: run the study first.")
+    rows = [_row(scores, what, arm, n) for n in what.num_cases for arm in what.arms if (arm, what.oracles.get(arm, n)) in scores]
+    compared = [row for row in rows if row["difference"] is not None]
+    for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row["p_holm"] = adjusted
+        row["verdict"] = verdict(row.pop("_interval"), adjusted)
+    return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
+def _row(scores: Scores, what: Comparison, arm: str, num_cases: int) -> dict[str, Any]:
+    own = scores[arm, what.oracles.get(arm, num_cases)]
+    reference = scores.get((what.reference, num_cases))
+    mean = interval_of_mean(own, what.num_resamples, what.confidence)
+    runs = int(np.isfinite(own).any(axis=0).sum())
+    row: dict[str, Any] = {"arm": arm, "num_cases": num_cases, "num_runs": runs, "mean": mean.to_json(),
+                           "difference": None, "p": None, "p_holm": None, "verdict": None, "thirds": None}
+    if arm == what.reference or reference is None or not np.isfinite(own - reference).any():
+        return row
+    differences = own - reference
+    interval = interval_of_mean(differences, what.num_resamples, what.confidence)
+    per_case = np.nanmean(differences[np.isfinite(differences).any(axis=1)], axis=1)
+    thirds = [differences[i] for i in terciles(what.sizes_ml)]
+    return {
+        **row, "difference": interval.to_json(), "p": signed_rank_p(differences), "_interval": interval,
+        "num_better": int((per_case > 0).sum()), "num_worse": int((per_case < 0).sum()), "num_pairs": len(per_case),
+        "thirds": [interval_of_mean(t, what.num_resamples, what.confidence).to_json() for t in thirds],
+    }

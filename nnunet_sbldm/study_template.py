@@ -1,0 +1,100 @@
+"""HTML of a study's report (jinja2); everything it shows is inside the file."""
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>SBLDM ablation</title>
+<style>
+  body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; margin: 0;
+         color: #1c2430; background: #f4f5f7; }
+  main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 60px; }
+  h1 { font-size: 26px; margin: 0 0 4px; }
+  h2 { font-size: 18px; margin: 38px 0 8px; border-bottom: 1px solid #d5d9e0; padding-bottom: 4px; }
+  h3 { font-size: 15px; margin: 20px 0 4px; }
+  p { margin: 6px 0 10px; max-width: 900px; }
+  .verdicts { display: grid; grid-template-columns: repeat(5, 1fr); gap: 12px; margin: 18px 0 4px; }
+  .verdicts div { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; }
+  .verdicts b { display: block; font-size: 17px; }
+  .warning { background: #fff6e0; border: 1px solid #e5c66e; border-radius: 8px; padding: 10px 16px; }
+  img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 14px; margin: 8px 0; }
+  th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #eceff3; white-space: nowrap; }
+  th { color: #667080; font-weight: 600; background: #fafbfc; }
+  th:first-child, td:first-child { text-align: left; }
+  td.wrap { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+</style>
+</head>
+<body>
+<main>
+<h1>SBLDM ablation: {{ dataset }}</h1>
+<p>nnU-Net trained on {{ num_cases }} real cases with and without synthetic ones, tested on the same {{ num_test }} real
+cases that no generator, plan or choice of a checkpoint has seen ({{ num_generators }} generators checked by id and content).
+{{ num_runs }} of {{ num_planned }} trainings are in this report.</p>
+{% if unfinished %}<p class="warning"><b>{{ unfinished | length }} jobs are not done.</b> Their arms are missing or have fewer
+runs; see the end of this page.</p>{% endif %}
+{% for warning in warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
+
+<div class="verdicts">
+{% for name, entries in verdicts.items() %}<div><b>{{ name }}: {{ entries | length }}</b>
+{{ entries | join("; ") or "none" }}</div>
+{% endfor %}</div>
+<p>Compared with <code>{{ reference }}</code> at the same number of real cases. Better or worse: the {{ confidence }}
+interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all comparisons of this page,
+is significant. Tends: the interval alone excludes 0.</p>
+
+<h2>Dice of the test cases</h2>
+{% for n, rows in tables.items() %}
+<h3>{{ n }} real training cases</h3>
+<div class="scroll"><table>
+<tr><th>arm</th><th>runs</th><th>Dice [{{ confidence }} CI]</th><th>difference in points [CI]</th><th>cases better / worse</th>
+<th>p</th><th>p (Holm)</th><th>verdict</th></tr>
+{% for row in rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endfor %}
+
+<h2>Learning curves</h2>
+<img alt="Dice against number of real training cases" src="{{ curves }}">
+
+<h2>Effect by size of the foreground</h2>
+<p>Difference to <code>{{ reference }}</code> in Dice points, mean and interval, on the third of the test cases with the
+smallest, middle and largest foreground ({{ thirds }}).</p>
+<div class="scroll"><table>
+<tr><th>arm</th><th>real cases</th><th>small</th><th>middle</th><th>large</th></tr>
+{% for row in size_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+
+<h2>Structures and further metrics</h2>
+<div class="scroll"><table>
+<tr><th>arm</th><th>real cases</th>{% for name in detail_names %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in detail_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
+
+<h2>Best, median and worst test case</h2>
+<p>Of the first fold and seed at the smallest number of real cases; reference above, prediction below.</p>
+{% for arm, picture in pictures %}<h3>{{ arm }}</h3><img alt="Test cases of {{ arm }}" src="{{ picture }}">
+{% endfor %}
+
+<h2>Time</h2>
+<p>Summed over all runs of an arm, in minutes. Generator and synthetic cases are shared between arms and count here for each
+that uses them. GPU hours are the wall-clock time of jobs that use the GPU; jobs that share one count in full.</p>
+<div class="scroll"><table>
+<tr><th>arm</th><th>training</th><th>prediction</th><th>generator and synthetic cases</th><th>GPU hours</th></tr>
+{% for row in time_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+
+<h2>Methods</h2>
+<p>{{ methods }}</p>
+
+{% if unfinished %}<h2>Jobs that are not done</h2>
+<div class="scroll"><table>
+<tr><th>job</th><th>state</th><th>reason</th></tr>
+{% for job in unfinished %}<tr><td>{{ job.job }}</td><td>{{ job.state }}</td><td class="wrap">{{ job.error }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+</main>
+</body>
+</html>
+"""

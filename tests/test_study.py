@@ -1,0 +1,347 @@
+"""A study's file, data, table of jobs and statistics."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from phantom_fixtures import SMALL_PHANTOM
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.phantom import write_phantom_dataset
+from nnunet_sbldm.study import ARM_KINDS
+from nnunet_sbldm.study_commands import ablation_entry
+from nnunet_sbldm.study_data import Subset, open_source, refuse_content_leaks, split_cases
+from nnunet_sbldm.study_file import read_study
+from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
+from nnunet_sbldm.study_runner import _write_state
+from nnunet_sbldm.study_setup import refuse_other_study, set_up
+from nnunet_sbldm.study_slurm import write_slurm_scripts
+from nnunet_sbldm.study_statistics import (
+    Comparison,
+    Interval,
+    compare,
+    holm,
+    interval_of_mean,
+    signed_rank_p,
+    terciles,
+    verdict,
+)
+from nnunet_sbldm.types import UserError
+
+STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
+ALL_ARMS = [*(k for k in ARM_KINDS if k != "oracle"), {"oracle": {"num_cases": 6}}]
+SMALL = {"dataset": 900, "num_cases": [2, 4], "test_cases": 3, "arms": ["real_only", "copy_paste"]}
+
+
+@pytest.fixture
+def study_of(tmp_path):
+    """Writes a study, JSON being YAML, and reads it."""
+    def read(**content):
+        path = tmp_path / "study.yaml"
+        path.write_text(json.dumps({**SMALL, **content}))
+        return read_study(path)
+
+    return read
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """Ten raw phantom cases in ``nnUNet_raw``."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    return write_phantom_dataset(tmp_path / "raw", 900, 10, config=SMALL_PHANTOM)
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"arm": []}, "the key 'arm' is unknown, did you mean 'arms'"),
+    ({"arms": ["real_only", "copypaste"]}, "the arm 'copypaste' is unknown, did you mean 'copy_paste'"),
+    ({"arms": ["real_only", {"sbldm": {"ration": 0.5}}]}, "the key 'ration' is unknown, did you mean 'ratio'"),
+    ({"arms": ["copy_paste"]}, "the arm real_only is missing"),
+    ({"arms": ["real_only", {"sbldm": {"ratio": 2}}]}, "ratio must be a number from 0 to 1"),
+    ({"arms": ["real_only", {"oracle": {}}]}, "oracle needs num_cases"),
+    ({"arms": ["real_only", "real_only"]}, "two arms are called real_only"),
+    ({"arms": ["real_only", {"sbldm": {"name": "a/b"}}]}, "the name of an arm is part of file names"),
+    ({"arms": ["real_only", {"synthetic_only": {"ratio": 0.5}}]}, "the key 'ratio' is unknown"),
+    ({"arms": "real_only"}, "arms must be a list of arms"),
+    ({"num_cases": [5, 5]}, "num_cases must be"),
+    ({"num_cases": 1}, "num_cases must be"),
+    ({"training": {"epochs": 3}}, "the key 'epochs' is unknown, did you mean 'num_epochs'"),
+    ({"training": [3]}, "training must be keys and values"),
+    ({"generator": {"preset": "tinny"}}, "preset must be one of tiny"),
+    ({"run": {"device": "gpu"}}, "device must be one of cpu"),
+])
+def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, message):
+    with pytest.raises(UserError, match=message):
+        study_of(**content)
+
+
+def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
+    (tmp_path / "bad.yaml").write_text("arms: [real_only")
+    (tmp_path / "short.yaml").write_text("dataset: 4")
+    for name, message in (("bad", "is not valid YAML"), ("short", "num_cases, arms, test_cases must be given"),
+                          ("none", "is not a file")):
+        with pytest.raises(UserError, match=message):
+            read_study(tmp_path / f"{name}.yaml")
+
+
+def test_several_ratios_are_several_arms(study_of):
+    arms = study_of(arms=["real_only", {"sbldm": {"ratio": [0.125, 0.5], "schedule": "ramp_down"}}, "pretrain"]).arms
+    assert [a.name for a in arms] == ["real_only", "sbldm_12p5_ramp_down", "sbldm_50_ramp_down", "pretrain_50"]
+    assert (arms[1].ratio, arms[3].schedule) == (0.125, "pretrain")
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_studies_that_come_along_are_valid(file):
+    study = read_study(file)
+    jobs = plan_study_jobs(study, DatasetIds({}))
+    assert len(jobs) > 3 * len(runs_of(study))
+
+
+# --- the data ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 50), st.integers(2, 5), st.integers(1, 4))
+def test_subsets_are_nested_and_no_patient_is_on_both_sides(seed, scans, num_test):
+    cases = [f"case_{i:02d}" for i in range(20)]
+    groups = {c: f"patient_{i // scans}" for i, c in enumerate(cases)}
+    split = split_with(groups, seed, num_test)
+    tested = {groups[c] for c in split.test}
+    assert len(split.test) >= num_test
+    for order in split.order.values():
+        assert sorted({*order, *split.test}) == cases
+        assert not {groups[c] for c in order} & tested
+    small, large = (set(split.training(Subset(n, 1, 0))) for n in (2, 5))
+    assert small < large
+    assert split_with(groups, seed, num_test) == split
+
+
+def split_with(groups, seed, num_test):
+    """The split of a dataset that consists of ids alone."""
+    import tempfile
+
+    from nnunet_sbldm.study import Arm, Study
+    from nnunet_sbldm.study_data import SourceDataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "groups.json", groups)
+        study = Study("1", (2, 5), (Arm("real_only", "real_only"),), num_test, (0, 1), split_seed=seed,
+                      groups=f"{folder}/groups.json")
+        return split_cases(study, SourceDataset(Path("Dataset001_X"), {}, {c: {} for c in groups}, {}))
+
+
+def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
+    source = open_source(study_of(), tmp_path)
+    for content, message in (({"num_cases": 8}, "has 7 case.s. besides 3 test case.s.; the study asks for 8"),
+                             ({"arms": ["real_only", {"oracle": {"num_cases": 9}}]}, "asks for 9"),
+                             ({"test_cases": ["nobody"]}, "test_cases names nobody"),
+                             ({"test_cases": "imagesTs"}, "holds no case")):
+        with pytest.raises(UserError, match=message):
+            split_cases(study_of(**content), open_source(study_of(**content), tmp_path))
+    groups = {c: "one" if c in ("phantom_000", "phantom_001") else c for c in source.case_files}
+    write_json(tmp_path / "groups.json", groups)
+    with pytest.raises(UserError, match="hold only some scans of one"):
+        split_cases(study_of(groups="groups.json", test_cases=["phantom_000"]), source)
+
+
+def test_a_renamed_copy_of_a_test_case_is_a_leak(study_of, raw, tmp_path):
+    study = study_of(test_cases=["phantom_000"], num_cases=[9])
+    source = open_source(study, tmp_path)
+    split = split_cases(study, source)
+    refuse_content_leaks(study, source, split, tmp_path / "clean")
+    copied = replace(source, case_files={**source.case_files, "phantom_005": source.case_files["phantom_000"]})
+    with pytest.raises(UserError, match="1 test case.s. are copies of training cases: phantom_000"):
+        refuse_content_leaks(study, copied, split, tmp_path / "leaking")
+
+
+def test_datasets_list_files_where_they_are(study_of, raw, tmp_path):
+    study, folder = study_of(), tmp_path / "out"
+    set_up(study, folder)
+    contents = {p.parent.name: read_json(p) for p in (folder / "nnUNet_raw").glob("*/dataset.json")}
+    split = read_json(folder / "split.json")
+    assert sorted(len(c["dataset"]) for c in contents.values()) == [2, 4]
+    for content in contents.values():
+        assert not set(content["dataset"]) & set(split["test"])
+        assert all(Path(e["label"]).parent == raw / "labelsTr" for e in content["dataset"].values())
+        assert content["numTraining"] == len(content["dataset"])
+    for splits in (folder / "nnUNet_raw").glob("*/splits_final.json"):
+        assert all(not set(s["train"]) & set(s["val"]) for s in read_json(splits))
+    images = list((folder / "test" / "imagesTs").iterdir())
+    assert len(images) == 3 * len(content["channel_names"])
+    assert all(p.is_symlink() for p in images)
+    assert not list(folder.rglob("*.nii.gz")) or all(p.is_symlink() for p in folder.rglob("*.nii.gz"))
+
+
+def test_a_study_may_grow_but_not_change(study_of, raw, tmp_path):
+    folder = tmp_path / "out"
+    before, _ = set_up(study_of(), folder)
+    grown, _ = set_up(study_of(num_cases=[2, 3, 4], seeds=[0, 1], arms=[*SMALL["arms"], "sbldm"]), folder)
+    commands = {j.job_id: j.command for j in grown}
+    assert all(commands[j.job_id] == j.command for j in before if j.stage != "configure")
+    for change, name in (({"test_cases": 4}, "test_cases"), ({"training": {"num_epochs": 3}}, "training"),
+                         ({"arms": ["real_only", {"copy_paste": {"ratio": 0.5, "name": "copy_paste_25"}}]}, "arm copy_paste_25")):
+        with pytest.raises(UserError, match=f"with other {name}"):
+            refuse_other_study(study_of(**change), folder)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds other files"):
+        set_up(study_of(), tmp_path / "thesis")
+
+
+def test_a_missing_gpu_is_refused_before_anything_is_made(study_of, raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    study_of(run={"device": "cuda"})
+    with pytest.raises(SystemExit) as e:
+        ablation_entry(["run", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")])
+    assert e.value.code == 2
+    assert "device is cuda, and this machine has 0 CUDA device(s)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_counts_jobs_and_tells_the_last_error(study_of, raw, tmp_path, capsys):
+    jobs, _ = set_up(study_of(), tmp_path / "out")
+    (train,) = [j for j in jobs if j.job_id == "n2_f0_s0.real_only.train"]
+    _write_state(train, tmp_path / "out", "failed", {"error": "exit code 1: no memory"})
+    arguments = [str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
+    ablation_entry(["status", *arguments])
+    shown = capsys.readouterr().out
+    assert re.search(r"^train +0 +0 +3 +1 +0$", shown, re.MULTILINE)
+    assert re.search(r"^predict +0 +0 +3 +0 +1$", shown, re.MULTILINE)
+    assert "failed: n2_f0_s0.real_only.train: exit code 1: no memory (log: " in shown
+    study_of(test_cases=4)
+    for action, message in (("status", "holds this study with other test_cases"), ("report", "other test_cases")):
+        with pytest.raises(SystemExit) as e:
+            ablation_entry([action, *arguments])
+        assert e.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_commands_and_slurm_needs_no_gpu(study_of, raw, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    study_of(run={"device": "cuda"})
+    arguments = ["run", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
+    ablation_entry([*arguments, "--dry_run"])
+    command = "nnUNetv2_train 1 real_only all -tr nnUNetTrainerSBLDM -device cuda --c"
+    assert f"n2_f0_s0.real_only.train: {command}\n" in capsys.readouterr().out
+    ablation_entry([*arguments, "--slurm"])
+    assert (tmp_path / "out" / "slurm" / "submit.sh").is_file()
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_every_job_stands_after_those_it_needs(study_of):
+    jobs = plan_study_jobs(study_of(arms=ALL_ARMS, folds=[0, 1], seeds=[0, 1]), DatasetIds({}))
+    place = {j.job_id: i for i, j in enumerate(jobs)}
+    assert len(place) == len(jobs)
+    assert all(place[n] < place[j.job_id] for j in jobs for n in j.needs)
+
+
+def test_generators_are_trained_once_and_every_arm_gets_equal_iterations(study_of):
+    study = study_of(arms=ALL_ARMS, training={"num_epochs": 7})
+    jobs = plan_study_jobs(study, DatasetIds({}))
+    count = {stage: sum(j.stage == stage for j in jobs) for stage in ("plan", "generator", "expand", "join", "train", "evaluate")}
+    assert count == {"plan": 3, "generator": 2, "expand": 4, "join": 2, "train": 19, "evaluate": 19}
+    blocks = [b for j in jobs if j.stage == "configure" for b in json.loads(j.command[-1]).values()]
+    assert len(blocks) == 19
+    assert {(b["num_epochs"], b["num_iterations_per_epoch"]) for b in blocks} == {(7, 250)}
+    train = {j.arm: j.command for j in jobs if j.stage == "train" and j.subset == "n2_f0_s0"}
+    assert train["real_only_no_augmentation"][5] == "nnUNetTrainerSBLDMNoDA"
+    assert len({train[a][1] for a in ("real_only", "copy_paste_25", "on_the_fly_25")}) == 1
+    assert len({train[a][1] for a in ("sbldm_25", "pretrain_50", "synthetic_only")}) == 1
+    assert len({train[a][1] for a in ("real_only", "sbldm_25", "sbldm_edit_25", "sbldm_both_25")}) == 4
+
+
+def test_slurm_scripts_run_every_job_of_a_stage(study_of, tmp_path):
+    study = study_of(arms=ALL_ARMS, run={"device": "cuda", "slurm_options": ["--time=4:00:00"], "parallel_jobs": 3})
+    jobs = plan_study_jobs(study, DatasetIds({}))
+    submit = write_slurm_scripts(jobs, study.run, {"nnUNet_raw": "/a b"}, tmp_path)
+    script = (tmp_path / "slurm" / "train.sbatch").read_text()
+    assert "#SBATCH --array=0-18%3\n" in script
+    assert "#SBATCH --time=4:00:00\n" in script
+    assert "#SBATCH --gres=gpu:1\n" in script
+    assert "--gres" not in (tmp_path / "slurm" / "plan.sbatch").read_text()
+    assert "export nnUNet_raw='/a b'\n" in script
+    assert [line.split(".sbatch")[0].split()[-1] for line in submit.read_text().splitlines()[3:]] == [
+        "plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate"]
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_holm_on_a_worked_example():
+    """Adjusted as by R's ``p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")``."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert np.isnan(holm([0.01, float("nan")])[1])
+    assert holm([0.01, float("nan")])[0] == 0.01
+
+
+def test_signed_rank_on_known_values():
+    """All ten pairs of one sign: 2 of the 1024 sign patterns are as extreme."""
+    assert signed_rank_p(np.arange(1.0, 11.0)[:, None]) == pytest.approx(2 / 1024)
+    assert signed_rank_p(np.zeros((10, 2))) == 1
+    assert np.isnan(signed_rank_p(np.ones((5, 2))))
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    rng, hits = np.random.default_rng(0), 0
+    for i in range(200):
+        interval = interval_of_mean(0.5 + rng.normal(0, 0.2, (30, 1)) + rng.normal(0, 0.1, (1, 8)), 400, 0.95, i)
+        hits += interval.low <= 0.5 <= interval.high
+    assert 0.85 < hits / 200 <= 1
+
+
+def test_an_interval_of_cases_alone_is_that_of_the_standard_error():
+    values = np.random.default_rng(1).normal(0, 1, (400, 1))
+    interval = interval_of_mean(values, 5000, 0.95)
+    assert interval.mean == pytest.approx(values.mean())
+    assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+
+
+def test_missing_values_and_single_cases():
+    table = np.array([[0.5, np.nan], [np.nan, np.nan], [0.7, 0.9]])
+    assert interval_of_mean(table, 200, 0.95).mean == pytest.approx(0.7)
+    one = interval_of_mean(np.array([[0.5]]), 200, 0.95)
+    assert (one.mean, np.isnan(one.low)) == (0.5, True)
+    assert np.isnan(interval_of_mean(np.full((3, 2), np.nan), 200, 0.95).mean)
+
+
+def test_thirds_are_by_size_and_leave_out_cases_without_foreground():
+    parts = terciles(np.array([5.0, 0.0, 1.0, 9.0, 2.0, 7.0, 3.0]))
+    assert [p.tolist() for p in parts] == [[2, 4], [6, 0], [5, 3]]
+
+
+def test_a_verdict_needs_interval_and_test():
+    assert verdict(Interval(0.1, 0.05, 0.15), 0.01) == "better"
+    assert verdict(Interval(-0.1, -0.15, -0.05), 0.01) == "worse"
+    assert verdict(Interval(0.1, 0.05, 0.15), 0.06) == "tends better"
+    assert verdict(Interval(-0.1, -0.15, -0.05), 0.06) == "tends worse"
+    assert verdict(Interval(0.1, -0.05, 0.15), 0.01) == "no difference shown"
+    assert verdict(Interval(0.1, 0.05, 0.15), float("nan")) == "tends better"
+    assert verdict(Interval(0.1, float("nan"), float("nan")), 0.01) == "no difference shown"
+
+
+def test_comparisons_are_paired_and_oracles_stand_at_every_number_of_cases():
+    rng = np.random.default_rng(0)
+    real = {n: rng.uniform(0.3, 0.9, (24, 2)) for n in (5, 10)}
+    scores = {("real_only", n): real[n] for n in real}
+    scores |= {("good", n): real[n] + 0.02 + rng.normal(0, 0.01, (24, 2)) for n in real}
+    scores |= {("bad", 5): real[5] - 0.02 + rng.normal(0, 0.01, (24, 2)), ("oracle", 20): real[10] + 0.05}
+    what = Comparison("real_only", ["real_only", "good", "bad", "oracle"], [5, 10], {"oracle": 20}, np.arange(24.0), 500, 0.95)
+    rows = {(r["arm"], r["num_cases"]): r for r in compare(scores, what)}
+    assert set(rows) == {(a, n) for a in ("real_only", "good", "oracle") for n in (5, 10)} | {("bad", 5)}
+    assert rows["good", 5]["difference"]["mean"] == pytest.approx(0.02, abs=0.005)
+    assert rows["good", 5]["verdict"] == "better"
+    assert rows["bad", 5]["verdict"] == "worse"
+    assert rows["bad", 5]["num_worse"] > 20
+    assert rows["oracle", 10]["difference"]["mean"] == pytest.approx(0.05)
+    assert rows["real_only", 5]["verdict"] is None
+    assert len(rows["good", 5]["thirds"]) == 3
+    with pytest.raises(UserError, match="No run of real_only is finished"):
+        compare({k: v for k, v in scores.items() if k[0] != "real_only"}, what)

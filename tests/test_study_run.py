@@ -1,0 +1,252 @@
+"""Running a table of jobs, and what becomes of a study with its report; jobs are small programs."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from phantom_fixtures import SMALL_PHANTOM
+
+from nnunet_sbldm import study_runner
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.formats import write_case
+from nnunet_sbldm.phantom import write_phantom_dataset
+from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
+from nnunet_sbldm.study_data import open_source
+from nnunet_sbldm.study_jobs import StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.study_report import markdown_table, write_study_report
+from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
+from nnunet_sbldm.study_setup import set_up
+from nnunet_sbldm.types import UserError
+
+
+def job(name, program, *needs, **more):
+    return StudyJob(name, "train", ("python", "-c", program), needs, **more)
+
+
+def note(name, *needs, **more):
+    """A job that appends to a file each time it runs."""
+    return job(name, f"open('{name}.txt', 'a').write('ran\\n')", *needs, **more)
+
+
+def runs(folder, name):
+    return len((folder / f"{name}.txt").read_text().splitlines()) if (folder / f"{name}.txt").is_file() else 0
+
+
+# --- the runner ----------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_job_blocks_its_dependents_alone_and_resumes(tmp_path):
+    broken = job("broken", "import os, sys\nif not os.path.exists('mended'): raise ValueError('the reason')")
+    jobs = [note("a"), broken, note("b", "a"), note("c", "broken"), note("d", "c")]
+    assert run_table(jobs, tmp_path, {}, 2) == {"done": 2, "failed": 1, "blocked": 2}
+    states = states_of(jobs, tmp_path)
+    assert states["broken"]["error"] == "exit code 1: ValueError: the reason"
+    assert states["d"]["error"] == "needs c"
+    (tmp_path / "mended").touch()
+    assert run_table(jobs, tmp_path, {}, 2) == {"done": 5}
+    assert [runs(tmp_path, n) for n in "abcd"] == [1, 1, 1, 1]
+    assert states_of(jobs, tmp_path)["a"]["seconds"] >= 0
+
+
+def test_a_job_with_another_command_runs_again(tmp_path):
+    run_table([note("a")], tmp_path, {}, 1)
+    run_table([replace(note("a"), command=(*note("a").command, "more"))], tmp_path, {}, 1)
+    assert runs(tmp_path, "a") == 2
+    moved = replace(note("a"), command=(*note("a").command, "more", "-device", "cuda"), environment={"nnUNet_n_proc_DA": "4"})
+    run_table([moved], tmp_path, {}, 1)
+    assert runs(tmp_path, "a") == 2
+
+
+def test_no_more_jobs_at_a_time_than_asked(tmp_path):
+    program = ("import os, pathlib, time; p = pathlib.Path(f'on_{os.getpid()}'); p.touch(); "
+               "open('seen', 'a').write(f\"{len(list(pathlib.Path().glob('on_*')))}\\n\"); time.sleep(0.3); p.unlink()")
+    run_table([job(f"j{i}", program) for i in range(5)], tmp_path, {}, 2)
+    assert max(map(int, (tmp_path / "seen").read_text().split())) <= 2
+
+
+def test_files_are_pruned_once_a_job_is_done(tmp_path):
+    for name in ("checkpoint_best.pth", "checkpoint_final.pth", "progress.png"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).touch()
+    failing = job("a", "raise SystemExit(1)", deletes=("mod*/checkpoint_*.pth",))
+    run_table([failing], tmp_path, {}, 1)
+    assert len(list((tmp_path / "model").iterdir())) == 3
+    run_table([note("a", deletes=("mod*/checkpoint_*.pth",))], tmp_path, {}, 1)
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["progress.png"]
+
+
+def test_variables_reach_a_job(tmp_path):
+    printing = job("a", "import os; print(os.environ['COMMON'], os.environ['OWN'])", environment={"OWN": "2"})
+    run_table([printing], tmp_path, {"COMMON": "1", "OWN": "1"}, 1)
+    assert (tmp_path / "logs" / "a.log").read_text() == "1 2\n"
+
+
+def test_a_job_whose_process_is_gone_waits_again(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": ended.pid})
+    assert state_of(note("a"), tmp_path)["state"] == "waiting"
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid()})
+    assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_terminating_the_runner_ends_its_jobs(tmp_path):
+    sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
+    save_table([job("a", sleeper)], {}, tmp_path)
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "train", "0"])
+    while not (tmp_path / "pid").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=20) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert state_of(job("a", sleeper), tmp_path)["state"] == "waiting"
+
+
+def test_a_task_of_a_cluster_runs_its_job_alone(tmp_path):
+    save_table([note("a"), note("b", "a"), note("c")], {}, tmp_path)
+    main = study_runner.main
+    assert main([str(tmp_path), "train", "1"]) == 1  # its need is not done
+    assert main([str(tmp_path), "train", "0"]) == 0
+    assert main([str(tmp_path), "train", "1"]) == 0
+    assert [runs(tmp_path, n) for n in "abc"] == [1, 1, 0]
+    assert load_table(tmp_path)[0] == [note("a"), note("b", "a"), note("c")]
+
+
+def test_the_error_of_a_log_is_its_last_line_that_looks_like_one(tmp_path):
+    (tmp_path / "log").write_text("start\nRuntimeError: no memory\nexiting\n\n")
+    assert last_error(tmp_path / "log", 1) == "exit code 1: RuntimeError: no memory"
+    (tmp_path / "log").write_text("")
+    assert last_error(tmp_path / "log", -9) == "exit code -9: no output"
+
+
+def test_a_folder_without_a_study(tmp_path):
+    with pytest.raises(UserError, match="holds no study"):
+        load_table(tmp_path)
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+ARMS = (Arm("real_only", "real_only"), Arm("copy_paste", "copy_paste_25", 0.25), Arm("oracle", "oracle", num_cases=4))
+MISSED = {"real_only": 0.35, "copy_paste_25": 0.6, "oracle": 0.0}
+"""Share of the foreground that the made-up predictions miss."""
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A study whose predictions are the references with a part of the foreground removed; one run has failed."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    write_phantom_dataset(tmp_path / "raw", 900, 14, config=SMALL_PHANTOM)
+    study = Study("900", (2, 3), ARMS, 9, seeds=(0, 1), evaluation=EvaluationSettings(num_resamples=300), run=RunSettings("cpu"))
+    folder = tmp_path / "out"
+    jobs, _ = set_up(study, folder)
+    source = open_source(study, folder)
+    for run in runs_of(study):
+        predict(run, source, folder)
+    for j in jobs:
+        lost = j.arm == "copy_paste_25" and j.subset == "n3_f0_s1"
+        state = ("failed" if lost and j.stage == "train" else "waiting") if lost else "done"
+        study_runner._write_state(j, folder, state, {"seconds": 60.0, **({"error": "no memory"} if state == "failed" else {})})
+    return study, jobs, folder
+
+
+def predict(run, source, folder):
+    target = folder / predictions_folder(run)
+    rng = np.random.default_rng(zlib.crc32(run.key.encode()))
+    entries = []
+    for case_id in read_json(folder / "split.json")["test"]:
+        case = source.read(case_id)
+        kept = case.label * (rng.random(case.label.shape) >= MISSED[run.arm.name])
+        write_case(replace(case, label=kept.astype(np.int16)), [folder / "unused" / f"{case_id}_0000.nii.gz",
+                   folder / "unused" / f"{case_id}_0001.nii.gz"][: len(case.image)], target / f"{case_id}.nii.gz")
+        true, found = int((case.label > 0).sum()), int((kept > 0).sum())
+        dice = float("nan") if true + found == 0 else 2 * found / (true + found)
+        entries.append({"prediction_file": str(target / f"{case_id}.nii.gz"),
+                        "metrics": {"1": {"Dice": dice, "n_ref": true, "n_pred": found}}})
+    write_json(target / "summary.json", {"metric_per_case": entries})
+    write_json(target / "dataset.json", {k: v for k, v in source.dataset_json.items() if k != "dataset"})
+
+
+def test_report_of_a_study(finished):
+    study, jobs, folder = finished
+    html = write_study_report(study, jobs, folder).read_text()
+    results = read_json(folder / "report" / "results.json")
+    rows = {(r["arm"], r["num_cases"]): r for r in results["comparisons"]}
+    assert rows["copy_paste_25", 2]["verdict"] == "worse"
+    assert rows["copy_paste_25", 2]["difference"]["mean"] < -0.1
+    assert rows["oracle", 3]["verdict"] == "better"
+    assert rows["oracle", 3]["mean"]["mean"] == pytest.approx(1)
+    assert (rows["copy_paste_25", 2]["num_runs"], rows["copy_paste_25", 3]["num_runs"]) == (2, 1)
+    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "DATA", html)
+    assert not re.search(r"https?:|<link|<script|@import|url\(", without_pictures)
+    assert set(re.findall(r'src="([^"]*)"', without_pictures)) == {"DATA"}
+    assert "<b>worse: 2</b>\ncopy_paste_25 at 2; copy_paste_25 at 3" in html
+    assert "9 of 10 trainings" in html
+    assert "no memory" in html
+    assert "Every arm trained nnU-Net&#39;s 3d_fullres" in html
+    assert len(list((folder / "report" / "pictures").glob("*.png"))) == 3
+
+
+def test_tables_of_a_study(finished):
+    study, jobs, folder = finished
+    write_study_report(study, jobs, folder)
+    report = folder / "report"
+    cases = (report / "cases.csv").read_text().splitlines()
+    assert cases[0].startswith("arm,num_cases,fold,seed,case_id,label,dice")
+    assert len(cases) == 1 + 9 * 9
+    assert len((report / "table.csv").read_text().splitlines()) == 1 + 6
+    table = (report / "table.md").read_text()
+    assert re.search(r"\| 2 \| copy_paste_25 \| 2 \| 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \| -\d+\.\d \[-.*\| worse \|", table)
+    time_rows = {r["arm"]: r for r in read_json(report / "results.json")["time"]}
+    assert (time_rows["real_only"]["training_seconds"], time_rows["real_only"]["gpu_hours"]) == (240.0, 0.0)
+    methods = (report / "methods.txt").read_text()
+    assert "9 test cases" in methods
+    assert "oracle (more real cases, 4 cases)" in methods
+
+
+def test_a_study_without_the_reference_cannot_be_reported(finished):
+    study, jobs, folder = finished
+    for j in jobs:
+        if j.stage == "evaluate" and j.arm == "real_only":
+            (folder / "jobs" / f"{j.job_id}.json").unlink()
+    with pytest.raises(UserError, match="No run of real_only is finished"):
+        write_study_report(study, jobs, folder)
+
+
+def test_a_generator_that_has_seen_a_test_case_voids_the_report(finished):
+    study, jobs, folder = finished
+    seen = read_json(folder / "content_hashes.json")[read_json(folder / "split.json")["test"][0]]
+    write_json(folder / "nnUNet_results" / "Dataset001_x" / "SBLDM__nnUNetPlans__tiny" / "fold_all" / "training_cases.json",
+               [{**seen, "case_id": "renamed"}])
+    with pytest.raises(UserError, match="has seen test cases"):
+        write_study_report(study, jobs, folder)
+
+
+def test_surface_distances_of_a_shifted_box():
+    pytest.importorskip("monai")
+    from nnunet_sbldm.study_surface import surface_distances
+
+    box, shifted, empty = (np.zeros((12, 20, 20), bool) for _ in range(3))
+    box[3:9, 5:15, 5:15] = True
+    shifted[3:9, 7:17, 5:15] = True
+    same = surface_distances(box, box, (2.0, 1.0, 1.0), 1.0)
+    assert same == {"NSD": 1.0, "HD95": 0.0}
+    moved = surface_distances(box, shifted, (2.0, 1.5, 1.0), 1.0)
+    assert moved["HD95"] == pytest.approx(3.0)
+    assert 0.5 < moved["NSD"] < 1
+    assert surface_distances(box, empty, (1.0, 1.0, 1.0), 1.0) == {"NSD": 0.0, "HD95": None}
+    assert surface_distances(empty, empty, (1.0, 1.0, 1.0), 1.0) == {"NSD": None, "HD95": None}
+
+
+def test_missing_numbers_are_dashes():
+    row = {"num_cases": 5, "arm": "a", "num_runs": 1, "mean": {"mean": 0.5, "low": None, "high": None}, "difference": None,
+           "p_holm": None, "verdict": None}
+    assert markdown_table([row], 0.95).splitlines()[2] == "| 5 | a | 1 | 0.500 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |"
