@@ -223,6 +223,7 @@ def _gate(settings: EvaluationSettings, made: SyntheticCases) -> dict[str, Any]:
     return {
         "used": settings.use_gate,
         "draws": made.tally.attempts,
+        "evaluations": made.tally.evaluations,
         "cases_asked": settings.num_cases,
         "first_draws_accepted_share": sum(first) / len(first),
         "cases_accepted_share": made.tally.accepted / settings.num_cases,

@@ -180,9 +180,10 @@ def _decode(generator: Generator, request: Request, condition: np.ndarray, told:
     anatomy = anatomy_of(logits.argmax(0).cpu().numpy(), plan.grid)
     label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
     label = remove_specks(np.where(anatomy, label, OUTSIDE).astype(np.int16), plan.min_component_voxels)
-    texture = plan.texture.draw(plan.encoding.encode(label), np.random.default_rng([request.noise_seed, 2]))
+    rng = np.random.default_rng([request.noise_seed, 2])
+    textured = plan.texture.added_to(image.cpu().numpy(), plan.encoding.encode(label), rng)
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
-    return Draw(request, condition, told, obtained, latent.cpu(), image.cpu().numpy() + texture, label, anatomy)
+    return Draw(request, condition, told, obtained, latent.cpu(), textured, label, anatomy)
 
 
 def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:

@@ -52,6 +52,12 @@ def test_there_is_none_outside_and_it_depends_on_the_random_numbers_alone(textur
     assert not np.array_equal(field[0], field[1])
 
 
+def test_edges_that_the_decoder_misplaced_do_not_become_noise():
+    residual = 0.1 * correlated(0)
+    residual[:, :, 15] = 1.0
+    np.testing.assert_allclose(Texture.fit([(residual, CLASSES)], 2, 3).std, 0.1 * np.array([STD, STD]), rtol=0.2, atol=1e-9)
+
+
 def test_ignored_voxels_are_not_measured():
     classes = CLASSES.copy()
     residual = correlated(0)
@@ -64,8 +70,9 @@ def test_synthetic_cases_carry_it(generator):
     requests, sampler = [Request("a", 3, {}, 1.0)], SamplerConfig(num_steps=3)
     (with_texture,), (without,) = list(draw(generator, requests, sampler)), list(draw(plain, requests, sampler))
     added = with_texture.image - without.image
+    assert (np.abs(with_texture.image) <= np.maximum(np.abs(without.image), 1)).all()
     assert np.array_equal(with_texture.label, without.label)
     assert not added[:, ~with_texture.anatomy].any()
     background = with_texture.label == 0
     expected = np.array(generator.plan.texture.std)[:, 1]
-    np.testing.assert_allclose(added[:, background].std(axis=1), expected, rtol=0.25)
+    assert (added[:, background].std(axis=1) <= 1.1 * expected).all() and added[:, background].any()
