@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
-from nnunet_sbldm import cli, config, training
+from nnunet_sbldm import cli, config, optimisation
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import preprocess_case, read_case
 
@@ -122,7 +122,7 @@ def test_a_full_disk_or_a_forbidden_folder_in_the_middle_of_training(folders, ca
     def fail(*_):
         raise OSError(number, "no", "weights")
 
-    monkeypatch.setattr(training, "save_file", fail)
+    monkeypatch.setattr(optimisation, "save_file", fail)
     write_json(folders.preprocessed / NAME / "splits_final.json", [{"train": ["case_1", "case_2"], "val": ["case_4"]}])
     assert f"weights cannot be written: {reason}" in refused(capsys, *train())
     assert not list(folders.results.rglob("*.safetensors"))
