@@ -7,7 +7,6 @@ host's, bit for bit (of the mirrored or deformed host, where it was).
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,10 +17,9 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor
 
-from nnunet_sbldm import __version__
 from nnunet_sbldm.blending import blend
 from nnunet_sbldm.checkpoint import Generator
-from nnunet_sbldm.conditions import as_dict, as_vector, measure
+from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.inpainting import Known, inpaint
@@ -29,7 +27,7 @@ from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size
-from nnunet_sbldm.synthesis import differing, remove_specks
+from nnunet_sbldm.synthesis import record_of, remove_specks
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 TEXTURE_STREAM = 14
@@ -90,24 +88,9 @@ class EditedDraw:
     def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
         """Its provenance, without gate and nearest real lesion."""
         region, prepared = self.task.region.mask, self.task.prepared
-        names = generator.plan.condition_scaling.names
-        return SyntheticRecord(
-            case_id=self.request.case_id,
-            generator_hash=generator.hash,
-            generator_path=str(generator.folder),
-            seed=self.request.seed,
-            attempt=self.request.attempt,
-            fold=generator.plan.fold,
-            condition_asked=self.task.asked,
-            condition_obtained=as_dict(names, self.obtained),
-            condition_told=differing(as_dict(names, self.task.condition), self.task.asked),
-            sampler={**asdict(sampler), "diversity": self.request.diversity},
-            versions={
-                "nnunet_sbldm": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "device": generator.device.type,
-            },
+        record = record_of(generator, self.request, sampler, self.task.asked, self.task.condition, self.obtained)
+        return replace(
+            record,
             edit={
                 "dataset": prepared.host.dataset,
                 "host_content": prepared.host.content,

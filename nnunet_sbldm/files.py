@@ -105,12 +105,13 @@ def remove_leftovers(parent: Path) -> None:
     """Delete temporary folders in ``parent`` whose process is gone; those of other machines after a day."""
     for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
         host, pid, _ = folder.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 2)
-        abandoned = not _is_running(int(pid)) if host == socket.gethostname() else _age_s(folder) > SECONDS_PER_DAY
+        abandoned = not is_running(int(pid)) if host == socket.gethostname() else _age_s(folder) > SECONDS_PER_DAY
         if abandoned:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

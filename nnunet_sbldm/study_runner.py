@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.files import is_running, read_json, write_json
 from nnunet_sbldm.steps import clock, find_program, tree_memory_kb
 from nnunet_sbldm.study_jobs import StudyJob
 from nnunet_sbldm.types import UserError
@@ -65,19 +65,9 @@ def state_of(job: StudyJob, folder: Path) -> dict[str, Any]:
     state = read_json(file) if file.is_file() else {}
     if state.get("identity") != _identity(job):
         return {"state": "waiting"}
-    if state["state"] == "running" and state["host"] == socket.gethostname() and not _is_alive(state["pid"]):
+    if state["state"] == "running" and state["host"] == socket.gethostname() and not is_running(state["pid"]):
         return {"state": "waiting"}
     return state
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _identity(job: StudyJob) -> str:

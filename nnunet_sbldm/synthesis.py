@@ -86,25 +86,47 @@ class Draw:
 
     def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
         """Its provenance, without gate and nearest real case."""
-        names = generator.plan.condition_scaling.names
-        return SyntheticRecord(
-            case_id=self.request.case_id,
-            generator_hash=generator.hash,
-            generator_path=str(generator.folder),
-            seed=self.request.seed,
-            attempt=self.request.attempt,
-            fold=generator.plan.fold,
-            condition_asked=as_dict(names, self.condition),
-            condition_obtained=as_dict(names, self.obtained),
-            condition_told=differing(as_dict(names, self.told), as_dict(names, self.condition)),
-            sampler={**asdict(sampler), "diversity": self.request.diversity},
-            versions={
-                "nnunet_sbldm": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "device": generator.device.type,
-            },
-        )
+        asked = as_dict(generator.plan.condition_scaling.names, self.condition)
+        return record_of(generator, self.request, sampler, asked, self.told, self.obtained)
+
+
+def record_of(
+    generator: Generator,
+    request: Request,
+    sampler: SamplerConfig,
+    asked: dict[str, float],
+    told: np.ndarray,
+    obtained: np.ndarray,
+) -> SyntheticRecord:
+    """Provenance of a draw or an edit, without gate, nearest real case and what belongs to edits alone.
+
+    Args:
+        generator: what made it.
+        request: what was requested.
+        sampler: how it was sampled.
+        asked: condition asked, by feature, in physical units.
+        told: [F] condition that the denoiser was told.
+        obtained: [F] the same features measured on the label map.
+    """
+    names = generator.plan.condition_scaling.names
+    return SyntheticRecord(
+        case_id=request.case_id,
+        generator_hash=generator.hash,
+        generator_path=str(generator.folder),
+        seed=request.seed,
+        attempt=request.attempt,
+        fold=generator.plan.fold,
+        condition_asked=asked,
+        condition_obtained=as_dict(names, obtained),
+        condition_told=differing(as_dict(names, told), asked),
+        sampler={**asdict(sampler), "diversity": request.diversity},
+        versions={
+            "nnunet_sbldm": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": generator.device.type,
+        },
+    )
 
 
 def draw(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Draw]:
