@@ -28,7 +28,7 @@ from nnunet_sbldm.cli_options import (
     sampler_of,
     seed,
 )
-from nnunet_sbldm.config import PRESETS
+from nnunet_sbldm.config import PRESETS, lengthened
 from nnunet_sbldm.edit_commands import evaluate_edits_command
 from nnunet_sbldm.edit_options import (
     edit_arguments,
@@ -63,6 +63,9 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-f", required=True, metavar="FOLD", help="[REQUIRED] fold: a number, or all")
     preset_argument(parser)
     parser.add_argument(
+        "-length", type=positive, default=1.0, metavar="X", help="[OPTIONAL] train X times the steps of the preset. Default: 1"
+    )
+    parser.add_argument(
         "-cases",
         type=Path,
         metavar="FILE",
@@ -90,8 +93,9 @@ def _train(args: argparse.Namespace) -> None:
     case_ids = without_patients_of_val(case_ids, val, remembered_groups(dataset.preprocessed))
     if args.cases:
         case_ids = _chosen_cases(args.cases, case_ids, fold)
-    done = is_complete(generator_folder(dataset, args.preset, fold))
-    folder = train_generator(dataset, fold, PRESETS[args.preset], case_ids, device_of(args.device), args.seed)
+    preset = lengthened(PRESETS[args.preset], args.length)
+    done = is_complete(generator_folder(dataset, preset.name, fold))
+    folder = train_generator(dataset, fold, preset, case_ids, device_of(args.device), args.seed)
     print(f"The SBLDM of fold {fold} {'was already trained' if done else 'is trained'}: {folder}")
 
 

@@ -5,7 +5,7 @@ The resolved configuration is saved in every checkpoint. Presets differ in size 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -194,6 +194,15 @@ PRESETS = {
     ),
 }
 DEFAULT_PRESET = "small"
+
+
+def lengthened(preset: Preset, factor: float) -> Preset:
+    """The same preset with ``factor`` times as many steps in both stages, under a name of its own unless that is 1."""
+    if factor == 1:
+        return preset
+    stages = (preset.autoencoder_stage, preset.denoiser_stage)
+    autoencoder, denoiser = (replace(s, num_steps=max(1, round(s.num_steps * factor))) for s in stages)
+    return replace(preset, name=f"{preset.name}_x{factor:g}", autoencoder_stage=autoencoder, denoiser_stage=denoiser)
 
 
 def from_json(cls: type[Any], value: dict[str, Any]) -> Any:
