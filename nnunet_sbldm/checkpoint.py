@@ -35,6 +35,7 @@ from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
@@ -69,6 +70,7 @@ class GeneratorPlan:
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.
+        outlines: how outlines of labels vary around the most probable ones; not at all until it is done.
     """
 
     dataset_name: str
@@ -92,6 +94,7 @@ class GeneratorPlan:
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     texture: Texture = NO_TEXTURE
+    outlines: Outlines = MOST_PROBABLE
 
     @cached_property
     def condition_model(self) -> ConditionModel:
@@ -99,9 +102,10 @@ class GeneratorPlan:
         table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
         return ConditionModel(self.condition_scaling, table)
 
-    def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture) -> GeneratorPlan:
-        """The same plan with what is measured once the first stage is trained: latent statistics [Z], [Z] and texture."""
-        return replace(self, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist()), texture=texture)
+    def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture, outlines: Outlines) -> GeneratorPlan:
+        """The same plan with what is measured once the first stage is trained, of it the latent statistics [Z], [Z]."""
+        latent_mean, latent_std = tuple(mean.tolist()), tuple(std.tolist())
+        return replace(self, latent_mean=latent_mean, latent_std=latent_std, texture=texture, outlines=outlines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""
@@ -118,8 +122,9 @@ class GeneratorPlan:
             "gate": GateReference,
             "template": Geometry,
             "texture": Texture,
+            "outlines": Outlines,
         }
-        parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}
+        parsed = {k: from_json(cls, value[k]) for k, cls in nested.items() if k in value}
         parsed["preset"] = _preset_from_json(value["preset"])
         parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
         return from_json(GeneratorPlan, {**value, **parsed})

@@ -23,14 +23,15 @@ from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.inpainting import Known, inpaint
+from nnunet_sbldm.label_maps import remove_specks
 from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size
-from nnunet_sbldm.synthesis import record_of, remove_specks
+from nnunet_sbldm.synthesis import record_of
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
-TEXTURE_STREAM = 14
+TEXTURE_STREAM, OUTLINE_STREAM = 14, 15
 HALF_NEW = 0.5
 """Labels are the edit's where more than this share of a voxel is new."""
 EXCHANGE_SIGMA_VOXELS = 0.7
@@ -146,7 +147,8 @@ def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
     plan, prepared, region = generator.plan, task.prepared, task.region
     mean, std = (v[0] for v in generator.latent_statistics())
     decoded, logits = decode_volume(generator.autoencoder, latent * std + mean)
-    decoded_label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
+    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
+    decoded_label = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
     drawn = (decoded_label > 0) & region.mask
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))

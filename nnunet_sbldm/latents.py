@@ -78,12 +78,18 @@ def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Itera
         ).cpu()
 
 
-def residuals(autoencoder: SliceAutoencoder, arrays: TrainingArrays, latents: Tensor) -> Iterator[tuple[FloatArray, np.ndarray]]:
-    """Real minus decoded image [C, D, H, W] and class indices [D, H, W] of the first cases, as many as there are ``latents``."""
+def reconstructions(
+    autoencoder: SliceAutoencoder, arrays: TrainingArrays, latents: Tensor
+) -> Iterator[tuple[FloatArray, FloatArray, np.ndarray]]:
+    """What the autoencoder makes of the first cases, as many as there are ``latents``.
+
+    Yields:
+        Real minus decoded image [C, D, H, W], label logits [K, D, H, W] and real class indices [D, H, W].
+    """
     device = next(autoencoder.parameters()).device
     for latent, image, classes in zip(latents, arrays.images, arrays.classes, strict=False):
-        decoded, _ = decode_volume(autoencoder, latent.to(device))
-        yield image.astype(np.float32) - decoded.cpu().numpy(), classes
+        decoded, logits = decode_volume(autoencoder, latent.to(device))
+        yield image.astype(np.float32) - decoded.cpu().numpy(), logits.float().cpu().numpy(), classes
 
 
 def foreground_weights(arrays: TrainingArrays, latent_shape: Sequence[int], foreground_weight: float) -> Tensor:

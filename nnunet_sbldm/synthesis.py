@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
+from nnunet_sbldm.label_maps import remove_specks
 from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.nnunet import NnunetDataset, is_preprocessed, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
@@ -34,6 +34,8 @@ from nnunet_sbldm.size_correction import draw_to_size
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 MAX_PANELS = 12
+TEXTURE_STREAM, OUTLINE_STREAM = 2, 3
+"""Random numbers of a case's seed; 1 draws its condition, see :func:`condition_of`."""
 
 
 def check_asked(generator: Generator, asked: Mapping[str, float]) -> list[str]:
@@ -200,27 +202,13 @@ def _decode(generator: Generator, request: Request, condition: np.ndarray, told:
     mean, std = (v[0] for v in generator.latent_statistics())
     image, logits = decode_volume(generator.autoencoder, latent * std + mean)
     anatomy = anatomy_of(logits.argmax(0).cpu().numpy(), plan.grid)
-    label = plan.encoding.decode(1 + logits[1:].argmax(0).cpu().numpy())
-    label = remove_specks(np.where(anatomy, label, OUTSIDE).astype(np.int16), plan.min_component_voxels)
-    rng = np.random.default_rng([request.noise_seed, 2])
+    classes = plan.outlines.draw(logits.float().cpu().numpy(), np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))
+    label = np.where(anatomy, plan.encoding.decode(classes), OUTSIDE).astype(np.int16)
+    label = remove_specks(label, plan.min_component_voxels)
+    rng = np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
     textured = plan.texture.added_to(image.cpu().numpy(), plan.encoding.encode(label), rng)
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
     return Draw(request, condition, told, obtained, latent.cpu(), textured, label, anatomy)
-
-
-def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:
-    """Turn components smaller than the smallest real one of their label into background.
-
-    Args:
-        label: [D, H, W] label values.
-        min_component_voxels: label value (as text) -> voxels.
-    """
-    out = label.copy()
-    for value, smallest in min_component_voxels.items():
-        components, _ = ndimage.label(label == int(value), np.ones((3, 3, 3)))
-        sizes = np.bincount(components.ravel())
-        out[(sizes < smallest)[components] & (components > 0)] = 0
-    return out
 
 
 class NearestRealCase:

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation, gaussian_field
 from nnunet_sbldm.types import FloatArray
 
-MAX_LAG = 3
-"""Voxels along each axis up to which residuals are correlated."""
-AXES = (0, 1, 2)
-SIZE = 2 * MAX_LAG + 1
 MAD_TO_STD = 1.4826
 """Standard deviation of a Gaussian over the median of its absolute values."""
 MAX_UNIT = 3.0
 """Residuals beyond so many standard deviations are edges, and count as this."""
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ class Texture:
             for k in np.flatnonzero(own_count):
                 std[:, k] = MAD_TO_STD * np.median(np.abs(residual[:, index == k]), axis=1) * (k > 0)
             unit = np.where(known, residual / np.maximum(std[:, index], TINY), 0).clip(-MAX_UNIT, MAX_UNIT)
-            products += np.stack([_autocorrelation(u) for u in unit])
-            pairs += _autocorrelation(known.astype(np.float64))
+            products += np.stack([autocorrelation(u) for u in unit])
+            pairs += autocorrelation(known.astype(np.float64))
             spread, count = spread + own_count * std, count + own_count
         correlation = products / np.maximum(pairs, 1)
         correlation /= correlation[:, MAX_LAG, MAX_LAG, MAX_LAG][:, None, None, None].clip(TINY)
@@ -73,29 +69,12 @@ class Texture:
         """One field [C, D, H, W] in network scale for class indices [D, H, W]; 0 outside and for ``NO_TEXTURE``."""
         if not self.std:
             return np.zeros((1, *classes.shape), np.float32)
-        fields = [_field(np.reshape(c, (SIZE, SIZE, SIZE)), classes.shape, rng) for c in self.correlation]
+        fields = [gaussian_field(c, classes.shape, rng) for c in self.correlation]
         return (np.stack(fields) * np.asarray(self.std)[:, classes]).astype(np.float32)
 
 
 NO_TEXTURE = Texture((), ())
 """Decoded images as they are."""
-
-
-def _autocorrelation(volume: np.ndarray) -> np.ndarray:
-    """Sums of products of voxels at every lag up to ``MAX_LAG``: [D, H, W] -> [SIZE, SIZE, SIZE]."""
-    shape = [n + MAX_LAG for n in volume.shape]
-    full = np.fft.irfftn(np.abs(np.fft.rfftn(volume, shape, AXES)) ** 2, shape, AXES)
-    return full[np.ix_(*[np.arange(-MAX_LAG, MAX_LAG + 1) % n for n in shape])]
-
-
-def _field(correlation: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Gaussian field of unit variance with the given correlation, by its power spectrum."""
-    padded = [n + MAX_LAG for n in shape]
-    kernel = np.zeros(padded)
-    kernel[np.ix_(*[np.arange(-MAX_LAG, MAX_LAG + 1) % n for n in padded])] = correlation
-    amplitude = np.sqrt(np.fft.rfftn(kernel).real.clip(min=0))
-    field = np.fft.irfftn(np.fft.rfftn(rng.standard_normal(padded)) * amplitude, padded, AXES)
-    return field[tuple(slice(0, n) for n in shape)] / max(float(field.std()), TINY)
 
 
 def _nested(values: np.ndarray) -> tuple[tuple[float, ...], ...]:

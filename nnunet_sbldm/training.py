@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from nnunet_sbldm.diffusion import best_precision, diffusion_loss, drop_conditio
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
+from nnunet_sbldm.label_maps import Outlines, remove_specks
 from nnunet_sbldm.latents import (
     decode_volume,
     encode_cases,
@@ -27,7 +29,7 @@ from nnunet_sbldm.latents import (
     foreground_weights,
     latent_statistics,
     one_hot_of,
-    residuals,
+    reconstructions,
 )
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
@@ -40,7 +42,7 @@ from nnunet_sbldm.texture import Texture
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 PICTURED_CASES = 3
-MAX_TEXTURE_CASES = 32
+MAX_DECODED_CASES = 32
 NOVELTY_SAMPLES, NOVELTY_STEPS = 8, 10
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -83,17 +85,28 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     autoencoder = build_seeded(build_autoencoder, plan)
     train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
     latents, num_cases = torch.stack(list(encode_cases(autoencoder, arrays))), len(plan.condition_table)
-    texture = Texture.fit(
-        residuals(autoencoder, arrays, latents[: min(num_cases, MAX_TEXTURE_CASES)]),
-        len(plan.channel_names),
-        plan.encoding.num_classes,
-    )
-    plan = plan.with_first_stage(*latent_statistics(latents[:num_cases]), texture)
+    plan = _with_first_stage(plan, autoencoder, arrays, latents[:num_cases])
     denoiser = build_seeded(build_denoiser, plan)
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
     return plan
+
+
+def _with_first_stage(
+    plan: GeneratorPlan, autoencoder: SliceAutoencoder, arrays: TrainingArrays, latents: Tensor
+) -> GeneratorPlan:
+    """The plan with latent statistics, texture and outlines of the (real) training cases, whose latents are [N, Z, D, h, w]."""
+    decoded = partial(reconstructions, autoencoder, arrays, latents[:MAX_DECODED_CASES])
+    residuals = ((residual, classes) for residual, _, classes in decoded())
+    texture = Texture.fit(residuals, len(plan.channel_names), plan.encoding.num_classes)
+    outlines = Outlines.fit(
+        lambda: ((logits, classes) for _, logits, classes in decoded()),
+        plan.grid.spacing_mm,
+        lambda drawn: plan.encoding.encode(remove_specks(plan.encoding.decode(drawn), plan.min_component_voxels)),
+        plan.seed,
+    )
+    return plan.with_first_stage(*latent_statistics(latents), texture, outlines)
 
 
 def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan) -> Network:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
 types config files folds provenance pool grid conditions gate _startup formats groups nnunet schedule mixing configure
-mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion texture checkpoint
+mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion random_fields texture label_maps checkpoint
 slices latents similarity augmentation preparation pictures plots novelty optimisation training spec
 requests size_correction synthesis reconstruction features distances memorisation measures adherence inpainting hosts
 regions blending seams lesions edit_gate edit_tasks editing edited_cases quality_targets quality evaluation_template

@@ -8,7 +8,8 @@ import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, remove_specks, synthesise
+from nnunet_sbldm.label_maps import remove_specks
+from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, synthesise
 from nnunet_sbldm.types import UserError
 
 SAMPLER = SamplerConfig(num_steps=4)

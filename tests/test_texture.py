@@ -7,9 +7,10 @@ import pytest
 from scipy import ndimage
 
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.random_fields import MAX_LAG, SIZE
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import draw
-from nnunet_sbldm.texture import MAX_LAG, NO_TEXTURE, SIZE, Texture
+from nnunet_sbldm.texture import NO_TEXTURE, Texture
 
 SHAPE = (20, 32, 28)
 CLASSES = np.ones(SHAPE, np.uint8)
