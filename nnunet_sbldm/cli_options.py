@@ -145,7 +145,7 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
         "-corrections",
         type=seed,
         metavar="N",
-        help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume by more than 15 %%. Default: 0; 2 "
+        help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume (by 15 %%, less where volumes are alike). Default: 0; 2 "
         "where hosts are edited",
     )
     parser.add_argument(

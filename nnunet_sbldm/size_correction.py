@@ -15,8 +15,9 @@ import numpy as np
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import AXES, FEATURES
 
-TOLERANCE = math.log(1.15)
-"""Error of the volume that is left alone, see :func:`size_error`."""
+MIN_TOLERANCE, MAX_TOLERANCE = math.log(1.02), math.log(1.15)
+TOLERANCE_STD = 0.35
+"""Where volumes hardly vary, errors that are small in percent are large beside their spread."""
 
 
 class Measured(Protocol):
@@ -72,13 +73,19 @@ def size_error(plan: GeneratorPlan, asked: np.ndarray, obtained: np.ndarray) -> 
     return float(np.abs(np.log(np.where(np.isfinite(ratios), ratios, np.inf))).mean()) if wanted.any() else 0.0
 
 
+def tolerance(plan: GeneratorPlan) -> float:
+    """Error of the volume that is left alone, see :func:`size_error`: a share of its spread in the training cases."""
+    spread = float(np.mean(np.asarray(plan.condition_scaling.std)[_columns(plan, "volume_ml")]))
+    return min(max(TOLERANCE_STD * spread, MIN_TOLERANCE), MAX_TOLERANCE)
+
+
 def correction(plan: GeneratorPlan, asked: np.ndarray, told: np.ndarray, obtained: np.ndarray) -> np.ndarray | None:
     """What to tell next, [F]: volumes scaled by asked over obtained, extents by its cube root, within the training range.
 
     Returns:
         None if the size is right, or this would change nothing.
     """
-    if size_error(plan, asked, obtained) <= TOLERANCE:
+    if size_error(plan, asked, obtained) <= tolerance(plan):
         return None
     ratios = np.nan_to_num(_volume_ratios(plan, asked, obtained), nan=1)
     new, table = told.copy(), plan.condition_model.table

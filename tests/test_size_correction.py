@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnunet_sbldm.conditions import FEATURES, Target, as_dict, as_vector, feature_names
-from nnunet_sbldm.size_correction import correction, draw_to_size, size_error
+from nnunet_sbldm.size_correction import correction, draw_to_size, size_error, tolerance
 
 TARGETS = (Target("tumour", (1,)), Target("cyst", (2,)))
 NAMES = feature_names(TARGETS)
@@ -21,7 +21,16 @@ def vector(volume_ml, cyst_ml=np.nan):
 
 TABLE = np.stack([vector(1.0), vector(128.0)])
 TABLE[0, EXTENT], TABLE[1, EXTENT] = 5.0, 20.0
-PLAN = SimpleNamespace(targets=TARGETS, condition_model=SimpleNamespace(table=TABLE))
+
+
+
+def plan_of(spread):
+    std = np.where([n.endswith("volume_ml") for n in NAMES], spread, 1.0)
+    scaling, model = SimpleNamespace(std=tuple(std)), SimpleNamespace(table=TABLE)
+    return SimpleNamespace(targets=TARGETS, condition_scaling=scaling, condition_model=model)
+
+
+PLAN = plan_of(2.0)
 
 
 @dataclass
@@ -72,3 +81,11 @@ def test_a_missing_lesion_is_as_wrong_as_can_be_and_what_nobody_asked_for_is_rig
     assert size_error(PLAN, vector(np.nan), vector(8.0)) == 0
     assert size_error(PLAN, vector(8.0, 4.0), vector(8.0, 8.0)) == pytest.approx(np.log(2) / 2)
     assert correction(PLAN, vector(8.0), vector(8.0), vector(np.nan)) is None
+
+
+@pytest.mark.parametrize(("spread", "allowed"), [(2.0, 0.15), (0.2, np.exp(0.07) - 1), (1e-4, 0.02)])
+def test_errors_are_small_beside_15_percent_and_beside_the_spread_of_volumes(spread, allowed):
+    plan, asked = plan_of(spread), vector(8.0)
+    assert np.exp(tolerance(plan)) - 1 == pytest.approx(allowed)
+    assert correction(plan, asked, asked, vector(8.0 * (1 + 0.9 * allowed))) is None
+    assert correction(plan, asked, asked, vector(8.0 * (1 + 1.1 * allowed))) is not None
