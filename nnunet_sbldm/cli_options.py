@@ -145,8 +145,8 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
         "-corrections",
         type=seed,
         metavar="N",
-        help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume (by 15 %%, less where volumes are alike). Default: 0; 2 "
-        "where hosts are edited",
+        help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume (by 15 %%, less where volumes are "
+        "alike). Default: 0; 2 where hosts are edited",
     )
     parser.add_argument(
         "-diversity",
