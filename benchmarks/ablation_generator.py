@@ -31,11 +31,7 @@ from nnunet_sbldm.optimisation import make_accelerator
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.scoring import Reference, score
 from nnunet_sbldm.slices import TrainingArrays
-from nnunet_sbldm.texture import NO_TEXTURE
 from nnunet_sbldm.training import finish, train_stages
-
-NO_TEXTURE_ARM = "no_texture"
-"""The default generator, decoded without the texture: needs no training of its own."""
 
 
 def diffusion(**changes: object) -> Callable[[Preset], Preset]:
@@ -76,7 +72,7 @@ def main() -> None:
     parser.add_argument("-f", type=int, default=0)
     parser.add_argument("-num_cases", type=int, default=40, help="training cases, the first of the fold")
     parser.add_argument("-preset", default="tiny", choices=PRESETS)
-    parser.add_argument("-arms", nargs="+", default=[*ARMS, NO_TEXTURE_ARM], choices=[*ARMS, NO_TEXTURE_ARM])
+    parser.add_argument("-arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("-steps", type=int, help="steps of the denoiser; default: the preset's")
     parser.add_argument("-n", type=int, default=64, help="draws to score")
     parser.add_argument("-seed", type=int, default=0)
@@ -96,10 +92,7 @@ def main() -> None:
         if result.is_file():
             continue
         start = time.monotonic()
-        if name == NO_TEXTURE_ARM:
-            strip_texture(args.o / "arms" / "default", folder)
-        else:
-            train_arm(dataset, replace(plan, preset=ARMS[name](preset)), arrays, seen, folder, args.device)
+        train_arm(dataset, replace(plan, preset=ARMS[name](preset)), arrays, seen, folder, args.device)
         minutes = (time.monotonic() - start) / 60
         generator = load_generator(folder, torch.device(args.device))
         reference = Reference.measure(generator, dataset, real)
@@ -143,13 +136,6 @@ def train_arm(
     shared.parent.mkdir(exist_ok=True)
     shutil.copyfile(folder / "autoencoder.safetensors", shared)
     finish(folder, dataset, plan, seen)
-
-
-def strip_texture(default: Path, folder: Path) -> None:
-    """Copy the generator of the default arm, which has to be trained before, without its texture."""
-    shutil.copytree(default, folder, dirs_exist_ok=True)
-    plan = GeneratorPlan.from_json(read_json(folder / "generator.json"))
-    write_json(folder / "generator.json", replace(plan, texture=NO_TEXTURE).to_json())
 
 
 def write_table(folder: Path) -> None:

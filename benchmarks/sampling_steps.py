@@ -4,8 +4,8 @@
 
 draws the same conditions from the same noise under every setting and measures them against real cases that are measured once:
 each sampler with each number of steps at the default guidance, then each guidance with the default sampler and number of steps
-(``--cross``: all combinations). Killed, it goes on with the same command. Writes one JSON per setting and ``sampling_steps.csv``,
-and prints a table. Columns: see ``nnunet_sbldm.scoring.headline``.
+(``--cross``: all combinations), then each number of corrections of size with all defaults. Killed, it goes on with the same
+command. Writes one JSON per setting and ``sampling_steps.csv``, and prints a table; columns: ``nnunet_sbldm.scoring.headline``.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def settings_of(args: argparse.Namespace) -> dict[str, SamplerConfig]:
     found = {}
     for sampler, num_steps, guidance in chosen:
         name, eta = SAMPLERS[sampler]
-        setting = replace(base, name=name, eta=eta, num_steps=num_steps, guidance_scale=guidance)
+        setting = replace(base, name=name, eta=eta, num_steps=num_steps, guidance_scale=guidance, max_corrections=0)
         found[f"{sampler} {num_steps:3d} steps, guidance {guidance:g}"] = setting
-    return found
+    return found | {f"corrections {n}": replace(base, max_corrections=n) for n in args.corrections}
 
 
 def write_table(results: list[Path], names: dict[str, SamplerConfig], folder: Path) -> None:
@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("-samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("-steps", type=int, nargs="+", default=[5, 10, 20, 50])
     parser.add_argument("-guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
-    parser.add_argument("--cross", action="store_true", help="all combinations")
+    parser.add_argument("-corrections", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--cross", action="store_true", help="all combinations of these three")
     parser.add_argument("-num_training", type=int, help="training cases to compare with, the first. Default: all")
     parser.add_argument("-num_held_out", type=int, help="held-out cases to compare with, the first. Default: all")
     parser.add_argument("-batch_size", type=int, default=1)

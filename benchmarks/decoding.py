@@ -1,0 +1,62 @@
+"""What is added to the decoder's most probable answer is worth what? Texture of images and outlines of labels, on and off.
+
+    python benchmarks/decoding.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -n 64 -o decoding
+
+draws the same cases (same conditions, same noise, raw draws) four times, with and without texture and outlines, and measures
+them against real cases that are measured once. Writes ``decoding.csv`` and prints a table; columns: see
+``nnunet_sbldm.scoring.headline``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.diffusion import best_precision
+from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
+from nnunet_sbldm.label_maps import MOST_PROBABLE
+from nnunet_sbldm.nnunet import open_dataset
+from nnunet_sbldm.scoring import Reference, score
+from nnunet_sbldm.texture import NO_TEXTURE
+
+COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "neighbour_ssim", "gradient_ratio", "frechet", "frechet_floor", "kid",
+           "coverage", "memorisation", "flagged", "accepted_share")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", type=Path, required=True, help="fold folder of a trained SBLDM")
+    parser.add_argument("-n", type=int, default=64, help="draws")
+    parser.add_argument("-seed", type=int, default=0)
+    parser.add_argument("-o", type=Path, default=Path("benchmark_decoding"))
+    parser.add_argument("-device", default="cpu")
+    args = parser.parse_args()
+
+    generator = load_generator(args.m, torch.device(args.device))
+    plan = generator.plan
+    dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
+    real = RealCases.collect(plan, dataset, *evaluated_cases(generator, dataset), args.o / "real")
+    reference = Reference.measure(generator, dataset, real)
+    sampler, requests = SamplerConfig(precision=best_precision(args.device)), numbered_requests(args.n, args.seed)
+    rows = []
+    for texture in (plan.texture, NO_TEXTURE):
+        for outlines in (plan.outlines, MOST_PROBABLE):
+            changed = replace(generator, plan=replace(plan, texture=texture, outlines=outlines))
+            row = score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)
+            with_both = {"texture": texture is plan.texture, "outline_strength": outlines.strength}
+            rows.append({**with_both, **row})
+            print(with_both, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
+    with open(args.o / "decoding.csv", "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
