@@ -88,7 +88,9 @@ def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, mes
 def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
     (tmp_path / "bad.yaml").write_text("arms: [real_only")
     (tmp_path / "short.yaml").write_text("dataset: 4")
-    for name, message in (("bad", "is not valid YAML"), ("short", "num_cases, arms, test_cases must be given"),
+    (tmp_path / "twice.yaml").write_text("dataset: 4\narms:\n  - sbldm: {ratio: 0.5, ratio: 0.25}\n")
+    for name, message in (("bad", "is not valid YAML"), ("twice", "line 3: the key 'ratio' stands there twice"),
+                          ("short", "num_cases, arms, test_cases must be given"),
                           ("none", "is not a file")):
         with pytest.raises(UserError, match=message):
             read_study(tmp_path / f"{name}.yaml")
@@ -143,6 +145,7 @@ def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
     source = open_source(study_of(), tmp_path)
     for content, message in (({"num_cases": 8}, "has 7 case.s. besides 3 test case.s.; the study asks for 8"),
                              ({"arms": ["real_only", {"oracle": {"num_cases": 9}}]}, "asks for 9"),
+                             ({"num_cases": 7, "folds": [0, 1]}, "7 are all of them, the same in each of 2 folds"),
                              ({"test_cases": ["nobody"]}, "test_cases names nobody"),
                              ({"test_cases": "imagesTs"}, "holds no case")):
         with pytest.raises(UserError, match=message):
