@@ -16,7 +16,7 @@ from nnunet_sbldm.study import REFERENCE, Study
 from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
 from nnunet_sbldm.study_jobs import ArmRun, StudyJob, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
-from nnunet_sbldm.study_pictures import best_median_worst, learning_curves
+from nnunet_sbldm.study_pictures import best_median_worst, difference_plot, learning_curves
 from nnunet_sbldm.study_results import (
     METRICS,
     CaseScore,
@@ -151,8 +151,9 @@ def _html(results: _Results, methods: str) -> str:
     import jinja2
 
     study, rows = results.study, results.rows
-    curves = results.output / "learning_curves.png"
+    curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
     learning_curves(rows, curves)
+    has_differences = difference_plot(rows, differences)
     names, details = _details(results)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
         dataset=study.dataset, num_cases=", ".join(map(str, study.num_cases)), num_test=len(results.cases),
@@ -161,6 +162,7 @@ def _html(results: _Results, methods: str) -> str:
         confidence=f"{100 * study.evaluation.confidence:g} %",
         verdicts={v: [f"{r['arm']} at {r['num_cases']}" for r in rows if r["verdict"] == v] for v in VERDICTS},
         tables={n: [_table_row(r) for r in rows if r["num_cases"] == n] for n in study.num_cases}, curves=embedded(curves),
+        differences=embedded(differences) if has_differences else "",
         size_rows=[[r["arm"], r["num_cases"], *map(points_text, r["thirds"])] for r in rows if r["thirds"]],
         baseline=baseline_name(rows),
         baseline_rows=[[r["arm"], str(r["num_cases"]), *baseline_cells(r["baseline"])] for r in rows if r["baseline"]],

@@ -45,6 +45,10 @@ runs; see the end of this page.</p>{% endif %}
 interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all comparisons of this page,
 is significant. Tends: the interval alone excludes 0.</p>
 
+{% if differences %}<h2>Differences to {{ reference }}</h2>
+<img alt="Difference in Dice points with interval, for each arm and number of real cases" src="{{ differences }}">
+<p>Blue: better or tends better; orange: worse or tends worse; grey: no difference shown.</p>{% endif %}
+
 <h2>Dice of the test cases</h2>
 {% for n, rows in tables.items() %}
 <h3>{{ n }} real training cases</h3>

@@ -217,6 +217,7 @@ def test_report_of_a_study(finished):
     assert "no memory" in html
     assert "Every arm trained nnU-Net&#39;s 3d_fullres" in html
     assert len(list((folder / "report" / "pictures").glob("*.png"))) == 3
+    assert "Differences to real_only" in html
 
 
 def test_report_tells_what_was_drawn_and_warns_where_that_is_not_what_was_asked(finished):
