@@ -46,10 +46,15 @@ class DrawAudit:
 
 def start_audit_file(folder: Path, first_epoch: int) -> None:
     """Drop the records of epochs that this run is going to train (again)."""
+    kept = [json.dumps(record) + "\n" for record in read_audit_file(folder) if record["epoch"] < first_epoch]
+    write_atomically(folder / AUDIT_NAME, lambda tmp: tmp.write_text("".join(kept), encoding="utf-8"))
+
+
+def read_audit_file(folder: Path) -> list[dict[str, Any]]:
+    """The records of a training, one per epoch; empty if there are none. A line that was cut by a kill is left out."""
     path = folder / AUDIT_NAME
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < first_epoch]
-    write_atomically(path, lambda tmp: tmp.write_text("".join(kept), encoding="utf-8"))
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def append_to_audit_file(folder: Path, record: Mapping[str, Any]) -> None:

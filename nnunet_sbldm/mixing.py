@@ -24,7 +24,9 @@ DEVICE_PATTERN = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "pool_size", "max_reuse")
 TRAINER_ATTRIBUTES = COUNTS[:3]
-ON_THE_FLY_ONLY = ("mode", "model", "sbldm_device", "pool_size", "max_reuse")
+ON_THE_FLY_ONLY = ("mode", "model", "sbldm_device", "pool_size", "max_reuse", "wait_s")
+MAX_WAIT_S = 600
+"""Other ranks wait in a barrier meanwhile, whose default time limit this is on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class MixingSettings:
         sbldm_device: device of that generator, such as ``cuda:1``; None takes that of the training.
         pool_size: how many cases ``on_the_fly`` keeps ready; None leaves its default.
         max_reuse: how often ``on_the_fly`` lets a case be drawn before a new one takes its place; None leaves its default.
+        wait_s: seconds for which ``on_the_fly`` waits, at most, until ``pool_size`` cases are ready, before the first epoch
+            begins; None never waits. For trainings so short that the generator's start-up would be a large part of them.
     """
 
     ratio: float = 0.25
@@ -57,10 +61,10 @@ class MixingSettings:
     sbldm_device: str | None = None
     pool_size: int | None = None
     max_reuse: int | None = None
+    wait_s: float | None = None
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.ratio, Real) and not isinstance(self.ratio, bool)
-        if not is_number or not 0 <= self.ratio <= 1:
+        if not _is_number(self.ratio) or not 0 <= self.ratio <= 1:
             raise UserError("ratio is the share of synthetic cases among the drawn cases, a number from 0 to 1; "
                             f"got {self.ratio!r}.")
         _refuse_unknown("schedule", self.schedule, SCHEDULES)
@@ -74,6 +78,8 @@ class MixingSettings:
             raise UserError(f"model is the folder or the name of a trained SBLDM; got {self.model!r}.")
         if self.sbldm_device is not None and not DEVICE_PATTERN.fullmatch(str(self.sbldm_device)):
             raise UserError(f"sbldm_device is cpu, mps, cuda or cuda:NUMBER; got {self.sbldm_device!r}.")
+        if self.wait_s is not None and (not _is_number(self.wait_s) or not 0 <= self.wait_s <= MAX_WAIT_S):
+            raise UserError(f"wait_s is a number of seconds from 0 to {MAX_WAIT_S}; got {self.wait_s!r}.")
         self._refuse_what_has_no_effect()
 
     def _refuse_what_has_no_effect(self) -> None:
@@ -119,6 +125,10 @@ class MixingSettings:
         if block.get("source", "auto") == "auto":
             block = {**block, "source": default_source}
         return MixingSettings(**block)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _refuse_unknown(name: str, value: Any, valid: Sequence[str]) -> None:

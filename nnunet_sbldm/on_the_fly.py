@@ -10,8 +10,9 @@ import atexit
 import os
 import shutil
 import socket
+import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ MAX_REUSE = 4
 REPLACING_SHARE = 0.02
 """Largest share of the time in which cases are replaced on the device that trains; another device works all the time."""
 SETTLING_TIMEOUT_S = 600.0
+POLL_S = 0.2
 RINGS = "on_the_fly"
 LOG_NAME = "sbldm_generator.log"
 THREADS_VARIABLE = "SBLDM_GENERATOR_THREADS"
@@ -68,7 +70,8 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
         job = _job_of(run, settings, generator, hosts, device, ring, use_gate, seed)
         job.save(ring / "job.json")
         supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
-    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {generator.folder}", device.type == "cuda", run.log)
+    first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, device.type == "cuda")
+    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {generator.folder}", first, run.log)
 
 
 def _job_of(
@@ -145,11 +148,26 @@ def _share(ring: Path | None) -> Path:
 # --- the source ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FirstCases:
+    """What is waited for before the first epoch; never during one.
+
+    Attributes:
+        number: cases that should be ready.
+        wait_s: seconds to wait for them, at most.
+        need_memory: sample one case in any case, so that missing memory ends the training at its start.
+    """
+
+    number: int
+    wait_s: float = 0.0
+    need_memory: bool = False
+
+
 class OnTheFly:
     """A source of synthetic cases for :class:`nnunet_sbldm.mixed_dataset.MixedDataset`; its pickled copies only read."""
 
     def __init__(
-        self, ring: Path, supervisor: GeneratorSupervisor | None, description: str, waits_for_memory: bool, log: Log
+        self, ring: Path, supervisor: GeneratorSupervisor | None, description: str, first: FirstCases, log: Log
     ) -> None:
         """Read from ``ring``.
 
@@ -157,11 +175,11 @@ class OnTheFly:
             ring: its folder.
             supervisor: of the generator process; None on the ranks that only read.
             description: what it is, in a few words.
-            waits_for_memory: sample one case before the training starts, so that missing memory ends it in time.
+            first: what is waited for before the training starts.
             log: where to say what was done.
         """
         self._ring, self._supervisor, self._description = ring, supervisor, description
-        self._waits_for_memory, self._log = waits_for_memory, log
+        self._first, self._log = first, log
         self._reader, self._draws = RingReader(ring), DrawCounter(ring)
         self._reported: dict[str, float] = {}
         self._was_ready = False
@@ -185,19 +203,36 @@ class OnTheFly:
     def start(self) -> None:
         """Start the generator process; on a GPU, wait until it has sampled a case, for the training to see what memory is left.
 
+        Where the settings ask for it (``wait_s``), also wait for the first cases.
+
         Raises:
-            UserError: the generator cannot sample on its GPU.
+            UserError: the generator cannot sample on its GPU, or ends for good while it is waited for.
         """
         if self._supervisor is None or self._supervisor.has_started:
             return
         atexit.register(self.stop)
-        self._log("sbldm: the generator process starts; until its first case is ready, training draws real cases alone")
+        self._log("sbldm: the generator process starts; while no case is ready, training draws real cases alone")
         self._supervisor.start()
-        if self._waits_for_memory:
+        if self._first.need_memory:
             self._supervisor.wait_until_settled(SETTLING_TIMEOUT_S)
-            if self._supervisor.is_over:
-                self.stop()
-                raise UserError(f"No synthetic case can be made: {self._supervisor.progress.reason}")
+            self._refuse_ended()
+        if self._first.wait_s:
+            self._await_first_cases()
+
+    def _await_first_cases(self) -> None:
+        """Wait until enough cases are ready, for so long as the settings allow."""
+        assert self._supervisor is not None
+        begin = time.monotonic()
+        while len(self.identifiers) < self._first.number and time.monotonic() < begin + self._first.wait_s:
+            self._refuse_ended()
+            time.sleep(POLL_S)
+        self._log(f"sbldm: waited {time.monotonic() - begin:.1f} s for the first cases: {len(self.identifiers)} of "
+                  f"{self._first.number} are ready")
+
+    def _refuse_ended(self) -> None:
+        if self._supervisor is not None and self._supervisor.is_over:
+            self.stop()
+            raise UserError(f"No synthetic case can be made: {self._supervisor.progress.reason}")
 
     def stop(self) -> None:
         """End the generator process and delete the ring."""

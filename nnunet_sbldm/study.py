@@ -45,7 +45,7 @@ ARM_KINDS = {
     "sbldm": ArmKind("SBLDM, whole volumes", options=(*_MIXING, "preset"), pool="generate", ratio=0.25),
     "sbldm_edit": ArmKind("SBLDM, edited real cases", options=(*_MIXING, "preset"), pool="edit", ratio=0.25),
     "sbldm_both": ArmKind("SBLDM, whole volumes and edits", options=(*_MIXING, "preset"), pool="both", ratio=0.25),
-    "on_the_fly": ArmKind("SBLDM, made on the fly", "nnUNetTrainerSBLDMOnTheFly", (*_MIXING, "preset"), ratio=0.25),
+    "on_the_fly": ArmKind("SBLDM, made on the fly", "nnUNetTrainerSBLDMOnTheFly", (*_MIXING, "preset", "wait_s"), ratio=0.25),
     "pretrain": ArmKind("SBLDM first, then real", options=("name", "ratio", "preset"), pool="generate", ratio=0.5),
     "synthetic_only": ArmKind("synthetic cases alone", options=("name", "preset"), pool="generate", ratio=1.0),
     "oracle": ArmKind("more real cases", options=("name", "num_cases")),
@@ -63,6 +63,7 @@ class Arm:
         schedule: how the share goes over the epochs.
         preset: of the generator; None is that of the study.
         num_cases: real training cases of the oracle.
+        wait_s: seconds that ``on_the_fly`` waits, at most, for its first cases before the first epoch.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Arm:
     schedule: str = "constant"
     preset: str | None = None
     num_cases: int | None = None
+    wait_s: float = 0.0
 
     @property
     def what(self) -> ArmKind:

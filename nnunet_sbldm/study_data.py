@@ -171,6 +171,9 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
     if available < wanted:
         raise UserError(f"{source.folder.name} has {available} case(s) besides {len(test)} test case(s); the study asks for "
                         f"{wanted} training cases: ask for fewer cases or fewer test cases.")
+    if len(study.folds) > 1 and available <= max(study.num_cases):
+        raise UserError(f"{source.folder.name} has {available} cases besides {len(test)} test cases: {available} are all "
+                        f"of them, the same in each of {len(study.folds)} folds; ask for fewer, or for one fold and more seeds.")
     return split
 
 

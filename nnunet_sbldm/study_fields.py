@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_sbldm.config import PRESETS
+from nnunet_sbldm.mixing import MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.study import ARM_KINDS, TEST_FOLDER
 from nnunet_sbldm.types import UserError
@@ -160,6 +161,7 @@ ARM_FIELDS: Fields = {
     "schedule": (_one_of(*SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
     "preset": (_one_of(*PRESETS), f"one of {', '.join(PRESETS)}"),
     "num_cases": _COUNT,
+    "wait_s": (_number(0, MAX_WAIT_S), f"a number of seconds from 0 to {MAX_WAIT_S}"),
 }
 
 

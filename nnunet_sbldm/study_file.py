@@ -67,9 +67,23 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"The study {path} is not a file.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        twice = _repeated_key(yaml.compose(text, yaml.SafeLoader))
+        if twice:
+            raise UserError(f"{path.name}, line {twice.start_mark.line + 1}: the key {twice.value!r} stands there twice.")
+        return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}.") from None
+
+
+def _repeated_key(node: Any) -> Any:
+    """The first key of a YAML tree that its mapping already has, of which YAML would silently take the last; else None."""
+    kind = getattr(node, "id", "")
+    pairs = node.value if kind == "mapping" else []
+    keys = [key.value for key, _ in pairs]
+    found = [key for i, (key, _) in enumerate(pairs) if key.value in keys[:i]]
+    children = node.value if kind == "sequence" else [value for _, value in pairs]
+    return next((key for key in (*found, *map(_repeated_key, children)) if key is not None), None)
 
 
 def _beside(path: Path, file: str | None) -> str | None:

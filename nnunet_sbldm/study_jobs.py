@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS
@@ -191,9 +192,7 @@ class _Planner:
 
     def _evaluate(self) -> list[StudyJob]:
         folder, needs = self.predictions, (f"{self.run.key}.predict",)
-        model = f"{self.arm.what.trainer}__{DEFAULT_PLANS}__{self.arm.name}"
-        checkpoints = f"nnUNet_results/Dataset{self.ids[self.data_key]:03d}_*/{model}/fold_{FOLD}/checkpoint_*.pth"
-        prune = () if self.study.run.keep_checkpoints else (checkpoints,)
+        prune = () if self.study.run.keep_checkpoints else (f"{self.model_folder}/checkpoint_*.pth",)
         jobs = [self._own("evaluate", (
             "nnUNetv2_evaluate_folder", TEST_LABELS, folder, "-djfile", f"{folder}/dataset.json",
             "-pfile", f"{folder}/plans.json", "-np", str(self.study.run.processes)), needs, uses_device=False, deletes=prune)]
@@ -202,6 +201,12 @@ class _Planner:
                 "python", "-m", "nnunet_sbldm.study_surface", TEST_LABELS, folder, "-tolerance_mm",
                 f"{self.study.evaluation.tolerance_mm:g}"), needs, uses_device=False))
         return jobs
+
+    @property
+    def model_folder(self) -> str:
+        """Pattern of the folder that nnU-Net trains in, relative to the study's."""
+        model = f"{self.arm.what.trainer}__{DEFAULT_PLANS}__{self.arm.name}"
+        return f"nnUNet_results/Dataset{self.ids[self.data_key]:03d}_*/{model}/fold_{FOLD}"
 
     @property
     def predictions(self) -> str:
@@ -213,6 +218,11 @@ class _Planner:
     ) -> StudyJob:
         return StudyJob(f"{self.run.key}.{stage}", stage, tuple(command), needs, self.subset, self.arm.name, uses_device,
                         environment or {}, deletes)
+
+
+def model_folder(study: Study, ids: DatasetIds, run: ArmRun, folder: Path) -> Path | None:
+    """Folder that nnU-Net trained a run in; None before it did."""
+    return next(iter(folder.glob(_Planner(study, ids, run).model_folder)), None)
 
 
 def predictions_folder(run: ArmRun) -> str:
@@ -232,6 +242,7 @@ def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
     if arm.kind == "on_the_fly":
         settings |= {"model": arm.preset or study.generator.preset}
         settings |= {"sbldm_device": study.run.generator_device} if study.run.generator_device else {}
+        settings |= {"wait_s": arm.wait_s} if arm.wait_s else {}
     return settings
 
 

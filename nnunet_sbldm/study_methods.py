@@ -76,7 +76,8 @@ def _arms(study: Study) -> str:
         schedule = f", schedule {arm.schedule}" if arm.schedule != "constant" else ""
         preset = f", preset {arm.preset}" if arm.preset else ""
         number = f", {arm.num_cases} cases" if arm.num_cases else ""
-        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{number})")
+        wait = f", after waiting at most {arm.wait_s:g} s for its first cases" if arm.wait_s else ""
+        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{number}{wait})")
     return "Arms: " + "; ".join(named) + "."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,13 @@ from nnunet_sbldm.pictures import (
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS
 from nnunet_sbldm.study_jobs import ArmRun, predictions_folder
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SHOWN = (("best", 0.0), ("median", 0.5), ("worst", 1.0))
 JITTER, MARGIN = 0.012, 1.3
+ROW_PX, AXIS_PX = 30, 60
+VERDICT_COLOURS = {"better": "#2fd6ff", "worse": "#ff7847"}
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 1000) -> None:
@@ -52,14 +57,50 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="real training cases", ylabel="Dice")
+    _make_dark(axes)
+    axes.legend(fontsize=8, facecolor=BACKGROUND, edgecolor=FAINT, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    save_figure(figure, path)
+
+
+def difference_plot(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 1000) -> bool:
+    """Write a PNG: every difference to the reference with its interval, gains to the right of the zero line, losses to the left.
+
+    Args:
+        rows: of :func:`nnunet_sbldm.study_statistics.compare`.
+        path: file to write.
+        width_px: width of the picture.
+
+    Returns:
+        Whether there was any difference to draw.
+    """
+    compared = [row for row in rows if row["difference"]]
+    if not compared:
+        return False
+    height_px = ROW_PX * len(compared) + AXIS_PX
+    figure = new_figure(width_px, height_px)
+    axes = figure.add_axes((0.3, AXIS_PX / height_px, 0.67, 1 - (AXIS_PX + ROW_PX / 2) / height_px))
+    for y, row in enumerate(compared):
+        bounds = (row["difference"][k] for k in ("mean", "low", "high"))
+        mean, low, high = (np.nan if b is None else 100 * b for b in bounds)
+        colour = VERDICT_COLOURS.get((row["verdict"] or "").split()[-1], FAINT)
+        axes.plot([low, high], [y, y], color=colour, linewidth=2)
+        axes.plot([mean], [y], color=colour, marker="o", markersize=6)
+    axes.axvline(0, color=TEXT, linewidth=1)
+    axes.set_yticks(range(len(compared)), [f"{row['arm']} at {row['num_cases']}" for row in compared])
+    axes.set(xlabel="difference in Dice points", ylim=(len(compared) - 0.5, -0.5))
+    _make_dark(axes)
+    axes.tick_params(axis="y", colors=TEXT)
+    save_figure(figure, path)
+    return True
+
+
+def _make_dark(axes: Axes) -> None:
     axes.set_facecolor(BACKGROUND)
     axes.tick_params(colors=FAINT)
     for item in (axes.xaxis.label, axes.yaxis.label):
         item.set_color(FAINT)
     for spine in axes.spines.values():
         spine.set_color(FAINT)
-    axes.legend(fontsize=8, facecolor=BACKGROUND, edgecolor=FAINT, labelcolor=TEXT, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    save_figure(figure, path)
 
 
 def best_median_worst(run: ArmRun, dice: dict[str, float], folder: Path, path: Path) -> bool:

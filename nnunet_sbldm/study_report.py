@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from nnunet_sbldm.files import read_json, write_atomically, write_json
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, Study
+from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
 from nnunet_sbldm.study_jobs import ArmRun, StudyJob, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
-from nnunet_sbldm.study_pictures import best_median_worst, learning_curves
+from nnunet_sbldm.study_pictures import best_median_worst, difference_plot, learning_curves
 from nnunet_sbldm.study_results import (
     METRICS,
     CaseScore,
@@ -28,11 +29,20 @@ from nnunet_sbldm.study_results import (
     unfinished,
 )
 from nnunet_sbldm.study_setup import SPLIT_FILE, STUDY_FILE
-from nnunet_sbldm.study_statistics import VERDICTS, Comparison, compare, interval_of_mean, terciles
+from nnunet_sbldm.study_statistics import VERDICTS, Comparison, Scores, compare, interval_of_mean, terciles
+from nnunet_sbldm.study_tables import (
+    NOT_MEASURED,
+    baseline_cells,
+    baseline_name,
+    flat,
+    markdown_table,
+    p_text,
+    points_text,
+    score_text,
+)
 from nnunet_sbldm.study_template import TEMPLATE
 from nnunet_sbldm.types import UserError
 
-NOT_MEASURED = "\N{EN DASH}"
 FEW_CASES, FEW_RUNS = 10, 3
 
 
@@ -46,6 +56,7 @@ class _Results:
     runs: Sequence[ArmRun]
     cases: Sequence[str]
     scores: Sequence[CaseScore]
+    draws: Sequence[RunDraws]
     rows: list[dict[str, Any]]
     num_generators: int
 
@@ -74,14 +85,14 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     results = _collect(study, jobs, folder)
     methods = methods_paragraph(study, read_json(folder / STUDY_FILE)["versions"], len(results.cases))
     _write_csv(results.output / "cases.csv", [asdict(s) for s in results.scores], [f.name for f in fields(CaseScore)])
-    table = [_flat(row) for row in results.rows]
+    table = [flat(row) for row in results.rows]
     _write_csv(results.output / "table.csv", table, list(dict.fromkeys(k for row in table for k in row)))
     _write_text(results.output / "table.md", markdown_table(results.rows, study.evaluation.confidence))
     _write_text(results.output / "methods.txt", methods + "\n")
     write_json(results.output / "results.json", {
         **read_json(folder / STUDY_FILE), "test_cases": list(results.cases), "generators_checked": results.num_generators,
-        "comparisons": results.rows, "time": time_per_arm(study, jobs, folder), "unfinished": unfinished(jobs, folder),
-        "methods": methods})
+        "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
+        "time": time_per_arm(study, jobs, folder), "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
     _write_text(report, _html(results, methods))
     return report
@@ -95,8 +106,25 @@ def _collect(study: Study, jobs: Sequence[StudyJob], folder: Path) -> _Results:
     reference = next(a.name for a in study.arms if a.kind == REFERENCE)
     what = Comparison(reference, [a.name for a in study.arms], study.num_cases, {a.name: a.num_cases for a in study.arms
                       if a.num_cases}, sizes_ml(cases, folder), study.evaluation.num_resamples, study.evaluation.confidence)
-    rows = compare(score_tables(scores, study, cases, "Dice"), what)
-    return _Results(study, folder, jobs, runs, cases, scores, rows, check_generators(folder))
+    tables, draws = score_tables(scores, study, cases, "Dice"), draws_of(study, runs, folder)
+    baselines = _against_copy_paste(tables, study, what)
+    rows = [{**row, "draws": shares(draws, row["arm"], what.oracles.get(row["arm"], row["num_cases"])),
+             "baseline": baselines.get((row["arm"], row["num_cases"]))} for row in compare(tables, what)]
+    return _Results(study, folder, jobs, runs, cases, scores, draws, rows, check_generators(folder))
+
+
+def _against_copy_paste(tables: Scores, study: Study, what: Comparison) -> dict[tuple[str, int], dict[str, Any]]:
+    """(arm, number of cases) -> its comparison with the first copy-paste arm, for arms that need a generator.
+
+    Holm's adjustment is over these comparisons, a family of their own.
+    """
+    name = next((a.name for a in study.arms if a.kind == "copy_paste" and any(arm == a.name for arm, _ in tables)), None)
+    if name is None:
+        return {}
+    arms = [name, *(a.name for a in study.arms if a.what.needs_generator())]
+    rows = compare(tables, replace(what, reference=name, arms=arms, oracles={}))
+    return {(row["arm"], row["num_cases"]): {"arm": name, **{k: row[k] for k in ("difference", "p", "p_holm", "verdict")}}
+            for row in rows if row["difference"]}
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -116,56 +144,6 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str
     write_atomically(path, write)
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A comparison with one column per number."""
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "thirds":
-            for name, third in zip(("small", "middle", "large"), value or ({}, {}, {}), strict=True):
-                flat |= {f"{name}_{k}": third.get(k) for k in ("mean", "low", "high")}
-        elif key in ("mean", "difference"):
-            interval = value or {}
-            flat |= {key: interval.get("mean"), f"{key}_low": interval.get("low"), f"{key}_high": interval.get("high")}
-        else:
-            flat[key] = value
-    return flat
-
-
-def markdown_table(rows: Sequence[dict[str, Any]], confidence: float) -> str:
-    """Table for a paper or a README: one row per arm and number of cases."""
-    percent = f"{100 * confidence:g} %"
-    lines = [f"| real cases | arm | runs | Dice [{percent} CI] | difference in points [{percent} CI] | p (Holm) | verdict |",
-             "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [row["num_cases"], row["arm"], row["num_runs"], _score(row["mean"]), _points(row["difference"]),
-                 _p(row["p_holm"]), row["verdict"] or NOT_MEASURED]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
-
-
-def _score(interval: dict[str, float | None] | None) -> str:
-    return _formatted(interval, 1.0, ".3f")
-
-
-def _points(interval: dict[str, float | None] | None) -> str:
-    return _formatted(interval, 100.0, "+.1f")
-
-
-def _formatted(interval: dict[str, float | None] | None, factor: float, digits: str) -> str:
-    if not interval or interval["mean"] is None:
-        return NOT_MEASURED
-    mean = format(factor * interval["mean"], digits)
-    if interval["low"] is None or interval["high"] is None:
-        return mean
-    return f"{mean} [{format(factor * interval['low'], digits)}, {format(factor * interval['high'], digits)}]"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-
-
 # --- HTML ----------------------------------------------------------------------------------------------------------
 
 
@@ -173,8 +151,9 @@ def _html(results: _Results, methods: str) -> str:
     import jinja2
 
     study, rows = results.study, results.rows
-    curves = results.output / "learning_curves.png"
+    curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
     learning_curves(rows, curves)
+    has_differences = difference_plot(rows, differences)
     names, details = _details(results)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
         dataset=study.dataset, num_cases=", ".join(map(str, study.num_cases)), num_test=len(results.cases),
@@ -183,7 +162,10 @@ def _html(results: _Results, methods: str) -> str:
         confidence=f"{100 * study.evaluation.confidence:g} %",
         verdicts={v: [f"{r['arm']} at {r['num_cases']}" for r in rows if r["verdict"] == v] for v in VERDICTS},
         tables={n: [_table_row(r) for r in rows if r["num_cases"] == n] for n in study.num_cases}, curves=embedded(curves),
-        size_rows=[[r["arm"], r["num_cases"], *map(_points, r["thirds"])] for r in rows if r["thirds"]],
+        differences=embedded(differences) if has_differences else "",
+        size_rows=[[r["arm"], r["num_cases"], *map(points_text, r["thirds"])] for r in rows if r["thirds"]],
+        baseline=baseline_name(rows),
+        baseline_rows=[[r["arm"], str(r["num_cases"]), *baseline_cells(r["baseline"])] for r in rows if r["baseline"]],
         thirds=_third_sizes(results), detail_names=names, detail_rows=details, surface=study.evaluation.surface_distances,
         pictures=_pictures(results), time_rows=_time_rows(results), methods=methods,
     )
@@ -191,8 +173,9 @@ def _html(results: _Results, methods: str) -> str:
 
 def _table_row(row: dict[str, Any]) -> list[str]:
     cases = f"{row['num_better']} / {row['num_worse']} of {row['num_pairs']}" if row["difference"] else NOT_MEASURED
-    return [row["arm"], str(row["num_runs"]), _score(row["mean"]), _points(row["difference"]), cases, _p(row["p"]),
-            _p(row["p_holm"]), row["verdict"] or NOT_MEASURED]
+    draws = [percent(row["draws"][k]) for k in ("asked", "drawn")] if row["draws"] else [NOT_MEASURED] * 2
+    return [row["arm"], str(row["num_runs"]), *draws, score_text(row["mean"]), points_text(row["difference"]), cases,
+            p_text(row["p"]), p_text(row["p_holm"]), row["verdict"] or NOT_MEASURED]
 
 
 def _warnings(results: _Results) -> list[str]:
@@ -202,7 +185,7 @@ def _warnings(results: _Results) -> list[str]:
     if len(study.folds) * len(study.seeds) < FEW_RUNS:
         warnings.append("Fewer than three runs per arm: intervals hardly reflect the chance of another draw of training cases or "
                         "another training.")
-    return warnings
+    return warnings + warnings_of(results.draws, results.runs)
 
 
 def _third_sizes(results: _Results) -> str:
@@ -217,7 +200,7 @@ def _details(results: _Results) -> tuple[list[str], list[list[str]]]:
     tables = [score_tables(results.scores, study, results.cases, m, label) for m, label in wanted]
     keys = list(dict.fromkeys(k for t in tables for k in t))
     settings = (study.evaluation.num_resamples, study.evaluation.confidence)
-    rows = [[arm, str(n), *(_score(interval_of_mean(t[arm, n], *settings).to_json()) if (arm, n) in t else NOT_MEASURED
+    rows = [[arm, str(n), *(score_text(interval_of_mean(t[arm, n], *settings).to_json()) if (arm, n) in t else NOT_MEASURED
                             for t in tables)] for arm, n in sorted(keys, key=lambda k: k[1])]
     return [f"{m}, {label}" if several else m for m, label in wanted], rows
 

@@ -131,7 +131,8 @@ def run_table(
     """
     tried: set[str] = set()
     running: list[_Running] = []
-    wanted = [j for j in jobs if only in (None, j.job_id)]
+    subsets = list(dict.fromkeys(j.subset for j in jobs))  # one after another: a study that is stopped has whole comparisons
+    wanted = [j for j in sorted(jobs, key=lambda j: subsets.index(j.subset)) if only in (None, j.job_id)]
     with _ended_with_us(running):
         while True:
             states = states_of(jobs, folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.files import read_json, write_json
-from nnunet_sbldm.study import Study
+from nnunet_sbldm.study import Arm, Study
 from nnunet_sbldm.study_data import (
     MAX_NAMED,
     make_folders,
@@ -87,7 +87,8 @@ def refuse_other_study(study: Study, folder: Path) -> None:
         return
     old, new = read_json(folder / STUDY_FILE), described(study)
     changed = [k for k, v in new["fixed"].items() if old["fixed"].get(k) != v]
-    arms = {a["name"]: a for a in old["study"]["arms"]}
+    unset = asdict(Arm(kind="", name=""))  # an older version may not have known all keys
+    arms = {a["name"]: {**unset, **a} for a in old["study"]["arms"]}
     changed += [f"arm {a['name']}" for a in new["study"]["arms"] if arms.get(a["name"], a) != a]
     if changed:
         raise UserError(f"{folder} holds this study with other {', '.join(changed[:MAX_NAMED])}; choose a new folder with -o "

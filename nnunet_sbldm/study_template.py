@@ -45,15 +45,28 @@ runs; see the end of this page.</p>{% endif %}
 interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all comparisons of this page,
 is significant. Tends: the interval alone excludes 0.</p>
 
+{% if differences %}<h2>Differences to {{ reference }}</h2>
+<img alt="Difference in Dice points with interval, for each arm and number of real cases" src="{{ differences }}">
+<p>Blue: better or tends better; orange: worse or tends worse; grey: no difference shown.</p>{% endif %}
+
 <h2>Dice of the test cases</h2>
 {% for n, rows in tables.items() %}
 <h3>{{ n }} real training cases</h3>
 <div class="scroll"><table>
-<tr><th>arm</th><th>runs</th><th>Dice [{{ confidence }} CI]</th><th>difference in points [CI]</th><th>cases better / worse</th>
-<th>p</th><th>p (Holm)</th><th>verdict</th></tr>
+<tr><th>arm</th><th>runs</th><th>synthetic draws, asked</th><th>drawn</th>
+<th>Dice [{{ confidence }} CI]</th><th>difference in points [CI]</th>
+<th>cases better / worse</th><th>p</th><th>p (Holm)</th><th>verdict</th></tr>
 {% for row in rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
+
+{% if baseline_rows %}<h2>Compared with copy-paste</h2>
+<p>Difference to <code>{{ baseline }}</code> at the same number of real cases, in Dice points; Holm's adjustment is over the
+comparisons of this table.</p>
+<div class="scroll"><table>
+<tr><th>arm</th><th>real cases</th><th>difference in points [CI]</th><th>p (Holm)</th><th>verdict</th></tr>
+{% for row in baseline_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
 
 <h2>Learning curves</h2>
 <img alt="Dice against number of real training cases" src="{{ curves }}">

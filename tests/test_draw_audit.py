@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, start_audit_file
+from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, read_audit_file, start_audit_file
 from nnunet_sbldm.types import UserError
 
 
@@ -32,6 +32,8 @@ def test_a_run_that_starts_or_continues_drops_the_records_of_epochs_it_trains_ag
     assert epochs() == [0, 1, 2]
     with open(tmp_path / "sbldm_audit.jsonl", "a") as f:
         f.write('{"epoch": 3, "dr')  # killed while writing
+    assert [r["epoch"] for r in read_audit_file(tmp_path)] == [0, 1, 2]
+    assert read_audit_file(tmp_path / "none") == []
     start_audit_file(tmp_path, 4)
     assert epochs() == [0, 1, 2]
     start_audit_file(tmp_path, 0)

@@ -18,7 +18,8 @@ COUNT = st.none() | st.integers(1, 9)
 
 @given(st.builds(MixingSettings, st.floats(0, 1), COUNT, COUNT, COUNT, st.sampled_from(SCHEDULES), st.sampled_from(SOURCES))
        | st.builds(MixingSettings, mode=st.sampled_from(MODES), model=st.just("a/model"),
-                   sbldm_device=st.just("cuda:1"), pool_size=COUNT, max_reuse=COUNT))
+                   sbldm_device=st.just("cuda:1"), pool_size=COUNT, max_reuse=COUNT,
+                   wait_s=st.floats(0, 600)))
 def test_a_block_read_back_from_the_plans_is_the_same(settings):
     assert MixingSettings.from_configuration(json.loads(json.dumps({"sbldm": settings.to_block()}))) == settings
 
@@ -39,7 +40,8 @@ def test_an_unknown_value_names_the_nearest_valid_one(key, value, nearest):
 
 
 @pytest.mark.parametrize(("key", "value"), [("model", ""), ("model", 4), ("sbldm_device", "gpu"), ("sbldm_device", 1),
-                                            ("pool_size", 0), ("max_reuse", 2.5)])
+                                            ("pool_size", 0), ("max_reuse", 2.5), ("wait_s", 601),
+                                            ("wait_s", True)])
 def test_settings_of_the_generator_are_checked(key, value):
     with pytest.raises(UserError, match=f"^{key} is .* got {value!r}"):
         MixingSettings.from_configuration({"sbldm": {key: value}})

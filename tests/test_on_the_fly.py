@@ -23,7 +23,7 @@ from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob
 from nnunet_sbldm.injection import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case
-from nnunet_sbldm.on_the_fly import open_on_the_fly
+from nnunet_sbldm.on_the_fly import FirstCases, open_on_the_fly
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.ring import RingReader
@@ -128,6 +128,23 @@ def _assert_numbers_decide(source, run):
         assert np.array_equal(mine, theirs)
     assert read_json(published / f"{case_id}.json")["seed"] == line["seed"]
     assert is_case_id(case_id, 0)
+
+
+def test_a_training_waits_for_its_first_cases_if_asked_and_never_longer_than_asked(opened, run):
+    lines = []
+    source = opened(replace(run, log=lines.append), pool_size=2, wait_s=PATIENCE_S)
+    source.start()
+    assert len(source.identifiers) == 2
+    assert "2 of 2 are ready" in lines[-1]
+    source.stop()
+    for wait_s, said in ((0.5, "0 of 2 are ready"), (None, "the generator process starts")):
+        other = opened(replace(run, log=lines.append), pool_size=2, wait_s=wait_s)
+        other._supervisor._command[2:] = ["-c", "import time; time.sleep(60)"]
+        begin = time.monotonic()
+        other.start()
+        assert (wait_s or 0) <= time.monotonic() - begin < (wait_s or 0) + 10
+        assert said in lines[-1]
+        other.stop()
 
 
 def test_a_copy_for_a_worker_reads_and_nothing_else(opened):
@@ -237,7 +254,8 @@ def test_a_generator_that_always_fails_is_started_a_bounded_number_of_times(open
     assert [("again" in line, "for good" in line) for line in lines[1:]] == [(True, False), (False, True)]
 
 
-def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run):
+@pytest.mark.parametrize("first", [FirstCases(1, need_memory=True), FirstCases(1, wait_s=PATIENCE_S)], ids=["GPU", "wait"])
+def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run, first):
     lines = []
     source = opened(replace(run, log=lines.append))
     job = replace(GeneratorJob.load(source._ring / "job.json"), plans_hash="another")
@@ -246,7 +264,7 @@ def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run):
     reason, is_final = _reason(refusal.value, job, has_sampled=False)
     failed = json.dumps({"event": FAILED, "reason": reason, "final": is_final})
     source._supervisor._command[2:] = ["-c", f"print({failed!r}); raise SystemExit(1)"]
-    source._waits_for_memory = True  # as on a GPU
+    source._first = first
     with pytest.raises(UserError, match="changed during the training"):
         source.start()
     assert not source._ring.exists()

@@ -21,8 +21,8 @@ evaluation_template nnunet_encoder destinations production evaluated_cases scori
 ring case_maker generator_process generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy
 phantom edit_samples edit_evaluation blinded_montage cli_options edit_options edit_commands dataset_conversion
 expand_command trainers report_template steps report evaluation_report evaluation demo study study_fields study_file
-study_data study_jobs study_runner study_setup study_slurm study_surface study_statistics study_results study_pictures
-study_methods study_template study_steps study_report study_commands cli
+study_data study_jobs study_runner study_setup study_slurm study_surface study_statistics study_results study_draws
+study_pictures study_methods study_tables study_template study_steps study_report study_commands cli
 """.split()
 
 

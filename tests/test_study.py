@@ -18,6 +18,7 @@ from nnunet_sbldm.study_commands import ablation_entry
 from nnunet_sbldm.study_data import Subset, open_source, refuse_content_leaks, split_cases
 from nnunet_sbldm.study_file import read_study
 from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
+from nnunet_sbldm.study_methods import methods_paragraph
 from nnunet_sbldm.study_runner import _write_state
 from nnunet_sbldm.study_setup import refuse_other_study, set_up
 from nnunet_sbldm.study_slurm import write_slurm_scripts
@@ -75,6 +76,8 @@ def raw(tmp_path, monkeypatch):
     ({"training": {"epochs": 3}}, "the key 'epochs' is unknown, did you mean 'num_epochs'"),
     ({"training": [3]}, "training must be keys and values"),
     ({"generator": {"preset": "tinny"}}, "preset must be one of tiny"),
+    ({"arms": ["real_only", {"on_the_fly": {"wait_s": -1}}]}, "wait_s must be a number of seconds from 0 to 600"),
+    ({"arms": ["real_only", {"sbldm": {"wait_s": 10}}]}, "the key 'wait_s' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
 ])
 def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, message):
@@ -85,7 +88,9 @@ def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, mes
 def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
     (tmp_path / "bad.yaml").write_text("arms: [real_only")
     (tmp_path / "short.yaml").write_text("dataset: 4")
-    for name, message in (("bad", "is not valid YAML"), ("short", "num_cases, arms, test_cases must be given"),
+    (tmp_path / "twice.yaml").write_text("dataset: 4\narms:\n  - sbldm: {ratio: 0.5, ratio: 0.25}\n")
+    for name, message in (("bad", "is not valid YAML"), ("twice", "line 3: the key 'ratio' stands there twice"),
+                          ("short", "num_cases, arms, test_cases must be given"),
                           ("none", "is not a file")):
         with pytest.raises(UserError, match=message):
             read_study(tmp_path / f"{name}.yaml")
@@ -140,6 +145,7 @@ def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
     source = open_source(study_of(), tmp_path)
     for content, message in (({"num_cases": 8}, "has 7 case.s. besides 3 test case.s.; the study asks for 8"),
                              ({"arms": ["real_only", {"oracle": {"num_cases": 9}}]}, "asks for 9"),
+                             ({"num_cases": 7, "folds": [0, 1]}, "7 are all of them, the same in each of 2 folds"),
                              ({"test_cases": ["nobody"]}, "test_cases names nobody"),
                              ({"test_cases": "imagesTs"}, "holds no case")):
         with pytest.raises(UserError, match=message):
@@ -192,6 +198,16 @@ def test_a_study_may_grow_but_not_change(study_of, raw, tmp_path):
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds other files"):
         set_up(study_of(), tmp_path / "thesis")
+
+
+def test_a_study_of_a_version_that_knew_fewer_keys_of_an_arm_can_grow(study_of, raw, tmp_path):
+    folder = tmp_path / "out"
+    set_up(study_of(), folder)
+    content = read_json(folder / "study.json")
+    for arm in content["study"]["arms"]:
+        del arm["wait_s"]
+    write_json(folder / "study.json", content)
+    set_up(study_of(num_cases=[2, 3, 4]), folder)
 
 
 def test_a_missing_gpu_is_refused_before_anything_is_made(study_of, raw, tmp_path, monkeypatch, capsys):
@@ -256,6 +272,16 @@ def test_generators_are_trained_once_and_every_arm_gets_equal_iterations(study_o
     assert len({train[a][1] for a in ("real_only", "copy_paste_25", "on_the_fly_25")}) == 1
     assert len({train[a][1] for a in ("sbldm_25", "pretrain_50", "synthetic_only")}) == 1
     assert len({train[a][1] for a in ("real_only", "sbldm_25", "sbldm_edit_25", "sbldm_both_25")}) == 4
+
+
+def test_an_arm_on_the_fly_waits_for_its_first_cases_if_asked(study_of):
+    waiting = study_of(arms=["real_only", {"on_the_fly": {"wait_s": 60}}, {"on_the_fly": {"name": "at_once"}}])
+    (configure, *_) = [j for j in plan_study_jobs(waiting, DatasetIds({})) if j.stage == "configure"]
+    blocks = json.loads(configure.command[-1])
+    assert blocks["on_the_fly_25"]["wait_s"] == 60
+    assert "wait_s" not in blocks["at_once"]
+    said = "on_the_fly_25 (SBLDM, made on the fly, share of draws 0.25, after waiting at most 60 s for its first cases)"
+    assert said in methods_paragraph(waiting, {}, 3)
 
 
 def test_slurm_scripts_run_every_job_of_a_stage(study_of, tmp_path):

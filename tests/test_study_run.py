@@ -13,15 +13,18 @@ import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
 from nnunet_sbldm import study_runner
+from nnunet_sbldm.draw_audit import append_to_audit_file
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.study_data import open_source
-from nnunet_sbldm.study_jobs import StudyJob, predictions_folder, runs_of
-from nnunet_sbldm.study_report import markdown_table, write_study_report
+from nnunet_sbldm.study_draws import RunDraws
+from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.study_report import write_study_report
 from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
 from nnunet_sbldm.study_setup import set_up
+from nnunet_sbldm.study_tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.types import UserError
 
 
@@ -133,10 +136,18 @@ def test_a_folder_without_a_study(tmp_path):
         load_table(tmp_path)
 
 
+def test_subsets_are_worked_off_one_after_another(tmp_path):
+    order = [note("plan5", subset="n5"), note("plan10", subset="n10"), note("train5", "plan5", subset="n5"),
+             note("train10", "plan10", subset="n10")]
+    table = [replace(j, command=("python", "-c", f"open('order', 'a').write('{j.job_id} ')")) for j in order]
+    run_table(table, tmp_path, {}, 1)
+    assert (tmp_path / "order").read_text().split() == ["plan5", "train5", "plan10", "train10"]
+
+
 # --- the report ----------------------------------------------------------------------------------------------------
 
 ARMS = (Arm("real_only", "real_only"), Arm("copy_paste", "copy_paste_25", 0.25), Arm("oracle", "oracle", num_cases=4))
-MISSED = {"real_only": 0.35, "copy_paste_25": 0.6, "oracle": 0.0}
+MISSED = {"real_only": 0.35, "copy_paste_25": 0.6, "oracle": 0.0, "sbldm_25": 0.35}
 """Share of the foreground that the made-up predictions miss."""
 
 
@@ -151,11 +162,24 @@ def finished(tmp_path, monkeypatch):
     source = open_source(study, folder)
     for run in runs_of(study):
         predict(run, source, folder)
+        if run.subset.key != "n3_f0_s1":
+            audit(run, DatasetIds(read_json(folder / "datasets.json"))[run.subset.key], folder)
     for j in jobs:
         lost = j.arm == "copy_paste_25" and j.subset == "n3_f0_s1"
         state = ("failed" if lost and j.stage == "train" else "waiting") if lost else "done"
         study_runner._write_state(j, folder, state, {"seconds": 60.0, **({"error": "no memory"} if state == "failed" else {})})
     return study, jobs, folder
+
+
+def audit(run, dataset, folder):
+    """What the run drew: at n = 2 what was asked, at n = 3 no synthetic case."""
+    model = f"{run.arm.what.trainer}__nnUNetPlans__{run.arm.name}"
+    model = folder / "nnUNet_results" / f"Dataset{dataset:03d}_x" / model / "fold_all"
+    model.mkdir(parents=True)
+    for epoch in range(2):
+        drawn = round(100 * run.arm.ratio) if run.subset.num_cases == 2 else 0
+        source = {"source": {"reason": "starting"}} if run.arm.ratio and not drawn else {}
+        append_to_audit_file(model, {"epoch": epoch, "draws": 100, "synthetic_draws": drawn, "asked": run.arm.ratio, **source})
 
 
 def predict(run, source, folder):
@@ -193,6 +217,65 @@ def test_report_of_a_study(finished):
     assert "no memory" in html
     assert "Every arm trained nnU-Net&#39;s 3d_fullres" in html
     assert len(list((folder / "report" / "pictures").glob("*.png"))) == 3
+    assert "Differences to real_only" in html
+
+
+def test_report_tells_what_was_drawn_and_warns_where_that_is_not_what_was_asked(finished):
+    study, jobs, folder = finished
+    html = write_study_report(study, jobs, folder).read_text()
+    results = read_json(folder / "report" / "results.json")
+    shares = {(r["arm"], r["num_cases"]): r["draws"] for r in results["comparisons"]}
+    assert shares["copy_paste_25", 2] == {"asked": 0.25, "drawn": 0.25, "lowest": 0.25, "highest": 0.25, "num_runs": 2}
+    assert (shares["copy_paste_25", 3]["asked"], shares["copy_paste_25", 3]["drawn"]) == (0.25, 0)
+    assert shares["real_only", 2]["drawn"] == 0
+    (warning,) = [w for w in results["warnings"] if "copy_paste_25" in w]
+    assert warning in html
+    assert warning.startswith("copy_paste_25 at 3: 1 of 1 trainings drew another share of synthetic cases than asked, at worst "
+                              "0.0 % instead of 25.0 % (fold 0, seed 0); without any, such a training is one on real cases alone")
+    assert "none was there in the first 2 epoch(s)" in warning
+    assert warning.endswith("the generator said: starting.")
+    assert "| 3 | copy_paste_25 | 1 | 0.0 % (25.0 %) |" in (folder / "report" / "table.md").read_text()
+    header = (folder / "report" / "table.csv").read_text().splitlines()[0].split(",")
+    assert {"share_asked", "share_drawn", "share_lowest", "share_highest"} < set(header)
+
+
+def test_a_training_without_an_audit_is_named(finished):
+    study, jobs, folder = finished
+    for file in (folder / "nnUNet_results").rglob("sbldm_audit.jsonl"):
+        file.unlink()
+    write_study_report(study, jobs, folder)
+    warnings = read_json(folder / "report" / "results.json")["warnings"]
+    assert "copy_paste_25 at 2: 2 of 2 trainings left no audit, so that it is not known what they drew." in warnings
+    assert not any("real_only" in w for w in warnings)
+    assert re.search(rf"^\| 2 \| real_only \| 2 \| {NOT_MEASURED} \|", (folder / "report" / "table.md").read_text(), re.MULTILINE)
+
+
+def test_a_share_may_miss_by_a_few_draws():
+    exact = RunDraws("a", 5, 0, 0, 100, 0.25, 0.25, 0, "")
+    assert not exact.differs
+    assert not replace(exact, drawn=0.3).differs
+    assert replace(exact, drawn=0.32).differs
+    assert replace(exact, draws=10000, drawn=0.28).differs
+
+
+def test_arms_with_a_generator_are_also_compared_with_copy_paste(finished):
+    study, jobs, folder = finished
+    study = replace(study, arms=(*study.arms, Arm("sbldm", "sbldm_25", 0.25)))
+    jobs, _ = set_up(study, folder)
+    source = open_source(study, folder)
+    for run in runs_of(study):
+        if run.arm.kind == "sbldm":
+            predict(run, source, folder)
+    for j in jobs:
+        if j.arm == "sbldm_25" or not j.arm:
+            study_runner._write_state(j, folder, "done", {"seconds": 60.0})
+    html = write_study_report(study, jobs, folder).read_text()
+    rows = {(r["arm"], r["num_cases"]): r["baseline"] for r in read_json(folder / "report" / "results.json")["comparisons"]}
+    assert {key for key, baseline in rows.items() if baseline} == {("sbldm_25", 2), ("sbldm_25", 3)}
+    assert rows["sbldm_25", 2]["arm"] == "copy_paste_25"
+    assert rows["sbldm_25", 2]["verdict"] == "better"
+    assert "Compared with copy-paste" in html
+    assert "| difference to copy_paste_25 [95 % CI] |" in (folder / "report" / "table.md").read_text().splitlines()[0]
 
 
 def test_tables_of_a_study(finished):
@@ -204,7 +287,8 @@ def test_tables_of_a_study(finished):
     assert len(cases) == 1 + 9 * 9
     assert len((report / "table.csv").read_text().splitlines()) == 1 + 6
     table = (report / "table.md").read_text()
-    assert re.search(r"\| 2 \| copy_paste_25 \| 2 \| 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \| -\d+\.\d \[-.*\| worse \|", table)
+    assert re.search(r"\| 2 \| copy_paste_25 \| 2 \| 25\.0 % \(25\.0 %\) "
+                     r"\| 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \| -\d+\.\d \[-.*\| worse \|", table)
     time_rows = {r["arm"]: r for r in read_json(report / "results.json")["time"]}
     assert (time_rows["real_only"]["training_seconds"], time_rows["real_only"]["gpu_hours"]) == (240.0, 0.0)
     methods = (report / "methods.txt").read_text()
@@ -248,5 +332,5 @@ def test_surface_distances_of_a_shifted_box():
 
 def test_missing_numbers_are_dashes():
     row = {"num_cases": 5, "arm": "a", "num_runs": 1, "mean": {"mean": 0.5, "low": None, "high": None}, "difference": None,
-           "p_holm": None, "verdict": None}
-    assert markdown_table([row], 0.95).splitlines()[2] == "| 5 | a | 1 | 0.500 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |"
+           "p_holm": None, "verdict": None, "draws": None, "baseline": None}
+    assert markdown_table([row], 0.95).splitlines()[2] == f"| 5 | a | 1 | {NOT_MEASURED} | 0.500 |{f' {NOT_MEASURED} |' * 3}"
