@@ -30,17 +30,34 @@ from nnunet_sbldm.config import (
     StageConfig,
     from_json,
 )
-from nnunet_sbldm.denoiser import VolumeDenoiser
+from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
 FORMAT_VERSION = 1
 WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model that a generator was fine-tuned from.
+
+    Attributes:
+        name: its name; empty if the generator was trained from scratch.
+        hash: its hash.
+    """
+
+    name: str = ""
+    hash: str = ""
+
+
+FROM_SCRATCH = InitialModel()
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ class GeneratorPlan:
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.
+        initial: what it was fine-tuned from.
+        layout: the denoiser's layout where it is that of the initial model; None where the grid decides.
     """
 
     dataset_name: str
@@ -92,12 +111,14 @@ class GeneratorPlan:
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     texture: Texture = NO_TEXTURE
+    initial: InitialModel = FROM_SCRATCH
+    layout: DenoiserLayout | None = None
 
     @cached_property
     def condition_model(self) -> ConditionModel:
-        """The condition model fitted to the training cases."""
+        """The condition model fitted to the training cases, in their own scale: the networks' may be of an initial model."""
         table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
-        return ConditionModel(self.condition_scaling, table)
+        return ConditionModel(ConditionScaling.fit(self.condition_scaling.names, table), table)
 
     def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture) -> GeneratorPlan:
         """The same plan with what is measured once the first stage is trained: latent statistics [Z], [Z] and texture."""
@@ -121,6 +142,8 @@ class GeneratorPlan:
         }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items()}
         parsed["preset"] = _preset_from_json(value["preset"])
+        parsed["initial"] = from_json(InitialModel, value.get("initial", {}))
+        parsed["layout"] = from_json(DenoiserLayout, layout) if (layout := value.get("layout")) else None
         parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
         return from_json(GeneratorPlan, {**value, **parsed})
 
@@ -159,6 +182,7 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
         plan.targets,
         plan.preset.denoiser,
         int(plan.preset.diffusion.self_conditioning),
+        plan.layout,
     )
     return network.to(memory_format=torch.channels_last_3d)
 
@@ -206,11 +230,6 @@ class Generator:
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
     """``nnUNet_results/DATASET/SBLDM__PLANS__PRESET/fold_F``."""
     return nnunet_folder("nnUNet_results") / dataset.name / f"SBLDM__{dataset.plans_name}__{preset}" / f"fold_{fold}"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether the folder holds a finished generator."""
-    return (folder / "generator.json").is_file()
 
 
 def load_generator(folder: Path, device: torch.device | None = None) -> Generator:

@@ -20,7 +20,9 @@ from nnunet_sbldm.cli_options import (
     device_argument,
     device_of,
     groups_argument,
+    model_argument,
     number,
+    output_of,
     positive,
     preset_argument,
     run,
@@ -38,6 +40,7 @@ from nnunet_sbldm.edit_options import (
     host_dataset_arguments,
 )
 from nnunet_sbldm.expand_command import expand_entry
+from nnunet_sbldm.known_models import find_model, is_complete
 from nnunet_sbldm.mixing import MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.types import UserError
@@ -80,7 +83,7 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.checkpoint import generator_folder, is_complete
+    from nnunet_sbldm.checkpoint import generator_folder
     from nnunet_sbldm.folds import without_patients_of_val
     from nnunet_sbldm.groups import remember_groups, remembered_groups
     from nnunet_sbldm.nnunet import fold_cases, open_dataset, parse_fold
@@ -115,7 +118,7 @@ def _chosen_cases(file: Path, allowed: Sequence[str], fold: int | str) -> list[s
 def sample_entry(argv: Sequence[str] | None = None) -> None:
     """``sbldm_sample``: write synthetic cases and a montage into a folder."""
     parser = Parser("Write synthetic image/mask pairs, their provenance and a montage into a folder.")
-    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    model_argument(parser)
     parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
     parser.add_argument("-n", type=count, default=4, help="[OPTIONAL] number of cases. Default: 4")
     edit_arguments(parser)
@@ -147,7 +150,7 @@ def _sample(args: argparse.Namespace) -> None:
     from nnunet_sbldm.synthesis import check_asked, write_samples
 
     device = device_of(args.device)
-    generator = load_generator(args.m, torch.device(device))
+    generator = load_generator(find_model(args.m), torch.device(device))
     editing = editing_of(args)
     volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
     centroid = args.centroid and tuple(args.centroid)
@@ -171,7 +174,7 @@ def regenerate_entry(argv: Sequence[str] | None = None) -> None:
         help="[REQUIRED] dataset id or name, real (pool, in place) or expanded; or results folder of a fold trained on the fly",
     )
     parser.add_argument("case", metavar="CASE", help="[REQUIRED] id of the synthetic case")
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="[OPTIONAL] its SBLDM, if it was moved. Default: as recorded")
+    parser.add_argument("-m", metavar="MODEL", help="[OPTIONAL] its SBLDM, if it was moved. Default: as recorded")
     parser.add_argument("-o", type=Path, metavar="DIR", help="[OPTIONAL] write the case there as .nii.gz")
     device_argument(parser)
     args = parser.parse_args(argv)
@@ -181,7 +184,8 @@ def regenerate_entry(argv: Sequence[str] | None = None) -> None:
 def _regenerate(args: argparse.Namespace) -> None:
     from nnunet_sbldm.regeneration import regenerate
 
-    print(regenerate(args.place, args.case, device_of(args.device), args.m, args.o))
+    model = find_model(args.m) if args.m else None
+    print(regenerate(args.place, args.case, device_of(args.device), model, args.o))
 
 
 def configure_entry(argv: Sequence[str] | None = None) -> None:
@@ -271,7 +275,7 @@ def evaluate_entry(argv: Sequence[str] | None = None) -> None:
         "Evaluate an SBLDM: synthetic cases against real held-out cases, with a real-vs-real floor beside each number. "
         "Writes evaluation.json, evaluation.html and pictures."
     )
-    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    model_argument(parser)
     parser.add_argument("-d", metavar="DATASET", help="[OPTIONAL] dataset id or name. Default: the one it was trained on")
     parser.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier. Default: those it was trained with")
     parser.add_argument("-n", type=count, default=64, help="[OPTIONAL] number of synthetic cases. Default: 64")
@@ -301,8 +305,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     editing_of(args)
     device = device_of(args.device)
     targets = read_targets(args.targets) if args.targets else DEFAULT_TARGETS
-    generator = load_generator(args.m, torch.device(device))
-    plan, output = generator.plan, args.o or args.m / "evaluation"
+    folder = find_model(args.m)
+    output = output_of(args, folder, "evaluation")
+    generator = load_generator(folder, torch.device(device))
+    plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)
     settings = EvaluationSettings(
         args.n, sampler_of(args, device), args.seed, args.diversity, not args.no_gate, targets, args.nnunet

@@ -56,7 +56,9 @@ def expand_entry(argv: Sequence[str] | None = None) -> None:
         metavar="CONFIGURATION",
         help=f"[OPTIONAL] configurations to preprocess for. Default: {DEFAULT_CONFIGURATION}",
     )
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds. Default: each fold's own")
+    parser.add_argument(
+        "-m", metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds, by folder or name. Default: each fold's own"
+    )
     preset_argument(parser)
     groups_argument(parser)
     sampler_arguments(parser)

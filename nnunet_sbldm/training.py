@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder, is_complete
+from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
+from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.latents import (
     decode_volume,
     encode_cases,
@@ -30,6 +31,7 @@ from nnunet_sbldm.latents import (
     residuals,
 )
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss
+from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, novelty_of
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
@@ -129,9 +131,12 @@ def _prepare_once(
 
 
 def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:
-    """Write what makes the checkpoint self-contained; ``generator.json`` last."""
-    write_json(folder / "dataset.json", {k: v for k, v in dataset.dataset_json.items() if k not in ("dataset", "sbldm")})
-    write_json(folder / "training_cases.json", [c.to_json() for c in seen])
+    """Write what makes the checkpoint self-contained, and its card; ``generator.json`` last."""
+    dataset_json = {k: v for k, v in dataset.dataset_json.items() if k not in ("dataset", "sbldm")}
+    cases = [c.to_json() for c in seen]
+    write_json(folder / "dataset.json", dataset_json)
+    write_json(folder / "training_cases.json", cases)
+    write_card(folder, make_card(folder, plan, dataset_json, cases))
     write_json(folder / "generator.json", plan.to_json())
 
 
