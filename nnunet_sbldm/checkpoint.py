@@ -168,16 +168,19 @@ def build_autoencoder(plan: GeneratorPlan) -> SliceAutoencoder:
     return network.to(memory_format=torch.channels_last)  # twice as fast on CPUs
 
 
+def layout_of(plan: GeneratorPlan) -> DenoiserLayout:
+    """The layout of the planned denoiser."""
+    num_levels = len(plan.preset.denoiser.widths)
+    return plan.layout or DenoiserLayout.of(plan.grid.latent_shape, plan.grid.latent_voxel_mm, num_levels)
+
+
 def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     """An untrained denoiser of the planned size."""
     z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
-    d, h, w = plan.grid.spacing_mm
-    f = plan.grid.downsampling
-    voxel_mm = (d, h * f, w * f)
     network = VolumeDenoiser(
         z,
         plan.grid.latent_shape,
-        voxel_mm,
+        plan.grid.latent_voxel_mm,
         plan.condition_scaling,
         plan.targets,
         plan.preset.denoiser,

@@ -9,12 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import (
     DEFAULT_CONFIGURATION,
     Parser,
+    announce_licence,
     count,
     dataset_arguments,
     device_argument,
@@ -30,7 +32,7 @@ from nnunet_sbldm.cli_options import (
     sampler_of,
     seed,
 )
-from nnunet_sbldm.config import PRESETS, lengthened
+from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, lengthened
 from nnunet_sbldm.edit_commands import evaluate_edits_command
 from nnunet_sbldm.edit_options import (
     edit_arguments,
@@ -40,10 +42,14 @@ from nnunet_sbldm.edit_options import (
     host_dataset_arguments,
 )
 from nnunet_sbldm.expand_command import expand_entry
-from nnunet_sbldm.known_models import find_model, is_complete
+from nnunet_sbldm.known_models import find_model, is_complete, name_of
 from nnunet_sbldm.mixing import MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.types import UserError
+
+if TYPE_CHECKING:
+    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.transfer import Start
 
 __all__ = [
     "configure_entry",
@@ -65,8 +71,22 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
     dataset_arguments(parser)
     parser.add_argument("-f", required=True, metavar="FOLD", help="[REQUIRED] fold: a number, or all")
     preset_argument(parser)
+    parser.set_defaults(preset=None)
     parser.add_argument(
-        "-length", type=positive, default=1.0, metavar="X", help="[OPTIONAL] train X times the steps of the preset. Default: 1"
+        "-length",
+        type=positive,
+        metavar="X",
+        help="[OPTIONAL] train X times the steps of the preset, or of the initial model. Default: 1, or 0.25 with -init",
+    )
+    parser.add_argument(
+        "-init", metavar="MODEL", help="[OPTIONAL] fine-tune this SBLDM (folder, or a name that sbldm_models lists); keeps its size"
+    )
+    parser.add_argument(
+        "-map",
+        nargs="+",
+        default=[],
+        metavar="YOURS=ITS",
+        help="[OPTIONAL] channels and labels of the dataset that have another name in the initial SBLDM",
     )
     parser.add_argument(
         "-cases",
@@ -96,10 +116,38 @@ def _train(args: argparse.Namespace) -> None:
     case_ids = without_patients_of_val(case_ids, val, remembered_groups(dataset.preprocessed))
     if args.cases:
         case_ids = _chosen_cases(args.cases, case_ids, fold)
-    preset = lengthened(PRESETS[args.preset], args.length)
+    start = _start(args, dataset, fold, val)
+    length = {"length": args.length} if args.length else {}
+    preset = start.preset(**length) if start else lengthened(PRESETS[args.preset or DEFAULT_PRESET], args.length or 1)
     done = is_complete(generator_folder(dataset, preset.name, fold))
-    folder = train_generator(dataset, fold, preset, case_ids, device_of(args.device), args.seed)
+    folder = train_generator(dataset, fold, preset, case_ids, device_of(args.device), args.seed, start)
     print(f"The SBLDM of fold {fold} {'was already trained' if done else 'is trained'}: {folder}")
+
+
+def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:
+    """What training starts from, checked against the fold; None for a start from scratch."""
+    from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.folds import with_groups
+    from nnunet_sbldm.groups import remembered_groups
+    from nnunet_sbldm.nnunet import fingerprints_of
+    from nnunet_sbldm.transfer import Start
+
+    if not args.init:
+        if args.map:
+            raise UserError("-map goes with -init.")
+        return None
+    if args.preset:
+        raise UserError("-preset and -init exclude each other: a fine-tuned SBLDM has the size of its initial one.")
+    wrong = [pair for pair in args.map if pair.count("=") != 1]
+    if wrong:
+        raise UserError(f"-map takes pairs such as T2=FLAIR, yours first; got {wrong[0]!r}.")
+    folder = find_model(args.init)
+    generator = load_generator(folder)
+    announce_licence(folder)
+    generator = replace(generator, seen=with_groups(generator.seen, remembered_groups(dataset.preprocessed)))
+    start = Start(generator, name_of(folder), dict(pair.split("=") for pair in args.map))
+    start.refuse_leaks(list(fingerprints_of(dataset, val).values()), fold)
+    return start
 
 
 def _chosen_cases(file: Path, allowed: Sequence[str], fold: int | str) -> list[str]:
@@ -150,7 +198,9 @@ def _sample(args: argparse.Namespace) -> None:
     from nnunet_sbldm.synthesis import check_asked, write_samples
 
     device = device_of(args.device)
-    generator = load_generator(find_model(args.m), torch.device(device))
+    folder = find_model(args.m)
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     editing = editing_of(args)
     volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
     centroid = args.centroid and tuple(args.centroid)

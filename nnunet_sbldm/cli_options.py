@@ -116,6 +116,14 @@ def model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def announce_licence(folder: Path) -> None:
+    """Say under which licence a model is used, where it states one."""
+    from nnunet_sbldm.model_card import licence_note
+
+    if note := licence_note(folder):
+        print(note)
+
+
 def output_of(args: argparse.Namespace, folder: Path, name: str) -> Path:
     """The output folder of the options; by default ``name`` in the folder of the model.
 

@@ -56,6 +56,12 @@ class Grid:
         d, h, w = self.shape
         return d, h // self.downsampling, w // self.downsampling
 
+    @property
+    def latent_voxel_mm(self) -> tuple[float, float, float]:
+        """Latent voxel size along (D, h, w)."""
+        d, h, w = self.spacing_mm
+        return d, h * self.downsampling, w * self.downsampling
+
 
 def downsampling_for(in_plane: Sequence[int]) -> int:
     """4 up to 128 pixels, 8 beyond: latents stay near 32 x 32."""

@@ -5,10 +5,8 @@ Written by the commands from what is known; no id of a case is in it. It is not 
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -152,10 +150,11 @@ def _sizes(plan: GeneratorPlan, label: str) -> dict[str, Any]:
 
 
 def num_parameters(weights: Path) -> int:
-    """Numbers in a safetensors file, from its header."""
-    with open(weights, "rb") as f:
-        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+    """Numbers in a safetensors file, of which only the header is read."""
+    from safetensors import safe_open
+
+    with safe_open(weights, "np") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 def with_evaluation(card: ModelCard, result: Mapping[str, Any]) -> ModelCard:
@@ -194,13 +193,15 @@ def read_card(folder: Path) -> ModelCard:
 
         plan = GeneratorPlan.from_json(read_json(folder / "generator.json"))
         return make_card(folder, plan, read_json(folder / "dataset.json"), read_json(folder / "training_cases.json"))
+    import jinja2
+
     try:
         value = read_json(folder / CARD)
         if value["format"] != FORMAT_VERSION:
             raise UserError(f"{folder / CARD} has format {value['format']}; this version reads {FORMAT_VERSION}.")
         card = from_json(ModelCard, value)
         rendered(card)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jinja2.TemplateError) as e:
         raise UserError(f"{folder / CARD} is no model card that this version can read ({e}).") from e
     return card
 

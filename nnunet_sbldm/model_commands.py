@@ -104,7 +104,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def import_entry(argv: Sequence[str] | None = None) -> None:
     """``sbldm_import``: take a model from a file."""
-    parser = Parser("Take an SBLDM from a file that sbldm_export wrote: checked before any of it is kept, and no code in it runs.")
+    parser = Parser("Take an SBLDM from a file that sbldm_export wrote: checked before it is kept; no code in it runs.")
     parser.add_argument("file", type=Path, metavar="FILE.zip", help="[REQUIRED] the file")
     parser.add_argument("-name", help="[OPTIONAL] name for -m. Default: that of the file")
     args = parser.parse_args(argv)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nnunet_sbldm.checkpoint import (
@@ -236,6 +237,7 @@ def _refuse_unusable(file: Path, folder: Path) -> None:
     """Load the model once, after a look at whether its plan asks for no more memory than its weights account for."""
     try:
         read_card(folder)
+        read_json(folder / "dataset.json")["labels"].items()
         plan = GeneratorPlan.from_json(read_json(folder / "generator.json"))
         if math.prod(plan.grid.shape) > MAX_GRID_VOXELS:
             _refuse(file, f"its grid has {math.prod(plan.grid.shape)} voxels, more than the {MAX_GRID_VOXELS} that are allowed")
@@ -246,5 +248,5 @@ def _refuse_unusable(file: Path, folder: Path) -> None:
         load_generator(folder)
     except UserError as e:
         raise UserError(str(e).replace(str(folder), str(file))) from e
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError) as e:
-        _refuse(file, f"its plan cannot be read ({e})")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, SafetensorError) as e:
+        _refuse(file, f"it cannot be read ({e})")

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
@@ -39,6 +40,7 @@ from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.texture import Texture
+from nnunet_sbldm.transfer import Start, initial_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 PICTURED_CASES = 3
@@ -49,7 +51,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def train_generator(
-    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], device: str = "cuda", seed: int = 0
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    case_ids: Sequence[str],
+    device: str = "cuda",
+    seed: int = 0,
+    start: Start | None = None,
 ) -> Path:
     """Train autoencoder and denoiser on the given real cases and write a checkpoint.
 
@@ -60,18 +68,20 @@ def train_generator(
         case_ids: real cases that the generator may see; nothing else of the dataset is looked at.
         device: ``cpu``, ``cuda`` or ``mps``.
         seed: seed of initialisation and training order.
+        start: what to start from, where not from scratch; ``preset`` is its own then, see :meth:`Start.preset`.
 
     Returns:
         The checkpoint folder.
 
     Raises:
-        UserError: bad cases, or an unfinished run with other settings in the way.
+        UserError: bad cases, or a run with other settings in the way.
     """
     folder = generator_folder(dataset, preset.name, fold)
     if is_complete(folder):
+        _refuse_other_start(folder, start)
         return folder
     accelerator = make_accelerator(device)
-    plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder)
+    plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder, start)
     plan = train_stages(accelerator, plan, arrays, folder)
     if accelerator.is_main_process:
         finish(folder, dataset, plan, seen)
@@ -80,9 +90,15 @@ def train_generator(
     return folder
 
 
+def _refuse_other_start(folder: Path, start: Start | None) -> None:
+    known = read_json(folder / "generator.json").get("initial", {}).get("hash", "")
+    if known != (start.generator.hash if start else ""):
+        raise UserError(f"{folder} holds an SBLDM that started from another model; move that folder away to train this one.")
+
+
 def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: TrainingArrays, folder: Path) -> GeneratorPlan:
     """Train both networks of a planned generator into ``folder``; the plan with the statistics of its latents."""
-    autoencoder = build_seeded(build_autoencoder, plan)
+    autoencoder = _starting_network(build_autoencoder, plan, folder, "autoencoder")
     train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
     latents, num_cases = torch.stack(list(encode_cases(autoencoder, arrays))), len(plan.condition_table)
     texture = Texture.fit(
@@ -91,11 +107,19 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
         plan.encoding.num_classes,
     )
     plan = plan.with_first_stage(*latent_statistics(latents[:num_cases]), texture)
-    denoiser = build_seeded(build_denoiser, plan)
+    denoiser = _starting_network(build_denoiser, plan, folder, "denoiser")
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
     return plan
+
+
+def _starting_network(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan, folder: Path, stage: str) -> Network:
+    """An untrained network, or one with the weights of the initial model."""
+    network, weights = build_seeded(build, plan), initial_weights(folder / "work", stage)
+    if weights.is_file():
+        network.load_state_dict(load_file(weights))
+    return network
 
 
 def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan) -> Network:
@@ -106,20 +130,32 @@ def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan)
 
 
 def _prepare_once(
-    accelerator: Accelerator, dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, folder: Path
+    accelerator: Accelerator,
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    case_ids: Sequence[str],
+    seed: int,
+    folder: Path,
+    start: Start | None,
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """Read and check the cases, or reopen what an interrupted run prepared."""
     work = folder / "work"
     draft = work / "draft.json"
-    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, repr(preset)])
+    beginning = [start.generator.hash, dict(start.renamed)] if start else []
+    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, repr(preset), *beginning])
     if accelerator.is_main_process:
         remove_leftovers(folder)
         if draft.is_file() and read_json(draft)["asked"] != asked:
             raise UserError(
-                f"{folder} holds an unfinished run with other cases, plans, seed or preset; delete that folder to start anew."
+                f"{folder} holds an unfinished run with other cases, plans, seed, preset or -init; "
+                "delete that folder to start anew."
             )
         if not draft.is_file():
-            plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work)
+            plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work, start)
+            if start:
+                start.save_weights(plan, work)
+                seen = start.seen_with(seen)
             write_json(draft, {"asked": asked, "plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     accelerator.wait_for_everyone()
     stored = read_json(draft)
