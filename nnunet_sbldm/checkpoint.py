@@ -51,10 +51,12 @@ class InitialModel:
     Attributes:
         name: its name; empty if the generator was trained from scratch.
         hash: its hash.
+        licence: its licence, which holds for what starts from it too; empty if none was stated.
     """
 
     name: str = ""
     hash: str = ""
+    licence: str = ""
 
 
 FROM_SCRATCH = InitialModel()

@@ -51,6 +51,7 @@ class ModelCard:
         num_parameters: likewise.
         library_version: version of this package that trained it.
         initial: name of the model that it was fine-tuned from; empty if none.
+        initial_licence: licence of that model; empty if none was stated.
         channels: image channels.
         labels: foreground labels or regions.
         grid: voxels.
@@ -74,6 +75,7 @@ class ModelCard:
     num_parameters: tuple[int, ...]
     library_version: str
     initial: str
+    initial_licence: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]
     grid: tuple[int, ...]
@@ -86,6 +88,12 @@ class ModelCard:
     is_exported: bool = False
     intended_use: tuple[str, ...] = INTENDED_USE
     limits: tuple[str, ...] = LIMITS
+
+    @property
+    def whole_licence(self) -> str:
+        """The licence, and that of the initial model, whose weights are part of this one; empty if none is stated."""
+        own = "" if self.licence == NOT_STATED else self.licence
+        return "; ".join(dict.fromkeys(v for v in (own, self.initial_licence) if v))
 
 
 # --- making --------------------------------------------------------------------------------------------------------
@@ -114,6 +122,7 @@ def make_card(folder: Path, plan: GeneratorPlan, dataset_json: Mapping[str, Any]
         num_parameters=tuple(num_parameters(folder / w) for w in WEIGHTS),
         library_version=plan.library_version,
         initial=plan.initial.name,
+        initial_licence=plan.initial.licence,
         channels=plan.channel_names,
         labels=tuple(t.name for t in plan.targets),
         grid=tuple(grid),
@@ -238,15 +247,15 @@ def rendered(card: ModelCard) -> str:
 
 def is_non_commercial(card: ModelCard) -> bool:
     """Whether the licence has Creative Commons' clause NC, or says so in words."""
-    return re.search(r"\bNC\b|non-?commercial", card.licence, re.IGNORECASE) is not None
+    return re.search(r"\bNC\b|non-?commercial", card.whole_licence, re.IGNORECASE) is not None
 
 
 def licence_note(folder: Path) -> str:
     """The licence of a model in a few words, for the commands that use it; empty where none is stated."""
     card = read_card(folder)
-    if card.licence == NOT_STATED:
+    if not card.whole_licence:
         return ""
-    return f"{card.title}: licence {card.licence}{', non-commercial use only' if is_non_commercial(card) else ''}"
+    return f"{card.title}: licence {card.whole_licence}{', non-commercial use only' if is_non_commercial(card) else ''}"
 
 
 def _cell(value: object) -> str:

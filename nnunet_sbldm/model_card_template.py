@@ -22,6 +22,7 @@ A slice-based latent diffusion model (SBLDM) of [nnunet-sbldm](https://arxiv.org
 masks together.
 
 - **Licence**: {{ card.licence }}
+{%- if card.initial_licence %}; of the initial model {{ card.initial }}: {{ card.initial_licence }}{% endif %}
 {%- if non_commercial %}. **Non-commercial use only**, of the weights and of what they make.{% endif %}
 - **Data**: {{ card.data }}
 {%- if card.reference %}

@@ -45,14 +45,14 @@ def _models(args: argparse.Namespace) -> None:
 
 
 def _row(name: str, folder: Path) -> tuple[str, ...]:
-    from nnunet_sbldm.model_card import is_non_commercial, read_card
+    from nnunet_sbldm.model_card import NOT_STATED, is_non_commercial, read_card
 
     try:
         card = read_card(folder)
     except UserError as e:
         return (name, str(e), *[""] * (len(COLUMNS) - 2))
     name += "" if folder.parent == BUNDLED else " (imported)"
-    licence = f"{card.licence}{' (non-commercial)' if is_non_commercial(card) else ''}"
+    licence = f"{card.whole_licence or NOT_STATED}{' (non-commercial)' if is_non_commercial(card) else ''}"
     made = [", ".join(names) for names in (card.channels, card.labels)]
     lengths = ["x".join(f"{v:g}" for v in values) for values in (card.field_of_view_mm, card.spacing_mm)]
     return (name, licence, *made, *lengths, str(card.num_training_cases), _measured(card))

@@ -48,11 +48,13 @@ class Start:
         generator: the initial model, on the CPU.
         name: its name.
         renamed: own name of a channel or label -> that of the initial model, where they differ.
+        licence: its licence; empty if none is stated.
     """
 
     generator: Generator
     name: str
     renamed: Mapping[str, str]
+    licence: str = ""
 
     def preset(self, length: float = DEFAULT_LENGTH) -> Preset:
         """The initial model's preset with ``length`` times its steps, under a name of its own."""
@@ -108,7 +110,7 @@ class Start:
             grid=plan.grid.with_downsampling(initial.grid.downsampling),
             layout=layout_of(initial),
             condition_scaling=_scaling(plan, initial.condition_scaling, self.match_plan(plan).features),
-            initial=InitialModel(self.name, self.generator.hash),
+            initial=InitialModel(self.name, self.generator.hash, self.licence),
         )
 
     def save_weights(self, plan: GeneratorPlan, folder: Path) -> None:
