@@ -4,8 +4,8 @@
 
 trains on the first n training cases of the fold, for every n: from scratch (all steps, and a quarter of them) and fine-tuned from
 MODEL (a quarter), and scores raw draws, no quality gate, against the held-out cases of the fold. All arms have MODEL's size, and
-their steps are shares of MODEL's. For an honest test MODEL must not have seen the cases: those that it has seen are left out, and a
-MODEL that has seen a held-out case is refused. So take one of another dataset, or one trained on other cases of the same fold:
+their steps are shares of MODEL's. For an honest test MODEL must not have seen the cases: those that it has seen are left out, and
+a MODEL that has seen a held-out case is refused. So take one of another dataset, or one trained on other cases of the same fold:
 
     sbldm_train -d 4 -f 0 -preset small -cases others.txt
 
