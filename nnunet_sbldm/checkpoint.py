@@ -35,13 +35,12 @@ from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.known_models import is_complete
+from nnunet_sbldm.known_models import WEIGHTS, is_complete
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
 FORMAT_VERSION = 1
-WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
 
 
 @dataclass(frozen=True)

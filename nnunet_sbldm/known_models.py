@@ -17,6 +17,7 @@ BUNDLED = Path(__file__).parent / "models"
 """Models that are installed with the package, one folder each."""
 IMPORTED = "SBLDM_models"
 """Folder below ``nnUNet_results`` for models that were imported."""
+WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
 MANIFEST = "MANIFEST"
 """Sizes and hashes of the files of a shared model; a model that has it is left as it came."""
 
@@ -92,6 +93,7 @@ def places_of(home: Path, plans_name: str, model: str | Path) -> list[Path]:
 def name_of(folder: Path) -> str:
     """A short name for a model: that of its folder, or of the dataset and fold that it was trained on."""
     folder = folder.resolve()
-    is_fold = folder.name.startswith("fold_")
-    name = f"{folder.parents[1].name}_f{folder.name.removeprefix('fold_')}" if is_fold else folder.name
+    name, home = folder.name, folder.parent
+    if name.startswith("fold_"):
+        name = f"{home.parent.name or home.name}_f{name.removeprefix('fold_')}"
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_sbldm.config import from_json
 from nnunet_sbldm.files import read_json, write_atomically, write_json
-from nnunet_sbldm.known_models import is_shared
+from nnunet_sbldm.known_models import WEIGHTS, is_shared
 from nnunet_sbldm.model_card_template import INTENDED_USE, LIMITS, TEMPLATE
 from nnunet_sbldm.types import UserError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CARD, README = "card.json", "README.md"
 FORMAT_VERSION = 1
 NOT_STATED = "not stated"
-WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
 SHOWN = (
     ("reconstruction", r"Dice .*"),
     ("condition", r".*: (r of log volume|median volume error \(share\)|median centroid error \(share of field of view\))"),
@@ -267,4 +266,4 @@ def _number(value: float | None) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    return f"{values[0]:.3g} to {values[1]:.3g}" if values else ""
+    return " to ".join(dict.fromkeys(f"{v:.3g}" for v in values))

@@ -18,8 +18,8 @@ LIMITS = (
 
 TEMPLATE = """# {{ card.title }}
 
-A slice-based latent diffusion model (SBLDM) of [nnunet-sbldm](https://arxiv.org/abs/2406.05421): it makes 3-D images and their
-masks together.
+A slice-based latent diffusion model (SBLDM, [arXiv 2406.05421](https://arxiv.org/abs/2406.05421)) of nnunet-sbldm: it makes 3-D
+images and their masks together.
 
 - **Licence**: {{ card.licence }}
 {%- if card.initial_licence %}; of the initial model {{ card.initial }}: {{ card.initial_licence }}{% endif %}

@@ -22,15 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nnunet_sbldm.checkpoint import (
-    WEIGHTS,
-    Generator,
-    GeneratorPlan,
-    build_autoencoder,
-    build_denoiser,
-    hash_of,
-    load_generator,
-)
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser, load_generator
 from nnunet_sbldm.config import from_json
 from nnunet_sbldm.files import (
     link_or_copy,
@@ -41,7 +33,7 @@ from nnunet_sbldm.files import (
     write_atomically,
     write_json,
 )
-from nnunet_sbldm.known_models import IMPORTED, MANIFEST, known_models
+from nnunet_sbldm.known_models import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.model_card import CARD, README, ModelCard, num_parameters, read_card, write_card
 from nnunet_sbldm.nnunet import nnunet_folder
 from nnunet_sbldm.types import UserError
@@ -156,7 +148,7 @@ def import_model(file: Path, name: str | None = None) -> tuple[Path, bool]:
         unpack_model(file, work / name)
         present = known_models().get(name)
         if present is not None:
-            if hash_of(present) != hash_of(work / name):
+            if not is_shared(present) or read_json(present / MANIFEST) != read_json(work / name / MANIFEST):
                 raise UserError(f"There is another SBLDM named {name} in {present}: give this one another name with -name.")
             return present, False
         os.rename(work / name, home / name)

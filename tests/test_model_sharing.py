@@ -100,10 +100,11 @@ def test_the_same_model_is_the_same_file_and_another_model_takes_no_name_that_is
     export_model(generator, tmp_path / "again.zip", PLAIN)
     assert (tmp_path / "again.zip").read_bytes() == shared.read_bytes()
     import_model(shared)
-    export_model(generator, shared, Sharing({}, half=True))
-    with pytest.raises(UserError, match="There is another SBLDM named hospital_a .* another name with -name"):
-        import_model(shared)
-    assert import_model(shared, "hospital_a_half")[1]
+    for other in (Sharing({}, half=True), Sharing({"licence": "another"})):  # other weights, another card
+        export_model(generator, shared, other)
+        with pytest.raises(UserError, match="There is another SBLDM named hospital_a .* another name with -name"):
+            import_model(shared)
+    assert import_model(shared, "hospital_a2")[1]
 
 
 def test_half_precision_halves_the_file_and_rounds_the_weights(shared, generator, tmp_path):

@@ -11,7 +11,7 @@ from test_cli import refused
 from nnunet_sbldm import cli, edit_commands, expand_command, known_models, model_commands
 from nnunet_sbldm.checkpoint import hash_of, load_generator
 from nnunet_sbldm.files import read_json
-from nnunet_sbldm.known_models import BUNDLED, find_model
+from nnunet_sbldm.known_models import BUNDLED, find_model, name_of
 from nnunet_sbldm.known_models import known_models as models
 from nnunet_sbldm.model_card import NOT_STATED, is_non_commercial, read_card
 from nnunet_sbldm.model_sharing import MEMBERS, Sharing, export_model, unpack_model
@@ -120,6 +120,12 @@ def test_a_folder_stands_for_the_only_generator_in_it(generator, tmp_path):
         find_model(home)
     with pytest.raises(UserError, match="There is no finished SBLDM in"):
         find_model(tmp_path)
+
+
+def test_models_have_short_names(tmp_path):
+    trained = tmp_path / "Dataset004_Hippocampus" / "SBLDM__nnUNetPlans__small" / "fold_all"
+    names = [name_of(p) for p in (trained, BUNDLED / "glioma_flair", tmp_path / "my model (2)", Path("/fold_0"))]
+    assert names == ["Dataset004_Hippocampus_fall", "glioma_flair", "my-model-2-", "_f0"]
 
 
 def test_imported_models_are_known_and_bundled_ones_come_first(bundled, tmp_path, monkeypatch):
