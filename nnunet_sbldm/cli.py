@@ -250,6 +250,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     folder = find_model(args.m)
     output = output_of(args, folder, "evaluation")
     generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)
     settings = EvaluationSettings(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_sbldm.cli_options import (
     Parser,
+    announce_licence,
     count,
     device_argument,
     device_of,
@@ -34,6 +35,7 @@ def evaluate_edits_command(args: argparse.Namespace) -> None:
     folder = find_model(args.m)
     output = output_of(args, folder, "edit_evaluation")
     generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     sampler = edit_sampler_of(args, device)
     evaluate_edits(generator, host_dataset(args, generator), editing, args.n, sampler, output, args.seed, args.diversity)
     print(f"The evaluation is in {output}; look at {output / 'edit_evaluation.html'}")
@@ -66,7 +68,9 @@ def _blinded_montage(args: argparse.Namespace) -> None:
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:
         raise UserError("The blinded montage shows edits; leave out -mode generate.")
-    generator = load_generator(find_model(args.m), torch.device(device))
+    folder = find_model(args.m)
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     dataset = host_dataset(args, generator)
     picture = write_blinded_montage(generator, dataset, editing, args.n, edit_sampler_of(args, device), args.o, args.seed)
     print(f"Look at {picture}, write down which are edited, then compare with {args.o / 'key.json'}")
