@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm.augmentation import num_copies
-from nnunet_sbldm.checkpoint import GeneratorPlan, is_complete, load_generator
+from nnunet_sbldm.checkpoint import GeneratorPlan, load_generator
 from nnunet_sbldm.config import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator
 from nnunet_sbldm.preparation import prepare

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_sbldm.checkpoint import Generator, generator_folder, is_complete, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, generator_folder, load_generator, refuse_mismatch
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_grid
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
@@ -32,6 +32,7 @@ from nnunet_sbldm.installation import (
     install_pool,
     undo_in_place,
 )
+from nnunet_sbldm.known_models import find_model, is_complete, places_of
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, accepted_ids, is_decided, produce
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
@@ -66,7 +67,7 @@ def plan_jobs(
     dataset: NnunetDataset,
     folds: Sequence[Fold],
     wish: Wish,
-    model: Path | None = None,
+    model: str | Path | None = None,
     preset: str = "small",
     editing: EditSettings | None = None,
 ) -> list[Job]:
@@ -76,7 +77,7 @@ def plan_jobs(
         dataset: the real dataset.
         folds: folds to serve.
         wish: how many cases of which kind.
-        model: one generator for all folds; without it each fold's own is taken.
+        model: folder or name of one generator for all folds; without it each fold's own is taken.
         preset: preset of the folds' own generators.
         editing: edit hosts instead of making whole cases; its hosts, where it names any, are the only ones.
 
@@ -89,11 +90,7 @@ def plan_jobs(
     jobs = []
     for fold in folds:
         train, val = fold_cases(dataset, fold)
-        folder = model or generator_folder(dataset, preset, fold)
-        if not is_complete(folder):
-            remedy = f"run sbldm_train -d {int(dataset.name[7:10])} -f {fold} -preset {preset}"
-            raise UserError(f"There is no SBLDM for fold {fold} in {folder}: {'-m names no finished one' if model else remedy}.")
-        generator = load_generator(folder)
+        generator = load_generator(_generator_of(dataset, fold, model, preset))
         refuse_mismatch(generator, dataset)
         generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
         refuse_leaks(generator.seen, fingerprints_of(dataset, val).values(), fold)
@@ -103,6 +100,16 @@ def plan_jobs(
         else:
             jobs.append(edit_job(dataset, fold, generator, tuple(requests), editing))
     return jobs
+
+
+def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, preset: str) -> Path:
+    own = generator_folder(dataset, preset, fold)
+    if model is not None:
+        return find_model(model, fold, places_of(own.parents[1], dataset.plans_name, model))
+    if not is_complete(own):
+        remedy = f"run sbldm_train -d {int(dataset.name[7:10])} -f {fold} -preset {preset}, or name another one with -m"
+        raise UserError(f"There is no SBLDM for fold {fold} in {own}: {remedy}.")
+    return own
 
 
 def edit_job(

@@ -30,18 +30,36 @@ from nnunet_sbldm.config import (
     StageConfig,
     from_json,
 )
-from nnunet_sbldm.denoiser import VolumeDenoiser
+from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.known_models import WEIGHTS, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
 FORMAT_VERSION = 1
-WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model that a generator was fine-tuned from.
+
+    Attributes:
+        name: its name; empty if the generator was trained from scratch.
+        hash: its hash.
+        licence: its licence, which holds for what starts from it too; empty if none was stated.
+    """
+
+    name: str = ""
+    hash: str = ""
+    licence: str = ""
+
+
+FROM_SCRATCH = InitialModel()
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,8 @@ class GeneratorPlan:
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.
         outlines: how outlines of labels vary around the most probable ones; not at all until it is done.
+        initial: what it was fine-tuned from.
+        layout: the denoiser's layout where it is that of the initial model; None where the grid decides.
     """
 
     dataset_name: str
@@ -95,12 +115,14 @@ class GeneratorPlan:
     latent_std: tuple[float, ...] = ()
     texture: Texture = NO_TEXTURE
     outlines: Outlines = MOST_PROBABLE
+    initial: InitialModel = FROM_SCRATCH
+    layout: DenoiserLayout | None = None
 
     @cached_property
     def condition_model(self) -> ConditionModel:
-        """The condition model fitted to the training cases."""
+        """The condition model fitted to the training cases, in their own scale: the networks' may be of an initial model."""
         table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
-        return ConditionModel(self.condition_scaling, table)
+        return ConditionModel(ConditionScaling.fit(self.condition_scaling.names, table), table)
 
     def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture, outlines: Outlines) -> GeneratorPlan:
         """The same plan with what is measured once the first stage is trained, of it the latent statistics [Z], [Z]."""
@@ -126,6 +148,8 @@ class GeneratorPlan:
         }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items() if k in value}
         parsed["preset"] = _preset_from_json(value["preset"])
+        parsed["initial"] = from_json(InitialModel, value.get("initial", {}))
+        parsed["layout"] = from_json(DenoiserLayout, layout) if (layout := value.get("layout")) else None
         parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
         return from_json(GeneratorPlan, {**value, **parsed})
 
@@ -150,20 +174,24 @@ def build_autoencoder(plan: GeneratorPlan) -> SliceAutoencoder:
     return network.to(memory_format=torch.channels_last)  # twice as fast on CPUs
 
 
+def layout_of(plan: GeneratorPlan) -> DenoiserLayout:
+    """The layout of the planned denoiser."""
+    num_levels = len(plan.preset.denoiser.widths)
+    return plan.layout or DenoiserLayout.of(plan.grid.latent_shape, plan.grid.latent_voxel_mm, num_levels)
+
+
 def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     """An untrained denoiser of the planned size."""
     z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
-    d, h, w = plan.grid.spacing_mm
-    f = plan.grid.downsampling
-    voxel_mm = (d, h * f, w * f)
     network = VolumeDenoiser(
         z,
         plan.grid.latent_shape,
-        voxel_mm,
+        plan.grid.latent_voxel_mm,
         plan.condition_scaling,
         plan.targets,
         plan.preset.denoiser,
         int(plan.preset.diffusion.self_conditioning),
+        plan.layout,
     )
     return network.to(memory_format=torch.channels_last_3d)
 
@@ -211,11 +239,6 @@ class Generator:
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
     """``nnUNet_results/DATASET/SBLDM__PLANS__PRESET/fold_F``."""
     return nnunet_folder("nnUNet_results") / dataset.name / f"SBLDM__{dataset.plans_name}__{preset}" / f"fold_{fold}"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether the folder holds a finished generator."""
-    return (folder / "generator.json").is_file()
 
 
 def load_generator(folder: Path, device: torch.device | None = None) -> Generator:

@@ -15,20 +15,19 @@ from pathlib import Path
 from nnunet_sbldm.cli_options import (
     DEFAULT_CONFIGURATION,
     Parser,
+    announce_licence,
     count,
     dataset_arguments,
     device_argument,
     device_of,
-    groups_argument,
+    model_argument,
     number,
+    output_of,
     positive,
-    preset_argument,
     run,
     sampler_arguments,
     sampler_of,
-    seed,
 )
-from nnunet_sbldm.config import PRESETS, lengthened
 from nnunet_sbldm.edit_commands import evaluate_edits_command
 from nnunet_sbldm.edit_options import (
     edit_arguments,
@@ -38,8 +37,10 @@ from nnunet_sbldm.edit_options import (
     host_dataset_arguments,
 )
 from nnunet_sbldm.expand_command import expand_entry
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.mixing import MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
+from nnunet_sbldm.train_command import train_entry
 from nnunet_sbldm.types import UserError
 
 __all__ = [
@@ -54,68 +55,10 @@ __all__ = [
 ]
 
 
-def train_entry(argv: Sequence[str] | None = None) -> None:
-    """``sbldm_train``: train a generator on the training cases of one fold."""
-    parser = Parser(
-        "Train an SBLDM (both stages) on the training cases of one fold. Interrupted training resumes with the same command."
-    )
-    dataset_arguments(parser)
-    parser.add_argument("-f", required=True, metavar="FOLD", help="[REQUIRED] fold: a number, or all")
-    preset_argument(parser)
-    parser.add_argument(
-        "-length", type=positive, default=1.0, metavar="X", help="[OPTIONAL] train X times the steps of the preset. Default: 1"
-    )
-    parser.add_argument(
-        "-cases",
-        type=Path,
-        metavar="FILE",
-        help="[OPTIONAL] text file with one case id per line: train on these cases of the fold alone",
-    )
-    groups_argument(parser)
-    parser.add_argument("-seed", type=seed, default=0, help="[OPTIONAL] seed of initialisation and training order. Default: 0")
-    parser.add_argument("--c", action="store_true", help="[OPTIONAL] continue interrupted training; this is done in any case")
-    device_argument(parser)
-    args = parser.parse_args(argv)
-    run(lambda: _train(args))
-
-
-def _train(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.checkpoint import generator_folder, is_complete
-    from nnunet_sbldm.folds import without_patients_of_val
-    from nnunet_sbldm.groups import remember_groups, remembered_groups
-    from nnunet_sbldm.nnunet import fold_cases, open_dataset, parse_fold
-    from nnunet_sbldm.training import train_generator
-
-    dataset, fold = open_dataset(args.d, args.p), parse_fold(args.f)
-    case_ids, val = fold_cases(dataset, fold)
-    if args.groups:
-        remember_groups(dataset, args.groups)
-    case_ids = without_patients_of_val(case_ids, val, remembered_groups(dataset.preprocessed))
-    if args.cases:
-        case_ids = _chosen_cases(args.cases, case_ids, fold)
-    preset = lengthened(PRESETS[args.preset], args.length)
-    done = is_complete(generator_folder(dataset, preset.name, fold))
-    folder = train_generator(dataset, fold, preset, case_ids, device_of(args.device), args.seed)
-    print(f"The SBLDM of fold {fold} {'was already trained' if done else 'is trained'}: {folder}")
-
-
-def _chosen_cases(file: Path, allowed: Sequence[str], fold: int | str) -> list[str]:
-    if not file.is_file():
-        raise UserError(f"-cases {file} is not a file.")
-    chosen = sorted(set(file.read_text(encoding="utf-8").split()))
-    unknown = [c for c in chosen if c not in set(allowed)]
-    if unknown:
-        raise UserError(
-            f"-cases names {', '.join(unknown[:10])}, which {'is' if len(unknown) == 1 else 'are'} not among the "
-            f"real training cases of fold {fold}."
-        )
-    return chosen
-
-
 def sample_entry(argv: Sequence[str] | None = None) -> None:
     """``sbldm_sample``: write synthetic cases and a montage into a folder."""
     parser = Parser("Write synthetic image/mask pairs, their provenance and a montage into a folder.")
-    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    model_argument(parser)
     parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
     parser.add_argument("-n", type=count, default=4, help="[OPTIONAL] number of cases. Default: 4")
     edit_arguments(parser)
@@ -147,7 +90,9 @@ def _sample(args: argparse.Namespace) -> None:
     from nnunet_sbldm.synthesis import check_asked, write_samples
 
     device = device_of(args.device)
-    generator = load_generator(args.m, torch.device(device))
+    folder = find_model(args.m)
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     editing = editing_of(args)
     volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
     centroid = args.centroid and tuple(args.centroid)
@@ -171,7 +116,7 @@ def regenerate_entry(argv: Sequence[str] | None = None) -> None:
         help="[REQUIRED] dataset id or name, real (pool, in place) or expanded; or results folder of a fold trained on the fly",
     )
     parser.add_argument("case", metavar="CASE", help="[REQUIRED] id of the synthetic case")
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="[OPTIONAL] its SBLDM, if it was moved. Default: as recorded")
+    parser.add_argument("-m", metavar="MODEL", help="[OPTIONAL] its SBLDM, if it was moved. Default: as recorded")
     parser.add_argument("-o", type=Path, metavar="DIR", help="[OPTIONAL] write the case there as .nii.gz")
     device_argument(parser)
     args = parser.parse_args(argv)
@@ -181,7 +126,8 @@ def regenerate_entry(argv: Sequence[str] | None = None) -> None:
 def _regenerate(args: argparse.Namespace) -> None:
     from nnunet_sbldm.regeneration import regenerate
 
-    print(regenerate(args.place, args.case, device_of(args.device), args.m, args.o))
+    model = find_model(args.m) if args.m else None
+    print(regenerate(args.place, args.case, device_of(args.device), model, args.o))
 
 
 def configure_entry(argv: Sequence[str] | None = None) -> None:
@@ -271,7 +217,7 @@ def evaluate_entry(argv: Sequence[str] | None = None) -> None:
         "Evaluate an SBLDM: synthetic cases against real held-out cases, with a real-vs-real floor beside each number. "
         "Writes evaluation.json, evaluation.html and pictures."
     )
-    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    model_argument(parser)
     parser.add_argument("-d", metavar="DATASET", help="[OPTIONAL] dataset id or name. Default: the one it was trained on")
     parser.add_argument("-p", metavar="PLANS", help="[OPTIONAL] plans identifier. Default: those it was trained with")
     parser.add_argument("-n", type=count, default=64, help="[OPTIONAL] number of synthetic cases. Default: 64")
@@ -301,8 +247,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     editing_of(args)
     device = device_of(args.device)
     targets = read_targets(args.targets) if args.targets else DEFAULT_TARGETS
-    generator = load_generator(args.m, torch.device(device))
-    plan, output = generator.plan, args.o or args.m / "evaluation"
+    folder = find_model(args.m)
+    output = output_of(args, folder, "evaluation")
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
+    plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)
     settings = EvaluationSettings(
         args.n, sampler_of(args, device), args.seed, args.diversity, not args.no_gate, targets, args.nnunet

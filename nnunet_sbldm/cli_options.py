@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, SAMPLERS, SamplerConfig
+from nnunet_sbldm.known_models import is_shared
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 DEFAULT_PLANS = "nnUNetPlans"
@@ -106,6 +107,32 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def device_argument(parser: argparse.ArgumentParser) -> None:
     """``-device``."""
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), help="[OPTIONAL] Default: cuda if there is a GPU, else cpu")
+
+
+def model_argument(parser: argparse.ArgumentParser) -> None:
+    """``-m``: the folder or the name of a model, for :func:`nnunet_sbldm.known_models.find_model`."""
+    parser.add_argument(
+        "-m", required=True, metavar="MODEL", help="[REQUIRED] folder of a trained SBLDM, or a name that sbldm_models lists"
+    )
+
+
+def announce_licence(folder: Path) -> None:
+    """Say under which licence a model is used, where it states one."""
+    from nnunet_sbldm.model_card import licence_note
+
+    if note := licence_note(folder):
+        print(note)
+
+
+def output_of(args: argparse.Namespace, folder: Path, name: str) -> Path:
+    """The output folder of the options; by default ``name`` in the folder of the model.
+
+    Raises:
+        UserError: the model is a shared one, which stays as it came.
+    """
+    if args.o is None and is_shared(folder):
+        raise UserError(f"The SBLDM in {folder} is a shared one and stays as it came; say with -o where to write.")
+    return args.o or folder / name
 
 
 def preset_argument(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,30 @@ def latents_per_token(shape: Sequence[int], voxel_mm: Sequence[float]) -> tuple[
 def tokens_shape(shape: Sequence[int], patch: Sequence[int]) -> list[int]:
     """(D', h', w') of the tokens of a latent volume; the last tokens may be filled up."""
     return [-(-n // p) for n, p in zip(shape, patch, strict=True)]
+
+
+@dataclass(frozen=True)
+class DenoiserLayout:
+    """What the size of the latent volume decides about the network; weights fit networks of the same layout alone.
+
+    Attributes:
+        patch: neighbouring latents along (D, h, w) that share a token.
+        strides: stride along (D, h, w) between successive levels.
+        use_attention: self-attention at the coarsest level.
+    """
+
+    patch: tuple[int, int, int]
+    strides: tuple[tuple[int, int, int], ...]
+    use_attention: bool
+
+    @staticmethod
+    def of(latent_shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int) -> DenoiserLayout:
+        """The layout for latent volumes of a shape (D, h, w) and voxel size."""
+        patch = latents_per_token(latent_shape, voxel_mm)
+        shape, token_mm = tokens_shape(latent_shape, patch), [v * p for v, p in zip(voxel_mm, patch, strict=True)]
+        strides = strides_for(shape, token_mm, num_levels)
+        num_tokens = math.prod(_coarsest(shape, strides))
+        return DenoiserLayout(patch, tuple(strides), num_tokens <= MAX_ATTENTION_TOKENS)
 
 
 class ConditionEncoder(nn.Module):
@@ -170,6 +195,7 @@ class VolumeDenoiser(nn.Module):
         targets: labels or regions they describe.
         config: widths, embedding, dropout.
         num_estimates: 1 if the previous estimate of z_0 enters too (self-conditioning), else 0.
+        layout: another layout than the shape asks for, where weights of another network are to fit.
     """
 
     def __init__(
@@ -181,13 +207,14 @@ class VolumeDenoiser(nn.Module):
         targets: Sequence[Target],
         config: DenoiserConfig,
         num_estimates: int = 0,
+        layout: DenoiserLayout | None = None,
     ) -> None:
         super().__init__()
         widths, e = config.widths, config.embedding_dim
-        self.embedding_dim, self.patch = e, latents_per_token(latent_shape, voxel_mm)
+        layout = layout or DenoiserLayout.of(latent_shape, voxel_mm, len(widths))
+        self.embedding_dim, self.patch = e, layout.patch
         latent_shape, num_latents = tokens_shape(latent_shape, self.patch), math.prod(self.patch) * latent_channels
         token_mm = [v * p for v, p in zip(voxel_mm, self.patch, strict=True)]
-        strides = strides_for(latent_shape, token_mm, len(widths))
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
         self.tau = ConditionEncoder(len(scaling.names), e)
         self.maps = ConditionMaps(scaling, targets, latent_shape, token_mm)
@@ -195,14 +222,13 @@ class VolumeDenoiser(nn.Module):
         self.conv_in = FactorisedConv(num_latents * (1 + num_estimates) + 3 + len(targets), widths[0], 3)
         self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        for wide, wider, stride in zip(widths, widths[1:], strides, strict=False):
+        for wide, wider, stride in zip(widths, widths[1:], layout.strides, strict=False):
             self.down_blocks.append(ResidualBlock(wide, wide, e, 3, config.dropout))
             self.downsample.append(FactorisedConv(wide, wider, 3, stride))
             self.after_upsampling.insert(0, FactorisedConv(wider, wide, 3))
             self.up_blocks.insert(0, ResidualBlock(2 * wide, wide, e, 3, config.dropout))
-        num_tokens = torch.Size(_coarsest(latent_shape, strides)).numel()
         self.bottom1 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
-        self.attention = SelfAttention(widths[-1]) if num_tokens <= MAX_ATTENTION_TOKENS else nn.Identity()
+        self.attention = SelfAttention(widths[-1]) if layout.use_attention else nn.Identity()
         self.bottom2 = ResidualBlock(widths[-1], widths[-1], e, 3, config.dropout)
         self.norm_out = nn.GroupNorm(1, widths[0])
         self.conv_out = nn.Conv3d(widths[0], num_latents, 1)

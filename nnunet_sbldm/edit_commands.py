@@ -6,8 +6,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_sbldm.cli_options import Parser, count, device_argument, device_of, run, sampler_arguments
+from nnunet_sbldm.cli_options import (
+    Parser,
+    announce_licence,
+    count,
+    device_argument,
+    device_of,
+    model_argument,
+    output_of,
+    run,
+    sampler_arguments,
+)
 from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.types import UserError
 
 
@@ -21,8 +32,10 @@ def evaluate_edits_command(args: argparse.Namespace) -> None:
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:
         raise UserError("Edits are evaluated with -mode edit.")
-    generator = load_generator(args.m, torch.device(device))
-    output = args.o or args.m / "edit_evaluation"
+    folder = find_model(args.m)
+    output = output_of(args, folder, "edit_evaluation")
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     sampler = edit_sampler_of(args, device)
     evaluate_edits(generator, host_dataset(args, generator), editing, args.n, sampler, output, args.seed, args.diversity)
     print(f"The evaluation is in {output}; look at {output / 'edit_evaluation.html'}")
@@ -34,7 +47,7 @@ def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
         "Write montage.png with edited and real cases in random order, and key.json that says which is which: look first, then "
         "compare."
     )
-    parser.add_argument("-m", required=True, type=Path, metavar="MODEL", help="[REQUIRED] fold folder of a trained SBLDM")
+    model_argument(parser)
     parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
     parser.add_argument("-n", type=count, default=20, help="[OPTIONAL] number of edited and of real cases. Default: 20")
     edit_arguments(parser)
@@ -55,7 +68,9 @@ def _blinded_montage(args: argparse.Namespace) -> None:
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:
         raise UserError("The blinded montage shows edits; leave out -mode generate.")
-    generator = load_generator(args.m, torch.device(device))
+    folder = find_model(args.m)
+    generator = load_generator(folder, torch.device(device))
+    announce_licence(folder)
     dataset = host_dataset(args, generator)
     picture = write_blinded_montage(generator, dataset, editing, args.n, edit_sampler_of(args, device), args.o, args.seed)
     print(f"Look at {picture}, write down which are edited, then compare with {args.o / 'key.json'}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, refuse_mismatch
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.folds import find_leaks
+from nnunet_sbldm.folds import find_leaks, names_of
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
@@ -51,8 +51,7 @@ def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[
             f"The SBLDM in {generator.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
             "held-out cases must be unseen, so train it again on this fold."
         )
-    known = set(dataset.real_case_ids)
-    training = [c.case_id for c in generator.seen if c.case_id in known]
+    training = names_of(generator.seen, dataset.real_case_ids)
     if len(training) < MIN_CASES:
         raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
     return training, held_out

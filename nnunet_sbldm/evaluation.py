@@ -33,6 +33,7 @@ from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_repor
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.files import temporary_folder, write_json
 from nnunet_sbldm.measures import CaseSet
+from nnunet_sbldm.model_card import refresh_card
 from nnunet_sbldm.nnunet import NnunetDataset, load_arrays, load_preprocessed
 from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
 from nnunet_sbldm.provenance import SyntheticRecord
@@ -114,6 +115,7 @@ def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationS
             "seconds": round(time.monotonic() - start, 1),
         }
         write_json(output / "evaluation.json", _without_nan(result))
+        refresh_card(generator.folder, _without_nan(result))
         pictures = draw_pictures(made.cases, reference.cases.training, result, output / "pictures")
     write_evaluation_report(_without_nan(result), pictures, output / "evaluation.html")
     return result

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nnunet_sbldm.cli_options import (
     DEFAULT_CONFIGURATION,
     Parser,
+    announce_licence,
     count,
     dataset_arguments,
     device_argument,
@@ -56,7 +57,9 @@ def expand_entry(argv: Sequence[str] | None = None) -> None:
         metavar="CONFIGURATION",
         help=f"[OPTIONAL] configurations to preprocess for. Default: {DEFAULT_CONFIGURATION}",
     )
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds. Default: each fold's own")
+    parser.add_argument(
+        "-m", metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds, by folder or name. Default: each fold's own"
+    )
     preset_argument(parser)
     groups_argument(parser)
     sampler_arguments(parser)
@@ -104,6 +107,8 @@ def _expand(args: argparse.Namespace) -> None:
         expansion.expanded_name(dataset, args.o)
     folds = [parse_fold(f) for f in args.f]
     jobs = expansion.plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
+    for folder in dict.fromkeys(job.generator.folder for job in jobs):
+        announce_licence(folder)
     for job in jobs:
         for warning in range_warnings(job.generator.plan, [r.asked for r in job.requests]):
             print(f"warning: fold {job.fold}: {warning}", file=sys.stderr)

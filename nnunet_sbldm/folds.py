@@ -3,10 +3,14 @@
 A synthetic case inherits the list of real cases that any part of its generator has seen. It may be in
 ``train`` of a fold if and only if that list meets the fold's ``val`` nowhere, neither by case id nor by
 content nor by patient. Synthetic cases are never in ``val``.
+
+A generator that is shared names its cases as salted hashes: nobody can read them, but whoever has a case can tell whether
+it was among them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +18,9 @@ from typing import Any
 from nnunet_sbldm.types import UserError
 
 MAX_CASES_NAMED = 20
+ID, IMAGE, LABEL, PATIENT = "case id", "image content", "label content", "patient"
+"""What a case is recognised by."""
+UNNAMED = "one of its training cases"
 
 
 @dataclass(frozen=True)
@@ -25,26 +32,48 @@ class CaseFingerprint:
         image_hashes: one content hash per channel; constant channels are left out.
         label_hash: content hash of the label map; empty if it has no foreground.
         group: patient it is a scan of, where the user says so; else empty.
+        salt: where it is not empty, all of the above are :func:`salted_digest` of what they would be.
     """
 
     case_id: str
     image_hashes: tuple[str, ...] = ()
     label_hash: str = ""
     group: str = ""
+    salt: str = ""
+
+    def salted(self, salt: str) -> CaseFingerprint:
+        """The same case, recognisable but unreadable; a case that is already salted stays as it is."""
+        if self.salt:
+            return self
+        hashes = tuple(salted_digest(salt, IMAGE, h) for h in self.image_hashes)
+        label, group = (v and salted_digest(salt, k, v) for k, v in ((LABEL, self.label_hash), (PATIENT, self.group)))
+        return CaseFingerprint(salted_digest(salt, ID, self.case_id), hashes, label, group, salt)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "salt" or v}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> CaseFingerprint:
         """Inverse of :meth:`to_json`; lists written before there were groups have none."""
-        return CaseFingerprint(value["case_id"], tuple(value["image_hashes"]), value["label_hash"], value.get("group", ""))
+        group, salt = value.get("group", ""), value.get("salt", "")
+        return CaseFingerprint(value["case_id"], tuple(value["image_hashes"]), value["label_hash"], group, salt)
+
+
+def salted_digest(salt: str, kind: str, value: str) -> str:
+    """What a fingerprint with ``salt`` holds in place of ``value``; the value itself where there is no salt."""
+    return hashlib.sha256("\0".join((salt, kind, value)).encode()).hexdigest() if salt else value
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation case that the generator has seen, itself or in another scan of its patient, and how it was recognised."""
+    """A validation case that the generator has seen, itself or in another scan of its patient, and how it was recognised.
+
+    Attributes:
+        validation_case: its id.
+        seen_case: id of what the generator has seen; ``UNNAMED`` if that is salted and has another id.
+        reason: what they have in common.
+    """
 
     validation_case: str
     seen_case: str
@@ -60,27 +89,48 @@ def find_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFingerp
     """Every validation case that ``seen`` contains, by id, by any image channel, by label map, or by patient.
 
     Ids are compared whole: ``case_1`` does not match ``case_10``.
+
+    Args:
+        seen: plain or salted, by one salt or several.
+        validation: plain.
     """
-    by_key: dict[tuple[str, str], str] = {}
+    by_key: dict[tuple[str, str, str], CaseFingerprint] = {}
     for case in seen:
-        for key in _keys(case):
-            by_key.setdefault(key, case.case_id)
+        for kind, value in _keys(case):
+            by_key.setdefault((case.salt, kind, value), case)
+    salts = sorted({salt for salt, _, _ in by_key})
     leaks = []
     for case in validation:
-        hit = next((key for key in _keys(case) if key in by_key), None)
+        keys = ((salt, kind, salted_digest(salt, kind, value)) for kind, value in _keys(case) for salt in salts)
+        hit = next((key for key in keys if key in by_key), None)
         if hit is not None:
-            leaks.append(Leak(case.case_id, by_key[hit], hit[0]))
+            leaks.append(Leak(case.case_id, _name_of(by_key[hit], case.case_id), hit[1]))
     return leaks
 
 
 def _keys(case: CaseFingerprint) -> list[tuple[str, str]]:
-    keys = [("case id", case.case_id)]
-    keys += [("image content", h) for h in case.image_hashes]
-    if case.label_hash:
-        keys.append(("label content", case.label_hash))
-    if case.group:
-        keys.append(("patient", case.group))
-    return keys
+    keys = [(ID, case.case_id), *((IMAGE, h) for h in case.image_hashes), (LABEL, case.label_hash), (PATIENT, case.group)]
+    return [(kind, value) for kind, value in keys if value]
+
+
+def _name_of(seen: CaseFingerprint, case_id: str) -> str:
+    """What a person can read as the name of a seen case, given the id of the case that it was recognised by."""
+    if not seen.salt:
+        return seen.case_id
+    return case_id if seen.case_id == salted_digest(seen.salt, ID, case_id) else UNNAMED
+
+
+def names_of(seen: Iterable[CaseFingerprint], case_ids: Iterable[str]) -> list[str]:
+    """Those of ``case_ids`` that ``seen`` names, plainly or salted; in the order of ``seen``, each once."""
+    seen, case_ids = list(seen), list(case_ids)
+    known = _by_salted_id({c.salt for c in seen}, case_ids)
+    return list(dict.fromkeys(known[c.salt, c.case_id] for c in seen if (c.salt, c.case_id) in known))
+
+
+def _by_salted_id(salts: Iterable[str], case_ids: Iterable[str]) -> dict[tuple[str, str], str]:
+    """(salt, id as a fingerprint with that salt has it) -> id."""
+    case_ids = list(case_ids)
+    return {(salt, salted_digest(salt, ID, c)): c for salt in salts for c in case_ids}
 
 
 def with_groups(cases: Iterable[CaseFingerprint], groups: Mapping[str, str]) -> tuple[CaseFingerprint, ...]:
@@ -88,7 +138,14 @@ def with_groups(cases: Iterable[CaseFingerprint], groups: Mapping[str, str]) -> 
 
     A generator trained before the user named the patients has seen them all the same.
     """
-    return tuple(replace(c, group=groups[c.case_id]) if groups.get(c.case_id) else c for c in cases)
+    cases = list(cases)
+    known = _by_salted_id({c.salt for c in cases}, (c for c, group in groups.items() if group))
+
+    def with_group(case: CaseFingerprint) -> CaseFingerprint:
+        case_id = known.get((case.salt, case.case_id))
+        return replace(case, group=salted_digest(case.salt, PATIENT, groups[case_id])) if case_id is not None else case
+
+    return tuple(with_group(c) for c in cases)
 
 
 def without_patients_of_val(train: Iterable[str], val: Iterable[str], groups: Mapping[str, str]) -> list[str]:

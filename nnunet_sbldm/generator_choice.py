@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
-from nnunet_sbldm.checkpoint import Generator, is_complete, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, load_generator, refuse_mismatch
 from nnunet_sbldm.edit_tasks import refuse_other_grid
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
+from nnunet_sbldm.known_models import find_model, is_complete, places_of
 from nnunet_sbldm.nnunet import DEFAULT_PLANS, NnunetDataset, nnunet_folder
 from nnunet_sbldm.types import UserError
 
@@ -106,8 +107,8 @@ def find_generator(fold: TrainingFold, model: str | None) -> Path:
 
     Args:
         fold: the fold.
-        model: a fold folder, a folder of such, or the name of one below ``nnUNet_results`` or the dataset's folder there; a
-            preset's name stands for its folder.
+        model: as for :func:`find_model`, or the name of one in the dataset's folder of results; a preset's name stands for
+            its folder.
 
     Raises:
         UserError: there is none, or more than one was trained and ``model`` does not say which.
@@ -115,14 +116,11 @@ def find_generator(fold: TrainingFold, model: str | None) -> Path:
     homes = [nnunet_folder("nnUNet_results") / name for name in _dataset_names(fold)]
     if model is None:
         return _only_one(fold, homes)
-    places = [Path(model).expanduser(), homes[0].parent / model]
-    places += [home / name for home in homes for name in (model, f"SBLDM__{fold.plans.plans_name}__{model}")]
-    for place in places:
-        for folder in (place, place / f"fold_{fold.fold}"):
-            if is_complete(folder):
-                return folder.resolve()
-    raise UserError(f"The model {model} is no finished SBLDM, neither as a folder nor below {homes[0]}: name another one "
-                    f"(sbldm_configure -m), or {train_command(fold)} and leave it out.")
+    try:
+        return find_model(model, fold.fold, [p for home in homes for p in places_of(home, fold.plans.plans_name, model)])
+    except UserError as e:
+        remedy = f"name another one (sbldm_configure -m), or {train_command(fold)} and leave it out"
+        raise UserError(f"{str(e).rstrip('.')}: {remedy}.") from None
 
 
 def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:

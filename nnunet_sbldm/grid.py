@@ -8,7 +8,7 @@ Intensities are mapped affinely, labels to class indices; both have exact invers
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -33,23 +33,34 @@ class Grid:
         transpose_forward: axes of reader order in plan order (nnU-Net's).
         outside_is_box: training cases fill their crop, so the anatomy of a synthetic case is a box;
             otherwise the anatomy has a generated shape (a head surrounded by air).
+        downsampling: in-plane factor between slices and latents; 0 stands for what the size asks for.
     """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     transpose_forward: tuple[int, int, int]
     outside_is_box: bool
+    downsampling: int = 0
 
-    @property
-    def downsampling(self) -> int:
-        """In-plane factor between slices and latents."""
-        return downsampling_for(self.shape[1:])
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "downsampling", self.downsampling or downsampling_for(self.shape[1:]))
+
+    def with_downsampling(self, factor: int) -> Grid:
+        """The same grid for another in-plane factor; a little larger where the factor does not divide it."""
+        d, h, w = self.shape
+        return replace(self, shape=(d, -(-h // factor) * factor, -(-w // factor) * factor), downsampling=factor)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(D, h, w) of the latent volume."""
         d, h, w = self.shape
         return d, h // self.downsampling, w // self.downsampling
+
+    @property
+    def latent_voxel_mm(self) -> tuple[float, float, float]:
+        """Latent voxel size along (D, h, w)."""
+        d, h, w = self.spacing_mm
+        return d, h * self.downsampling, w * self.downsampling
 
 
 def downsampling_for(in_plane: Sequence[int]) -> int:

@@ -281,6 +281,11 @@ def is_preprocessed(dataset: NnunetDataset, case_id: str) -> bool:
     return (dataset.data_folder / f"{case_id}.pkl").is_file()
 
 
+def known_case_ids(dataset: NnunetDataset) -> list[str]:
+    """Ids of all cases of a dataset, those with raw files and those that are preprocessed alone."""
+    return sorted({*dataset.case_files, *(f.stem for f in dataset.data_folder.glob("*.pkl"))})
+
+
 def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
     if not is_preprocessed(dataset, case_id):

@@ -24,6 +24,7 @@ from nnunet_sbldm.files import make_temporary_folder, remove_leftovers
 from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
 from nnunet_sbldm.generator_process import GeneratorJob
 from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
+from nnunet_sbldm.model_card import licence_note
 from nnunet_sbldm.nnunet import preprocessing_hash
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.ring import DrawCounter, RingReader, corrupt_cases, make_ring
@@ -71,7 +72,8 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
         job.save(ring / "job.json")
         supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
     first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, device.type == "cuda")
-    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {generator.folder}", first, run.log)
+    maker = "; ".join(filter(None, (str(generator.folder), licence_note(generator.folder))))
+    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {maker}", first, run.log)
 
 
 def _job_of(

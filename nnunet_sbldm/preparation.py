@@ -20,6 +20,7 @@ from nnunet_sbldm.gate import fit_gate, measure_appearance
 from nnunet_sbldm.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
 from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.transfer import Start
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
 
 NO_FLOOR = -3.0e38
@@ -145,7 +146,13 @@ def _fixed_scaling(dataset: NnunetDataset, scheme: str, channel: int) -> tuple[f
 
 
 def prepare(
-    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, work: Path
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    case_ids: Sequence[str],
+    seed: int,
+    work: Path,
+    start: Start | None = None,
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """Plan a generator from its training cases alone and lay the cases on its grid.
 
@@ -156,20 +163,24 @@ def prepare(
         case_ids: real training cases.
         seed: seed of initialisation and training order.
         work: folder for the training arrays.
+        start: what training starts from, where it does not start from scratch.
 
     Raises:
-        UserError: too few cases, a bad case, or no foreground in any.
+        UserError: too few cases, a bad case, no foreground in any, or other channels and labels than the initial model's.
     """
     if len(case_ids) < MIN_CASES:
         raise UserError(
             f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}."
         )
     encoding, targets = label_encoding(dataset), condition_targets(dataset)
+    if start:
+        start.match(dataset.name, dataset.channel_names, encoding, targets)
     summaries = [summarise(dataset, c, encoding, targets) for c in tqdm(case_ids, desc="reading cases", unit="case")]
     if not any(s.smallest for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(dataset, fold, preset, seed, encoding, targets, summaries)
+    plan = start.adopted(plan) if start else plan
     copies = num_copies(len(case_ids), preset.augmentation)
     arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):

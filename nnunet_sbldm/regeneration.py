@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_sbldm.checkpoint import Generator, hash_of, is_complete, load_generator
+from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
@@ -20,6 +20,7 @@ from nnunet_sbldm.editing import EditedDraw, edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
+from nnunet_sbldm.known_models import is_complete, known_models
 from nnunet_sbldm.nnunet import NnunetDataset, dataset_name, load_arrays, nnunet_folder, open_dataset, preprocess_case, read_case
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.requests import Request
@@ -88,12 +89,14 @@ def _traced(trace: Path, case_id: str) -> dict[str, Any]:
 
 def _find_generator(record: dict[str, Any], model: Path | None, device: torch.device) -> Generator:
     recorded, wanted = Path(record["generator_path"]), record["generator_hash"]
-    folders = [model or recorded, *nnunet_folder("nnUNet_results").glob("Dataset*/SBLDM__*/fold_*")]
+    trained = nnunet_folder("nnUNet_results").glob("Dataset*/SBLDM__*/fold_*")
+    folders = [model or recorded, *known_models().values(), *trained]
     for folder in folders:
         if is_complete(folder) and hash_of(folder) == wanted:
             return load_generator(folder, device)
     raise UserError(
-        f"The SBLDM {wanted} that made this case is neither in {folders[0]} nor in nnUNet_results; name its folder with -m."
+        f"The SBLDM {wanted} that made this case is neither in {folders[0]} nor among the known models nor in nnUNet_results; "
+        "name its folder with -m."
     )
 
 

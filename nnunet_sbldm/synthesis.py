@@ -22,11 +22,12 @@ from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import initial_noise, sample
+from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
 from nnunet_sbldm.label_maps import remove_specks
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.nnunet import NnunetDataset, is_preprocessed, load_preprocessed
+from nnunet_sbldm.nnunet import NnunetDataset, known_case_ids, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request, range_warnings
@@ -219,7 +220,7 @@ class NearestRealCase:
 
     def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
         self.generator, self.dataset = generator, dataset
-        ids = [c.case_id for c in generator.seen if is_preprocessed(dataset, c.case_id) or c.case_id in dataset.case_files]
+        ids = names_of(generator.seen, known_case_ids(dataset)) if generator.seen else []
         self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
 
     def _latent(self, image: np.ndarray, label: LabelArray) -> Tensor:

@@ -11,16 +11,18 @@ from typing import TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder, is_complete
+from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
+from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.label_maps import Outlines, remove_specks
 from nnunet_sbldm.latents import (
     decode_volume,
@@ -32,6 +34,7 @@ from nnunet_sbldm.latents import (
     reconstructions,
 )
 from nnunet_sbldm.losses import IGNORED, autoencoder_loss
+from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, novelty_of
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
@@ -39,6 +42,7 @@ from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.texture import Texture
+from nnunet_sbldm.transfer import Start, initial_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 PICTURED_CASES = 3
@@ -49,7 +53,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def train_generator(
-    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], device: str = "cuda", seed: int = 0
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    case_ids: Sequence[str],
+    device: str = "cuda",
+    seed: int = 0,
+    start: Start | None = None,
 ) -> Path:
     """Train autoencoder and denoiser on the given real cases and write a checkpoint.
 
@@ -60,18 +70,20 @@ def train_generator(
         case_ids: real cases that the generator may see; nothing else of the dataset is looked at.
         device: ``cpu``, ``cuda`` or ``mps``.
         seed: seed of initialisation and training order.
+        start: what to start from, where not from scratch; ``preset`` is its own then, see :meth:`Start.preset`.
 
     Returns:
         The checkpoint folder.
 
     Raises:
-        UserError: bad cases, or an unfinished run with other settings in the way.
+        UserError: bad cases, or a run with other settings in the way.
     """
     folder = generator_folder(dataset, preset.name, fold)
     if is_complete(folder):
+        _refuse_other_start(folder, start)
         return folder
     accelerator = make_accelerator(device)
-    plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder)
+    plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder, start)
     plan = train_stages(accelerator, plan, arrays, folder)
     if accelerator.is_main_process:
         finish(folder, dataset, plan, seen)
@@ -80,13 +92,19 @@ def train_generator(
     return folder
 
 
+def _refuse_other_start(folder: Path, start: Start | None) -> None:
+    known = read_json(folder / "generator.json").get("initial", {}).get("hash", "")
+    if known != (start.generator.hash if start else ""):
+        raise UserError(f"{folder} holds an SBLDM that started from another model; move that folder away to train this one.")
+
+
 def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: TrainingArrays, folder: Path) -> GeneratorPlan:
     """Train both networks of a planned generator into ``folder``; the plan with the statistics of its latents."""
-    autoencoder = build_seeded(build_autoencoder, plan)
+    autoencoder = _starting_network(build_autoencoder, plan, folder, "autoencoder")
     train_stage(accelerator, autoencoder_stage(autoencoder, plan, arrays), folder, plan.seed)
     latents, num_cases = torch.stack(list(encode_cases(autoencoder, arrays))), len(plan.condition_table)
     plan = _with_first_stage(plan, autoencoder, arrays, latents[:num_cases])
-    denoiser = build_seeded(build_denoiser, plan)
+    denoiser = _starting_network(build_denoiser, plan, folder, "denoiser")
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
@@ -109,6 +127,14 @@ def _with_first_stage(
     return plan.with_first_stage(*latent_statistics(latents), texture, outlines)
 
 
+def _starting_network(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan, folder: Path, stage: str) -> Network:
+    """An untrained network, or one with the weights of the initial model."""
+    network, weights = build_seeded(build, plan), initial_weights(folder / "work", stage)
+    if weights.is_file():
+        network.load_state_dict(load_file(weights))
+    return network
+
+
 def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan) -> Network:
     """Build a network whose initial weights depend on the plan's seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -117,20 +143,32 @@ def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan)
 
 
 def _prepare_once(
-    accelerator: Accelerator, dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, folder: Path
+    accelerator: Accelerator,
+    dataset: NnunetDataset,
+    fold: Fold,
+    preset: Preset,
+    case_ids: Sequence[str],
+    seed: int,
+    folder: Path,
+    start: Start | None,
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """Read and check the cases, or reopen what an interrupted run prepared."""
     work = folder / "work"
     draft = work / "draft.json"
-    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, repr(preset)])
+    beginning = [start.generator.hash, dict(start.renamed)] if start else []
+    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, repr(preset), *beginning])
     if accelerator.is_main_process:
         remove_leftovers(folder)
         if draft.is_file() and read_json(draft)["asked"] != asked:
             raise UserError(
-                f"{folder} holds an unfinished run with other cases, plans, seed or preset; delete that folder to start anew."
+                f"{folder} holds an unfinished run with other cases, plans, seed, preset or -init; "
+                "delete that folder to start anew."
             )
         if not draft.is_file():
-            plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work)
+            plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work, start)
+            if start:
+                start.save_weights(plan, work)
+                seen = start.seen_with(seen)
             write_json(draft, {"asked": asked, "plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     accelerator.wait_for_everyone()
     stored = read_json(draft)
@@ -142,9 +180,12 @@ def _prepare_once(
 
 
 def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:
-    """Write what makes the checkpoint self-contained; ``generator.json`` last."""
-    write_json(folder / "dataset.json", {k: v for k, v in dataset.dataset_json.items() if k not in ("dataset", "sbldm")})
-    write_json(folder / "training_cases.json", [c.to_json() for c in seen])
+    """Write what makes the checkpoint self-contained, and its card; ``generator.json`` last."""
+    dataset_json = {k: v for k, v in dataset.dataset_json.items() if k not in ("dataset", "sbldm")}
+    cases = [c.to_json() for c in seen]
+    write_json(folder / "dataset.json", dataset_json)
+    write_json(folder / "training_cases.json", cases)
+    write_card(folder, make_card(folder, plan, dataset_json, cases))
     write_json(folder / "generator.json", plan.to_json())
 
 

@@ -8,10 +8,12 @@ from nnunet_sbldm.folds import (
     CaseFingerprint,
     find_leaks,
     guard_split,
+    names_of,
     refuse_leaks,
     with_groups,
     without_patients_of_val,
 )
+from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.types import UserError
 
 NAMES = st.text("case_01a", min_size=1, max_size=7)
@@ -107,3 +109,58 @@ def test_scans_of_one_patient_never_straddle(groups, data):
     clean = without_patients_of_val(train, val, groups)
     assert [c for c in train if groups[c] not in straddling] == clean
     refuse_leaks(with_groups(cases(clean), groups), with_groups(cases(val), groups), 0)
+
+
+# --- salted lists --------------------------------------------------------------------------------------------------
+
+HASHES = st.sampled_from(["h1", "h2", "h3", "h4"])
+IMAGES, PATIENTS = st.lists(HASHES, max_size=2).map(tuple), st.sampled_from(["", "p", "q"])
+FINGERPRINTS = st.builds(CaseFingerprint, NAMES, IMAGES, st.just("") | HASHES, PATIENTS)
+SALTS = st.sampled_from(["", "salt", "another"])
+
+
+@given(st.lists(st.tuples(FINGERPRINTS, SALTS), max_size=8), st.lists(FINGERPRINTS, max_size=8))
+def test_salting_never_changes_which_leaks_are_found(seen, validation):
+    """Whatever is salted, by one salt or several: the same validation cases leak, for the same reasons."""
+    plain = find_leaks([c for c, _ in seen], validation)
+    salted = find_leaks([c.salted(salt) if salt else c for c, salt in seen], validation)
+    assert [(leak.validation_case, leak.reason) for leak in salted] == [(leak.validation_case, leak.reason) for leak in plain]
+
+
+@given(st.lists(FINGERPRINTS, max_size=8), st.lists(FINGERPRINTS, max_size=8), GROUPS)
+def test_salting_never_changes_which_patients_are_known(seen, validation, groups):
+    plain, salted = (find_leaks(with_groups(s, groups), validation) for s in (seen, [c.salted("salt") for c in seen]))
+    assert [(leak.validation_case, leak.reason) for leak in salted] == [(leak.validation_case, leak.reason) for leak in plain]
+
+
+@given(st.lists(st.tuples(FINGERPRINTS, SALTS), max_size=8), st.lists(NAMES, unique=True))
+def test_a_dataset_finds_its_own_cases_in_a_salted_list(seen, case_ids):
+    salted = [c.salted(salt) if salt else c for c, salt in seen]
+    assert names_of(salted, case_ids) == list(dict.fromkeys(c.case_id for c, _ in seen if c.case_id in case_ids))
+
+
+def test_a_salted_list_says_nothing_by_itself_and_no_digest_is_shown_as_a_name():
+    case = CaseFingerprint("patient_7", ("i1", "i2"), "m", "Smith")
+    salted, other = case.salted("salt"), case.salted("other salt")
+    fields = [v for c in (salted, other) for v in (c.case_id, *c.image_hashes, c.label_hash, c.group)]
+    assert len(set(fields)) == 10
+    assert all(len(v) == 64 for v in fields)
+    assert salted.salted("again") is salted
+    assert CaseFingerprint.from_json(salted.to_json()) == salted
+    assert str(find_leaks([salted], [case])[0]) == "patient_7 (same case id)"
+    renamed = CaseFingerprint("renamed", ("i2",))
+    assert str(find_leaks([salted], [renamed])[0]) == "renamed (same image content as one of its training cases)"
+
+
+def test_a_value_of_one_kind_is_not_taken_for_the_same_value_of_another():
+    assert find_leaks([CaseFingerprint("a", ("x",), "y").salted("s")], [CaseFingerprint("x", ("y",), "a", "a")]) == []
+
+
+def test_an_index_keeps_the_salt(tmp_path):
+    index = SyntheticIndex("plans")
+    index.add(["s"], "generator", [CaseFingerprint("a", ("x",)).salted("salt"), CaseFingerprint("b")])
+    index.save(tmp_path)
+    loaded = SyntheticIndex.load(tmp_path)
+    assert loaded.generators == index.generators
+    with pytest.raises(UserError, match="1 of this fold's validation cases: c .same image content"):
+        guard_split(["s"], ["c"], loaded.seen_by(), {"c": CaseFingerprint("c", ("x",))}, 0)

@@ -12,16 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
-types config files folds provenance pool grid conditions gate _startup formats groups nnunet schedule mixing configure
-mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion random_fields
-texture label_maps checkpoint slices latents similarity augmentation preparation pictures plots novelty optimisation
-training spec requests size_correction synthesis reconstruction features distances memorisation measures adherence
-inpainting hosts regions blending seams lesions edit_gate edit_tasks editing edited_cases quality_targets quality
-evaluation_template nnunet_encoder destinations production evaluated_cases scoring installation trace regeneration
-ring case_maker generator_process generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy
-phantom edit_samples edit_evaluation blinded_montage cli_options edit_options edit_commands dataset_conversion
-expand_command trainers report_template steps report evaluation_report evaluation demo study study_fields study_file
-study_data study_jobs study_runner study_setup study_slurm study_surface study_statistics study_results study_draws
+types config files known_models folds provenance pool grid conditions gate _startup formats groups nnunet schedule
+mixing configure mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion
+random_fields texture label_maps checkpoint model_card_template model_card model_sharing slices latents similarity
+augmentation transfer preparation pictures plots novelty optimisation training spec requests size_correction synthesis
+reconstruction features distances memorisation measures adherence inpainting hosts regions blending seams lesions
+edit_gate edit_tasks editing edited_cases quality_targets quality evaluation_template nnunet_encoder destinations
+production evaluated_cases scoring installation trace regeneration ring case_maker generator_process
+generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy phantom edit_samples edit_evaluation
+blinded_montage cli_options model_commands edit_options edit_commands dataset_conversion train_command expand_command
+trainers report_template steps report evaluation_report evaluation demo study study_fields study_file study_data
+study_jobs study_runner study_setup study_slurm study_surface study_statistics study_results study_draws
 study_pictures study_methods study_tables study_template study_steps study_report study_commands cli
 """.split()
 

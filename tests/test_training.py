@@ -11,7 +11,8 @@ from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
 from nnunet_sbldm import optimisation, training
-from nnunet_sbldm.checkpoint import generator_folder, is_complete, load_generator
+from nnunet_sbldm.checkpoint import generator_folder, load_generator
+from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
 from nnunet_sbldm.training import train_generator
@@ -84,7 +85,7 @@ def test_the_checkpoint_is_self_contained_and_holds_no_pickle(generator, tmp_pat
         monkeypatch.delenv(name)
     assert load_generator(copy).hash == generator.hash
     endings = {p.suffix for p in copy.rglob("*") if p.is_file()}
-    assert endings == {".json", ".safetensors", ".csv", ".png"}
+    assert endings == {".json", ".safetensors", ".csv", ".png", ".md"}
 
 
 def test_damage_is_noticed(generator, tmp_path):
