@@ -43,7 +43,8 @@ def main() -> None:
     dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
     real = RealCases.collect(plan, dataset, *evaluated_cases(generator, dataset), args.o / "real")
     reference = Reference.measure(generator, dataset, real)
-    sampler, requests = SamplerConfig(precision=best_precision(args.device)), numbered_requests(args.n, args.seed)
+    sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
+    requests = numbered_requests(args.n, args.seed)
     rows = []
     for texture in (plan.texture, NO_TEXTURE):
         for outlines in (plan.outlines, MOST_PROBABLE):

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, load_generator
-from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA, SamplerConfig
+from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
 from nnunet_sbldm.files import write_json
@@ -54,11 +55,12 @@ def main() -> None:
     parser.add_argument("-d", help="dataset of the hosts; default: that of the generator")
     parser.add_argument("-n", type=int, default=40, help="edits of each kind, and whole cases")
     parser.add_argument("-kind", nargs="+", default=KINDS)
-    parser.add_argument("-steps", type=int, default=SamplerConfig.num_steps)
+    parser.add_argument("-steps", type=int, default=EDIT_SAMPLER.num_steps, help="of edits")
     parser.add_argument("-guidance", type=float, default=SamplerConfig.guidance_scale)
-    parser.add_argument("-eta", type=float, default=EDIT_ETA)
+    parser.add_argument("-eta", type=float, default=EDIT_SAMPLER.eta)
     parser.add_argument("-deformation", type=float, default=0.0)
-    parser.add_argument("-corrections", type=int, nargs=2, default=(EDIT_CORRECTIONS, 0), help="of edits, and of whole cases")
+    corrections = (EDIT_SAMPLER.max_corrections, SamplerConfig.max_corrections)
+    parser.add_argument("-corrections", type=int, nargs=2, default=corrections, help="of edits, and of whole cases")
     parser.add_argument("-o", type=Path, default=Path("editing_benchmark"))
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
@@ -66,8 +68,9 @@ def main() -> None:
     generator = load_generator(args.m, torch.device(args.device))
     plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
-    sampler = SamplerConfig(num_steps=args.steps, guidance_scale=args.guidance, max_corrections=args.corrections[1])
-    edits = replace(sampler, eta=args.eta, max_corrections=args.corrections[0])
+    common = {"guidance_scale": args.guidance, "precision": best_precision(args.device)}
+    sampler = SamplerConfig(max_corrections=args.corrections[1], **common)
+    edits = replace(EDIT_SAMPLER, eta=args.eta, num_steps=args.steps, max_corrections=args.corrections[0], **common)
     results = {}
     for kind in args.kind:
         editing = EditSettings((), (kind,), deformation_mm=args.deformation)

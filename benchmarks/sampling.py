@@ -150,7 +150,7 @@ def our_pipeline(args: argparse.Namespace) -> Pipeline:
     condition = plan.condition_model.table[0]
 
     def draw(num_steps: int) -> Tensor:
-        sampler = SamplerConfig(num_steps=num_steps, guidance_scale=args.guidance, precision=args.precision)
+        sampler = SamplerConfig("ddim", 0.0, num_steps, args.guidance, precision=args.precision, max_corrections=0)
         return sample_latents(generator, [Request("benchmark", 0, {})], [condition], sampler)[0]
 
     d, h, w = plan.grid.latent_shape
@@ -234,7 +234,7 @@ def monai_pipeline(args: argparse.Namespace) -> Pipeline:
         return denoiser(z, timesteps=time_step, context=c.nan_to_num()[:, None])
 
     def draw(num_steps: int) -> Tensor:
-        sampler = SamplerConfig(num_steps=num_steps, guidance_scale=args.guidance, precision=args.precision)
+        sampler = SamplerConfig("ddim", 0.0, num_steps, args.guidance, precision=args.precision, max_corrections=0)
         noise = initial_noise([0], (latent_channels, *latent_shape)).to(device)
         return sample(denoise, plan.preset.diffusion, sampler, noise, condition, [0])[0]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA, SamplerConfig
+from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.nnunet import NnunetDataset, preprocess_case
@@ -52,9 +52,7 @@ class CaseMaker:
         editing = EditSettings(tuple(job.hosts)) if job.hosts else None
         self._production = Job(job.fold, generator, (), editing)
         self._yardstick, self._tally, self._seed = yardstick_of(self._production, real), Tally(), job.seed
-        sampler = SamplerConfig(precision=best_precision(device.type))
-        if editing:
-            sampler = replace(sampler, eta=EDIT_ETA, max_corrections=EDIT_CORRECTIONS)
+        sampler = replace(EDIT_SAMPLER if editing else SamplerConfig(), precision=best_precision(device.type))
         self._settings = ProductionSettings(sampler, job.use_gate)
 
     def make(self, number: int) -> tuple[Case | None, SyntheticRecord]:

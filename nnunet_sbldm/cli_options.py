@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, SAMPLERS, SamplerConfig
+from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig
 from nnunet_sbldm.known_models import is_shared
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -155,12 +155,17 @@ def groups_argument(parser: argparse.ArgumentParser) -> None:
 def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the sampler, ``-diversity`` and ``-seed``."""
     default = SamplerConfig()
-    parser.add_argument("-sampler", default=default.name, choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}")
+    edits = EDIT_SAMPLER
+    parser.add_argument(
+        "-sampler", choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}; {edits.name} where hosts are edited"
+    )
     parser.add_argument(
         "-eta", type=number, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0; 1 where hosts are edited"
     )
     parser.add_argument(
-        "-steps", type=count, default=default.num_steps, help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}"
+        "-steps",
+        type=count,
+        help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}; {edits.num_steps} where hosts are edited",
     )
     parser.add_argument(
         "-guidance",
@@ -171,9 +176,10 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-corrections",
         type=seed,
+        default=default.max_corrections,
         metavar="N",
         help="[OPTIONAL] draw a case again, N times at most, where it misses the asked volume (by 15 %%, less where volumes are "
-        "alike). Default: 0; 2 where hosts are edited",
+        f"alike). Default: {default.max_corrections}",
     )
     parser.add_argument(
         "-diversity",
@@ -191,13 +197,22 @@ def device_of(asked: str | None) -> str:
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
-    """Sampler settings of the options."""
+def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | None = None) -> SamplerConfig:
+    """Sampler settings of the options; those that are left out are those of ``default`` (whole cases)."""
     from nnunet_sbldm.diffusion import best_precision
 
-    if args.eta and args.sampler != "ddim":
-        raise UserError(f"-eta goes with -sampler ddim, not with {args.sampler}.")
+    default = default or SamplerConfig()
+    name = args.sampler or default.name
+    if args.eta and name != "ddim":
+        raise UserError(f"-eta goes with -sampler ddim, not with {name}.")
+    usual_eta = default.eta if name == "ddim" else 0.0
     batch_size = CUDA_BATCH_SIZE if device == "cuda" else 1
     return SamplerConfig(
-        args.sampler, args.eta or 0.0, args.steps, args.guidance, batch_size, best_precision(device), args.corrections or 0
+        name,
+        usual_eta if args.eta is None else args.eta,
+        args.steps or default.num_steps,
+        args.guidance,
+        batch_size,
+        best_precision(device),
+        args.corrections,
     )

@@ -126,16 +126,9 @@ SAMPLERS = ("ddim", "dpmsolver++")
 PRECISIONS = ("fp32", "bf16")
 
 
-EDIT_ETA = 1.0
-"""Noise of DDIM steps in edits: what is new adapts to what stays."""
-
-EDIT_CORRECTIONS = 2
-"""Further draws of an edit whose lesion misses the asked volume."""
-
-
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Sampler.
+    """Sampler; by default that of whole cases.
 
     Attributes:
         name: one of ``SAMPLERS``.
@@ -148,13 +141,17 @@ class SamplerConfig:
         max_corrections: further draws, at most, of a case that misses the asked volume; see ``size_correction``.
     """
 
-    name: str = "ddim"
+    name: str = "dpmsolver++"
     eta: float = 0.0
-    num_steps: int = 20
+    num_steps: int = 10
     guidance_scale: float = 1.5
     batch_size: int = 1
     precision: str = "fp32"
-    max_corrections: int = 0
+    max_corrections: int = 2
+
+
+EDIT_SAMPLER = SamplerConfig("ddim", eta=1.0, num_steps=20)
+"""Of edits: the noise of every step lets what is new adapt to what stays."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import number, sampler_of
-from nnunet_sbldm.config import EDIT_CORRECTIONS, EDIT_ETA
+from nnunet_sbldm.config import EDIT_SAMPLER
 from nnunet_sbldm.mixing import MODES
 from nnunet_sbldm.types import UserError
 
@@ -66,12 +65,8 @@ def editing_of(args: argparse.Namespace) -> EditSettings | None:
 
 
 def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
-    """Sampler settings of the options; unless they say otherwise, editing adds noise in every DDIM step and corrects sizes."""
-    sampler = sampler_of(args, device)
-    if args.mode != "edit":
-        return sampler
-    eta = EDIT_ETA if args.eta is None and sampler.name == "ddim" else sampler.eta
-    return replace(sampler, eta=eta, max_corrections=EDIT_CORRECTIONS if args.corrections is None else args.corrections)
+    """Sampler settings of the options, whose defaults depend on the mode."""
+    return sampler_of(args, device, EDIT_SAMPLER if args.mode == "edit" else None)
 
 
 def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:

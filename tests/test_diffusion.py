@@ -82,7 +82,7 @@ def test_conditions_are_dropped_at_the_stated_rates():
 
 
 def test_the_noise_that_eta_adds_belongs_to_the_seed_too():
-    config, sampler = DiffusionConfig(), SamplerConfig(eta=1.0, num_steps=10)
+    config, sampler = DiffusionConfig(), SamplerConfig("ddim", eta=1.0, num_steps=10)
     denoise = gaussian_denoiser(config, 0.0, 1.0)
 
     def run(seeds):

@@ -16,7 +16,7 @@ import torch
 
 from nnunet_sbldm import cli, generator_process
 from nnunet_sbldm.case_maker import CaseMaker, is_case_id
-from nnunet_sbldm.config import EDIT_ETA, SamplerConfig
+from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.generator_choice import find_generator
 from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
@@ -189,7 +189,7 @@ def test_edits_on_the_fly_have_hosts_of_the_fold_and_can_be_made_again(opened, r
     assert sorted(job.hosts) == sorted(run.train)
     case, record = CaseMaker(job).make(0)
     assert record.edit["host"] in run.train
-    assert record.sampler["eta"] == EDIT_ETA
+    assert record.sampler["eta"] == EDIT_SAMPLER.eta
     assert case.image.shape == read_case(open_dataset("900"), record.edit["host"]).image.shape
     add_to_trace(run.output_folder / TRACE_NAME, 0, record)
     assert "exactly the recorded ones" in regenerate(str(run.output_folder), case.case_id, "cpu")
