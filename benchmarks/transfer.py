@@ -52,9 +52,10 @@ class Arm:
     length: float
     is_fine_tuned: bool
 
-    def preset(self, start: Start) -> Preset:
-        """The initial model's size, with the steps of this arm."""
-        return start.preset(self.length) if self.is_fine_tuned else lengthened(start.generator.plan.preset, self.length)
+    def preset(self, start: Start, factor: float) -> Preset:
+        """The initial model's size, with ``factor`` times the steps of this arm."""
+        length = factor * self.length
+        return start.preset(length) if self.is_fine_tuned else lengthened(start.generator.plan.preset, length)
 
 
 ARMS = (Arm("scratch_1", 1.0, False), Arm("scratch_0.25", 0.25, False), Arm("fine_tuned_0.25", 0.25, True))
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("-num_cases", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("-cases", type=Path, help="text file with one case id per line: train on the first of these instead")
     parser.add_argument("-arms", nargs="+", default=[a.name for a in ARMS], choices=[a.name for a in ARMS])
+    parser.add_argument("-length", type=float, default=1.0, help="factor on the steps of all arms, for less than a night")
     parser.add_argument("-n", type=int, default=64, help="draws to score")
     parser.add_argument("-seed", type=int, default=0)
     parser.add_argument("-o", type=Path, default=Path("benchmark_transfer"))
@@ -107,7 +109,7 @@ def run_arm(
     home = args.o / arm.name / f"n{len(case_ids)}"
     home.mkdir(parents=True, exist_ok=True)
     os.environ["nnUNet_results"] = str(home.resolve())  # generators of all arms and numbers of cases have one name
-    preset = arm.preset(start)
+    preset = arm.preset(start, args.length)
     began = time.monotonic()
     beginning = start if arm.is_fine_tuned else None
     folder = train_generator(dataset, args.f, preset, case_ids, args.device, args.seed, beginning)
