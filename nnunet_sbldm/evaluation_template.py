@@ -1,5 +1,7 @@
 """Words and HTML of the evaluation (jinja2); everything it shows is inside the file."""
 
+from nnunet_sbldm.report_style import STYLE
+
 SECTIONS = {
     "reconstruction": {
         "title": "Reconstruction by the slice autoencoder",
@@ -62,35 +64,19 @@ SECTIONS = {
     },
 }
 
-TEMPLATE = """<!DOCTYPE html>
+TEMPLATE = (
+    """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>SBLDM evaluation: {{ result.dataset.name }}, fold {{ result.generator.fold }}</title>
-<style>
-  body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; margin: 0;
-         color: #1c2430; background: #f4f5f7; }
-  main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 60px; }
-  h1 { font-size: 26px; margin: 0 0 4px; }
-  h2 { font-size: 18px; margin: 38px 0 8px; border-bottom: 1px solid #d5d9e0; padding-bottom: 4px; }
-  h3 { font-size: 15px; margin: 22px 0 2px; }
-  p { margin: 4px 0 8px; max-width: 900px; }
-  .lead { font-size: 17px; color: #414b5a; }
-  .note { color: #58626f; font-size: 14px; }
-  .warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: 6px 12px; }
-  .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0 4px; }
-  .tile { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; min-width: 150px; }
-  .tile b { display: block; font-size: 22px; }
-  .tile span { color: #667080; font-size: 13px; }
-  img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 13.5px; margin: 6px 0; width: 100%; }
-  th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #eceff3; }
-  th { color: #667080; font-weight: 600; background: #fafbfc; }
-  th:first-child, td:first-child, .left { text-align: left; }
+<style>"""
+    + STYLE
+    + """  table { font-size: 13.5px; width: 100%; }
   td:first-child { width: 28%; }
   td.details { width: 30%; color: #7a8492; font-size: 12px; text-align: left; }
+  .left { text-align: left; }
   .yes { color: #10703c; font-weight: 600; }
   .no { color: #b3261e; font-weight: 600; }
 </style>
@@ -159,3 +145,4 @@ nnunet-sbldm {{ result.versions.nnunet_sbldm }}, torch
 </body>
 </html>
 """
+)

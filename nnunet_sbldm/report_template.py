@@ -1,30 +1,18 @@
 """HTML of the demo's report (jinja2); everything it shows is inside the file."""
 
-TEMPLATE = """<!DOCTYPE html>
+from nnunet_sbldm.report_style import STYLE
+
+TEMPLATE = (
+    """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>SBLDM demo</title>
-<style>
-  body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; margin: 0;
-         color: #1c2430; background: #f4f5f7; }
-  main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 60px; }
-  h1 { font-size: 26px; margin: 0 0 4px; }
-  h2 { font-size: 18px; margin: 38px 0 8px; border-bottom: 1px solid #d5d9e0; padding-bottom: 4px; }
-  p { margin: 6px 0 10px; max-width: 860px; }
-  .lead { font-size: 17px; color: #414b5a; }
-  .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0 4px; }
-  .tile { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; min-width: 150px; }
-  .tile b { display: block; font-size: 22px; }
-  .tile span { color: #667080; font-size: 13px; }
-  img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
-  img.narrow { max-width: 640px; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 14px; margin: 8px 0; }
-  th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #eceff3; white-space: nowrap; }
-  th { color: #667080; font-weight: 600; background: #fafbfc; }
-  th:first-child, td:first-child { text-align: left; }
+<style>"""
+    + STYLE
+    + """  img.narrow { max-width: 640px; }
+  th, td { white-space: nowrap; }
   tr.sum td { font-weight: 600; background: #fafbfc; }
   .wrap { white-space: normal; text-align: left; overflow-wrap: anywhere; }
   td.wrap { font: 12.5px/1.4 ui-monospace, Menlo, Consolas, monospace; }
@@ -105,6 +93,7 @@ The commands ran in <code>{{ output }}</code> with <code>nnUNet_raw</code>, <cod
 </body>
 </html>
 """
+)
 
 OWN_DATA = """nnUNetv2_plan_and_preprocess -d 4 -c 3d_fullres
 sbldm_train -d 4 -f 0                                   # the generator: training cases of fold 0 only
