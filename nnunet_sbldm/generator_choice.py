@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
-from nnunet_sbldm.checkpoint import Generator, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, load_generator, refuse_mismatch
 from nnunet_sbldm.edit_tasks import refuse_other_grid
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
@@ -136,6 +137,13 @@ def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:
     return found[0]
 
 
+def _training_options(plan: GeneratorPlan) -> str:
+    """The options of ``sbldm_train`` that a generator was trained with, apart from dataset and fold."""
+    name, length = re.fullmatch(r"(.*?)(?:_x([\d.]+))?", plan.preset.name).groups()  # type: ignore[union-attr]
+    start = f"-init {plan.initial.name}" if plan.initial.name else f"-preset {name}"
+    return start + (f" -length {length}" if length else "")
+
+
 def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: TrainingFold) -> None:
     """The generator's training cases must still lie there as it saw them: synthetic cases are compared with them."""
     plan = generator.plan
@@ -145,7 +153,7 @@ def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: Trai
     if not is_planned or view.plans_hash() != plan.plans_hash:
         raise UserError(
             f"The SBLDM in {generator.folder} was trained with other plans {plan.plans_name} ({plan.configuration}) than "
-            f"{dataset.name} has now: delete that folder and {train_command(fold)} -preset {plan.preset.name}."
+            f"{dataset.name} has now: delete that folder and {train_command(fold)} {_training_options(plan)}."
         )
     if not view.data_folder.is_dir():
         raise UserError(f"{dataset.name} is not preprocessed for {plan.configuration}, which the SBLDM in {generator.folder} was "

@@ -10,7 +10,7 @@ LIMITS = (
     "Synthetic cases are for training alone: never validate or test on them.",
     "It knows only the field of view, spacing, channels, contrast, labels and sizes of its training cases, and repeats their "
     "biases, those of their annotation included.",
-    "Masks and fine detail are smoother than real ones; look at a montage before use.",
+    "Fine detail and the roughness of outlines are drawn at random, not resolved; look at a montage before use.",
     "Whether its cases help is for real held-out cases to say (sbldm_ablation); they may also harm.",
     "The list of training cases serves to refuse leaks. Salted hashes keep it from being read; they do not keep somebody who has "
     "a case, or guesses its id, from testing whether it was used.",

@@ -9,12 +9,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, generator_process
+from nnunet_sbldm import cli, generator_choice, generator_process
 from nnunet_sbldm.case_maker import CaseMaker, is_case_id
 from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.files import TEMPORARY_PREFIX, read_json, write_json
@@ -429,3 +430,13 @@ def test_a_full_disk_is_waited_for(monkeypatch):
     full.append(OSError(errno.EACCES, "not allowed"))
     with pytest.raises(OSError, match="not allowed"):
         _persist(write, lambda event, **details: None)
+
+
+@pytest.mark.parametrize(
+    ("preset", "initial", "options"),
+    [("small", "", "-preset small"), ("small_x2", "", "-preset small -length 2"),
+     ("small_from_a_x_model", "a_x_model", "-init a_x_model"), ("tiny_from_b_x0.5", "b", "-init b -length 0.5")],
+)
+def test_a_generator_names_the_options_it_was_trained_with(preset, initial, options):
+    plan = SimpleNamespace(preset=SimpleNamespace(name=preset), initial=SimpleNamespace(name=initial))
+    assert generator_choice._training_options(plan) == options
