@@ -9,13 +9,13 @@ of the real case before averaging: 1 is as coherent as real.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, load_generator
 from nnunet_sbldm.grid import FILL, to_grid
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.latents import decode_volume, one_hot_of
 from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
@@ -39,10 +39,10 @@ def reconstructed(generator: Generator, image: np.ndarray, classes: np.ndarray, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", required=True)
-    parser.add_argument("-m", type=Path, required=True, help="folder of a trained SBLDM")
+    parser.add_argument("-m", required=True, help="name or folder of a trained SBLDM")
     args = parser.parse_args()
 
-    dataset, generator = open_dataset(args.d), load_generator(args.m)
+    dataset, generator = open_dataset(args.d), load_generator(find_model(args.m))
     plan, rows = generator.plan, []
     for case_id in fold_cases(dataset, plan.fold)[1]:
         image, label = load_preprocessed(dataset, case_id)

@@ -20,6 +20,7 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.label_maps import MOST_PROBABLE
 from nnunet_sbldm.nnunet import open_dataset
 from nnunet_sbldm.scoring import Reference, score
@@ -31,14 +32,14 @@ COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "neighbour_ssim", "gradient
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", type=Path, required=True, help="fold folder of a trained SBLDM")
+    parser.add_argument("-m", required=True, help="name or folder of a trained SBLDM")
     parser.add_argument("-n", type=int, default=64, help="draws")
     parser.add_argument("-seed", type=int, default=0)
     parser.add_argument("-o", type=Path, default=Path("benchmark_decoding"))
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(args.m, torch.device(args.device))
+    generator = load_generator(find_model(args.m), torch.device(args.device))
     plan = generator.plan
     dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
     real = RealCases.collect(plan, dataset, *evaluated_cases(generator, dataset), args.o / "real")

@@ -23,6 +23,7 @@ from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
 from nnunet_sbldm.files import write_json
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
 from nnunet_sbldm.requests import Request
@@ -51,7 +52,7 @@ def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", type=Path, required=True)
+    parser.add_argument("-m", required=True, help="name or folder of a trained SBLDM")
     parser.add_argument("-d", help="dataset of the hosts; default: that of the generator")
     parser.add_argument("-n", type=int, default=40, help="edits of each kind, and whole cases")
     parser.add_argument("-kind", nargs="+", default=KINDS)
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(args.m, torch.device(args.device))
+    generator = load_generator(find_model(args.m), torch.device(args.device))
     plan = generator.plan
     dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
     common = {"guidance_scale": args.guidance, "precision": best_precision(args.device)}

@@ -23,6 +23,7 @@ from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
+from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.nnunet import open_dataset
 from nnunet_sbldm.scoring import Reference, score
 
@@ -74,7 +75,7 @@ def write_table(results: list[Path], names: dict[str, SamplerConfig], folder: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", type=Path, required=True, help="fold folder of a trained SBLDM")
+    parser.add_argument("-m", required=True, help="name or folder of a trained SBLDM")
     parser.add_argument("-n", type=int, default=64, help="draws per setting")
     parser.add_argument("-samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("-steps", type=int, nargs="+", default=[5, 10, 20, 50])
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(args.m, torch.device(args.device))
+    generator = load_generator(find_model(args.m), torch.device(args.device))
     plan, settings = generator.plan, settings_of(args)
     dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
     training, held_out = evaluated_cases(generator, dataset)
