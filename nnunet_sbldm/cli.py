@@ -162,6 +162,12 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
     on_the_fly.add_argument("-sbldm_device", metavar="DEVICE", help="[OPTIONAL] cpu, cuda:1, ... Default: that of the training")
     on_the_fly.add_argument("-pool_size", type=count, help="[OPTIONAL] cases that are kept ready")
     on_the_fly.add_argument("-max_reuse", type=count, help="[OPTIONAL] how often a case is drawn before a new one replaces it")
+    on_the_fly.add_argument(
+        "-wait_s",
+        type=number,
+        metavar="SECONDS",
+        help="[OPTIONAL] wait so long, at most, for these cases before the first epoch, in trainings of a few minutes. Default: 0",
+    )
     for option in TRAINER_ATTRIBUTES:
         parser.add_argument(f"-{option}", type=count, help="[OPTIONAL] Default: as in nnU-Net")
     args = parser.parse_args(argv)
