@@ -172,7 +172,7 @@ class Study:
 
     Attributes:
         dataset: number or name in ``nnUNet_raw``, or ``phantom``.
-        num_cases: numbers of real training cases; subsets are nested.
+        num_cases: numbers of real training cases, in the order in which they are worked off; subsets are nested.
         arms: what is compared.
         test_cases: how many to hold out, which, or ``imagesTs``: those of the dataset's ``imagesTs`` and ``labelsTs``.
         folds: draws of the training cases.

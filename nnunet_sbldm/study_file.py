@@ -58,7 +58,7 @@ def read_study(path: Path) -> Study:
         "run": RunSettings(**parsed(given.pop("run", {}), RUN_FIELDS, f"{where}, run")),
     }
     study = Study(**given, arms=tuple(arms), **sections)
-    return replace(study, num_cases=tuple(sorted(study.num_cases)), groups=_beside(path, study.groups))
+    return replace(study, groups=_beside(path, study.groups))
 
 
 def _load(path: Path) -> Any:

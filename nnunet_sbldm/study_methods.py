@@ -29,10 +29,10 @@ def _data(study: Study, num_test: int) -> str:
     source = "the embedded phantom" if study.dataset == PHANTOM else f"dataset {study.dataset}"
     held_out = f"the cases of {TEST_FOLDER}" if study.test_cases == TEST_FOLDER else (
         "listed by hand" if isinstance(study.test_cases, tuple) else f"drawn at random with seed {study.split_seed}")
-    by = ", by patient" if study.groups else ""
+    by, numbers = ", by patient" if study.groups else "", _list(tuple(sorted(study.num_cases)))
     return (
         f"We used {source}. {num_test} test cases ({held_out}{by}) were held out from everything: fingerprint, plans, generators "
-        f"and networks were made from the n = {_list(study.num_cases)} real training cases alone. The training cases are the "
+        f"and networks were made from the n = {numbers} real training cases alone. The training cases are the "
         f"first n of a random order of all others{by}, so that subsets are nested, for {len(study.folds)} draw(s) "
         f"({_list(study.folds)}) and {len(study.seeds)} repetition(s) (seeds {_list(study.seeds)} of generators and synthetic "
         "cases; nnU-Net takes no seed)."

@@ -104,7 +104,7 @@ def _collect(study: Study, jobs: Sequence[StudyJob], folder: Path) -> _Results:
         raise UserError(f"No run of {REFERENCE} is finished, and all other arms are compared with it; see sbldm_ablation status.")
     cases, scores = read_json(folder / SPLIT_FILE)["test"], case_scores(runs, folder)
     reference = next(a.name for a in study.arms if a.kind == REFERENCE)
-    what = Comparison(reference, [a.name for a in study.arms], study.num_cases, {a.name: a.num_cases for a in study.arms
+    what = Comparison(reference, [a.name for a in study.arms], sorted(study.num_cases), {a.name: a.num_cases for a in study.arms
                       if a.num_cases}, sizes_ml(cases, folder), study.evaluation.num_resamples, study.evaluation.confidence)
     tables, draws = score_tables(scores, study, cases, "Dice"), draws_of(study, runs, folder)
     baselines = _against_copy_paste(tables, study, what)
@@ -150,18 +150,18 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str
 def _html(results: _Results, methods: str) -> str:
     import jinja2
 
-    study, rows = results.study, results.rows
+    study, rows, numbers = results.study, results.rows, sorted(results.study.num_cases)
     curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
     learning_curves(rows, curves)
     has_differences = difference_plot(rows, differences)
     names, details = _details(results)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
-        dataset=study.dataset, num_cases=", ".join(map(str, study.num_cases)), num_test=len(results.cases),
+        dataset=study.dataset, num_cases=", ".join(map(str, numbers)), num_test=len(results.cases),
         num_generators=results.num_generators, num_runs=len(results.runs), num_planned=len(runs_of(study)),
         unfinished=unfinished(results.jobs, results.folder), warnings=_warnings(results), reference=results.reference,
         confidence=f"{100 * study.evaluation.confidence:g} %",
         verdicts={v: [f"{r['arm']} at {r['num_cases']}" for r in rows if r["verdict"] == v] for v in VERDICTS},
-        tables={n: [_table_row(r) for r in rows if r["num_cases"] == n] for n in study.num_cases}, curves=embedded(curves),
+        tables={n: [_table_row(r) for r in rows if r["num_cases"] == n] for n in numbers}, curves=embedded(curves),
         differences=embedded(differences) if has_differences else "",
         size_rows=[[r["arm"], r["num_cases"], *map(points_text, r["thirds"])] for r in rows if r["thirds"]],
         baseline=baseline_name(rows),
@@ -209,7 +209,8 @@ def _pictures(results: _Results) -> list[tuple[str, str]]:
     """For every arm its run of the first fold and seed at the smallest number of real cases."""
     pictures = []
     for arm in results.study.arms:
-        run = next((r for r in results.runs if r.arm == arm), None)
+        own_runs = sorted((r for r in results.runs if r.arm == arm), key=lambda r: r.subset.num_cases)
+        run = next(iter(own_runs), None)
         if run is None:
             continue
         own = [s for s in results.scores if (s.arm, s.num_cases, s.fold, s.seed) == (

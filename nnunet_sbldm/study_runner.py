@@ -131,8 +131,7 @@ def run_table(
     """
     tried: set[str] = set()
     running: list[_Running] = []
-    subsets = list(dict.fromkeys(j.subset for j in jobs))  # one after another: a study that is stopped has whole comparisons
-    wanted = [j for j in sorted(jobs, key=lambda j: subsets.index(j.subset)) if only in (None, j.job_id)]
+    wanted = [j for j in _subset_by_subset(jobs) if only in (None, j.job_id)]
     with _ended_with_us(running):
         while True:
             states = states_of(jobs, folder)
@@ -146,6 +145,12 @@ def run_table(
                 break
             _await_one(running, folder)
     return dict(Counter(s["state"] for s in states_of(jobs, folder).values()))
+
+
+def _subset_by_subset(jobs: Sequence[StudyJob]) -> list[StudyJob]:
+    """One subset after another, and one arm after another within it: a study that is stopped has whole comparisons."""
+    subsets, arms = (list(dict.fromkeys(getattr(j, key) for j in jobs)) for key in ("subset", "arm"))
+    return sorted(jobs, key=lambda j: (subsets.index(j.subset), arms.index(j.arm)))
 
 
 def _is_ready(job: StudyJob, states: Mapping[str, Mapping[str, Any]], tried: set[str]) -> bool:

@@ -136,12 +136,13 @@ def test_a_folder_without_a_study(tmp_path):
         load_table(tmp_path)
 
 
-def test_subsets_are_worked_off_one_after_another(tmp_path):
-    order = [note("plan5", subset="n5"), note("plan10", subset="n10"), note("train5", "plan5", subset="n5"),
-             note("train10", "plan10", subset="n10")]
+def test_subsets_and_arms_are_worked_off_one_after_another(tmp_path):
+    order = [note("plan5", subset="n5"), note("plan10", subset="n10"), note("train5a", "plan5", subset="n5", arm="a"),
+             note("train5b", "plan5", subset="n5", arm="b"), note("train10a", "plan10", subset="n10", arm="a"),
+             note("test5a", "train5a", subset="n5", arm="a")]
     table = [replace(j, command=("python", "-c", f"open('order', 'a').write('{j.job_id} ')")) for j in order]
     run_table(table, tmp_path, {}, 1)
-    assert (tmp_path / "order").read_text().split() == ["plan5", "train5", "plan10", "train10"]
+    assert (tmp_path / "order").read_text().split() == ["plan5", "train5a", "test5a", "train5b", "plan10", "train10a"]
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
