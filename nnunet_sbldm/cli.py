@@ -166,7 +166,7 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
         "-wait_s",
         type=number,
         metavar="SECONDS",
-        help="[OPTIONAL] wait so long, at most, for these cases before the first epoch, in trainings of a few minutes. Default: 0",
+        help="[OPTIONAL] wait so long, at most, for these cases before the first epoch, in very short trainings. Default: 0",
     )
     for option in TRAINER_ATTRIBUTES:
         parser.add_argument(f"-{option}", type=count, help="[OPTIONAL] Default: as in nnU-Net")

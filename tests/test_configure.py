@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 
 import pytest
 
@@ -95,3 +96,12 @@ def test_an_unknown_base_and_the_second_stage_of_a_cascade_are_refused(plans_fil
 def test_missing_plans_name_the_command_that_makes_them(plans_file):
     with pytest.raises(UserError, match="has no plans nnUNetOther: run nnUNetv2_plan_and_preprocess -d 901"):
         add_configuration("901", plans_name="nnUNetOther")
+
+
+def test_every_setting_has_an_option(capsys):
+    with pytest.raises(SystemExit):
+        configure_entry(["-h"])
+    shown = capsys.readouterr().out
+    missing = [f.name for f in fields(MixingSettings) if f"-{f.name} " not in shown and f.name != "model"]
+    assert missing == []
+    assert "-m MODEL" in shown
