@@ -109,12 +109,14 @@ def kill_trainer(training: Training, continued: bool, rng: random.Random) -> lis
     return [f"generator process {pid} outlived its trainer" for pid in generators(training.rings)]
 
 
-def kill_generators(training: Training, continued: bool, most: int, rng: random.Random) -> tuple[int, list[str]]:
+def kill_generators(
+    training: Training, continued: bool, most: int, within_s: float, rng: random.Random
+) -> tuple[int, list[str]]:
     """Train to the end and kill generator processes on the way; returns the number of kills and what is wrong."""
     trainer, kills = training.start(continued), 0
     while kills < most and trainer.poll() is None:
         killed = wait_for_generator(trainer, training.rings)
-        time.sleep(rng.uniform(0, 15))
+        time.sleep(rng.uniform(0, within_s))
         for pid in set(killed) & set(generators(training.rings)):
             os.kill(pid, signal.SIGKILL)
             kills += 1
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("-epochs", type=int, default=40)
     parser.add_argument("-kills", type=int, default=20)
     parser.add_argument("-trainer_kills", type=int, default=5)
+    parser.add_argument("-within_s", type=float, default=15, help="a generator is killed within so many seconds of its start")
     parser.add_argument("-seed", type=int, default=0)
     args = parser.parse_args()
     rng, training, wrong, kills = random.Random(args.seed), Training(args), [], 0
@@ -140,7 +143,7 @@ def main() -> None:
         print(f"trainer kill {n + 1}: {len(training.audit())} epochs done, {len(wrong)} wrong", flush=True)
     continued = args.trainer_kills > 0
     while not wrong and (continued or kills < args.kills):
-        made, found = kill_generators(training, continued, args.kills - kills, rng)
+        made, found = kill_generators(training, continued, args.kills - kills, args.within_s, rng)
         kills, wrong, continued = kills + made, wrong + found, False
         reports = [record["source"] for record in training.audit()]
         corrupt = sum(report["corrupt"] for report in reports)
