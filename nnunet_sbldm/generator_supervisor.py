@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from nnunet_sbldm.generator_process import CASE, FAILED, PAUSED, RESUMED, SAMPLE
 
 MAX_RESTARTS = 3
 RESTART_DELAY_S = 1.0
+READ_BYTES, POLL_S = 65536, 0.2
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -111,10 +114,15 @@ class GeneratorSupervisor:
             if self._stopping.is_set():
                 return 0
             process = self._process = subprocess.Popen(
-                self._command, env=os.environ | self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+                self._command,
+                bufsize=0,
+                env=os.environ | self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         with process:  # closes the pipes, then waits
-            for line in process.stdout or ():
+            for line in _lines_of(process):
                 with suppress(ValueError):  # cut by a kill
                     self._take(json.loads(line))
         return process.returncode
@@ -153,6 +161,26 @@ class GeneratorSupervisor:
         if notice not in self._said:
             self._said.add(notice)
             self._notices.append(notice)
+
+
+def _lines_of(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a process prints until it ends.
+
+    The end of its pipe does not tell: a background worker that was forked in the moment of the start holds the pipe open too.
+    """
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    rest = b""
+    while True:
+        has_ended = process.poll() is not None  # asked first: what it has written is there to be read
+        chunk = process.stdout.read(READ_BYTES)
+        if chunk:
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+        elif has_ended or chunk == b"":
+            return
+        else:
+            time.sleep(POLL_S)
 
 
 def _describe(exit_code: int) -> str:

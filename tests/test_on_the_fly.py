@@ -255,6 +255,15 @@ def test_a_generator_that_always_fails_is_started_a_bounded_number_of_times(open
     assert [("again" in line, "for good" in line) for line in lines[1:]] == [(True, False), (False, True)]
 
 
+def test_the_end_of_the_process_is_noticed_although_another_one_holds_its_pipe(opened, run):
+    source = opened()
+    holder = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); raise SystemExit(7)"
+    source._supervisor._command[2:] = ["-c", holder]
+    source.start()
+    wait_for(lambda: source._supervisor.progress.restarts > 0)
+    source.stop()
+
+
 @pytest.mark.parametrize("first", [FirstCases(1, need_memory=True), FirstCases(1, wait_s=PATIENCE_S)], ids=["GPU", "wait"])
 def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run, first):
     lines = []
