@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,16 @@ def _base_configuration(planned: Mapping[str, Any], base: Mapping[str, Any]) -> 
         architecture = copy.deepcopy(planned["architecture"])
         architecture["arch_kwargs"] = small_network(architecture["arch_kwargs"])
         changes["architecture"] = architecture
+    _refuse_odd_patch(base.get("patch_size"), changes.get("architecture", planned["architecture"])["arch_kwargs"]["strides"])
     return {"inherits_from": DEFAULT_CONFIGURATION, **changes}
+
+
+def _refuse_odd_patch(patch_size: Sequence[int] | None, strides: Sequence[Sequence[int]]) -> None:
+    """A patch that the network cannot halve as often as planned would fail hours later, in the first training step."""
+    steps = [math.prod(stage) for stage in zip(*strides, strict=True)]
+    if patch_size is not None and any(size % step for size, step in zip(patch_size, steps, strict=True)):
+        raise UserError(f"The network down-samples by {' x '.join(map(str, steps))}: give a patch_size of multiples of that; got "
+                        f"{' x '.join(map(str, patch_size))}.")
 
 
 def join_expansions(datasets: Sequence[str], target: str) -> Path:

@@ -36,7 +36,7 @@ def preprocessed(phantom, name):
     return NnunetDataset(name, phantom.raw / name, folder, read_json(folder / "dataset.json"), configuration="arm")
 
 
-def test_all_arms_share_a_network_and_the_preprocessed_data(phantom, phantom_dataset):
+def test_all_arms_share_a_network_and_the_preprocessed_data(phantom, phantom_dataset, capsys):
     arms = {"a": SETTINGS, "b": {**SETTINGS, "ratio": 0.25, "schedule": "pretrain"}}
     configure(900, arms)
     configure(900, {**arms, "c": SETTINGS})
@@ -47,9 +47,11 @@ def test_all_arms_share_a_network_and_the_preprocessed_data(phantom, phantom_dat
         assert config.patch_size == [8, 16, 16]
         assert config.network_arch_init_kwargs["features_per_stage"] == [8, 16, 32]
     assert plans.get_configuration("b").configuration["sbldm"]["schedule"] == "pretrain"
-    with pytest.raises(SystemExit) as e:
-        configure(900, arms, {"batch_size": 4})
-    assert e.value.code == 2
+    for other in ({"batch_size": 4}, {**SMALL, "patch_size": [8, 18, 16]}):
+        with pytest.raises(SystemExit) as e:
+            configure(900, arms, other)
+        assert e.value.code == 2
+    assert "give a patch_size of multiples of that; got 8 x 18 x 16" in capsys.readouterr().err
 
 
 @pytest.fixture
