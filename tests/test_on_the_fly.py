@@ -257,7 +257,8 @@ def test_a_generator_that_always_fails_is_started_a_bounded_number_of_times(open
 
 def test_the_end_of_the_process_is_noticed_although_another_one_holds_its_pipe(opened, run):
     source = opened()
-    holder = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); raise SystemExit(7)"
+    sleeper = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    holder = f"import subprocess, sys; {sleeper}; raise SystemExit(7)"
     source._supervisor._command[2:] = ["-c", holder]
     source.start()
     wait_for(lambda: source._supervisor.progress.restarts > 0)
