@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -172,6 +172,7 @@ def _lines_of(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     os.set_blocking(process.stdout.fileno(), False)
     rest = b""
     while True:
+        select.select([process.stdout], [], [], POLL_S)
         has_ended = process.poll() is not None  # asked first: what it has written is there to be read
         chunk = process.stdout.read(READ_BYTES)
         if chunk:
@@ -179,8 +180,6 @@ def _lines_of(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
             yield from lines
         elif has_ended or chunk == b"":
             return
-        else:
-            time.sleep(POLL_S)
 
 
 def _describe(exit_code: int) -> str:

@@ -93,7 +93,7 @@ def test_cases_appear_are_replaced_and_are_those_of_the_seed(opened, run, tmp_pa
     source = opened(replace(run, log=lines.append), pool_size=2, max_reuse=2)
     assert source.identifiers == ()
     source.start()
-    wait_for(lambda: len(source.identifiers) == 2)
+    wait_for(lambda: len(source.identifiers) == 2 and source._supervisor.progress.made == 2)
     first = source.identifiers[0]
     data, seg, previous, properties = source.load_case(first)
     assert (data.ndim, seg.shape[0], previous) == (4, 1, None)
