@@ -66,7 +66,7 @@ def _measured(card: ModelCard) -> str:
     frechet = values.get("Frechet distance")
     said = [f"volume r {min(volume):.2f}"] if volume else []
     said += [f"Frechet {frechet['value']:.3g} (real {frechet['floor']:.3g})"] if frechet else []
-    said += [f"novelty {min(copies):.2f}"] if copies else []
+    said += [f"memorisation ratio {min(copies):.2f}"] if copies else []
     return ", ".join(said)
 
 
