@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,9 @@ def run(main: Callable[[], None]) -> None:
         _exit(str(e), 2)
     except UnfitGeneratorError as e:
         _exit(str(e), 3)
+    except BrokenPipeError:  # whoever reads what we print, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as e:
         if e.errno not in USER_ERRNO:
             raise

@@ -3,6 +3,8 @@
 import errno
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -145,3 +147,11 @@ def test_sampling_with_bad_conditions(phantom_folders, tmp_path, capsys):
     assert "expected a number above 0" in refused(capsys, *sample, "-volume_ml", "0")
     assert "expected a whole number from 1" in refused(capsys, *sample, "-n", "none")
     assert hash_tree(tmp_path) == before
+
+
+def test_a_reader_that_has_read_enough_is_no_error_of_ours():
+    command = "from nnunet_sbldm.cli_options import run; run(lambda: print('x' * 10**6))"
+    process = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
