@@ -75,7 +75,7 @@ def size_error(plan: GeneratorPlan, asked: np.ndarray, obtained: np.ndarray) -> 
 
 def tolerance(plan: GeneratorPlan) -> float:
     """Error of the volume that is left alone, see :func:`size_error`: a share of its spread in the training cases."""
-    spread = float(np.mean(np.asarray(plan.condition_scaling.std)[_columns(plan, "volume_ml")]))
+    spread = float(np.mean(np.asarray(plan.condition_model.scaling.std)[_columns(plan, "volume_ml")]))
     return min(max(TOLERANCE_STD * spread, MIN_TOLERANCE), MAX_TOLERANCE)
 
 

@@ -23,11 +23,10 @@ TABLE = np.stack([vector(1.0), vector(128.0)])
 TABLE[0, EXTENT], TABLE[1, EXTENT] = 5.0, 20.0
 
 
-
 def plan_of(spread):
     std = np.where([n.endswith("volume_ml") for n in NAMES], spread, 1.0)
-    scaling, model = SimpleNamespace(std=tuple(std)), SimpleNamespace(table=TABLE)
-    return SimpleNamespace(targets=TARGETS, condition_scaling=scaling, condition_model=model)
+    model = SimpleNamespace(table=TABLE, scaling=SimpleNamespace(std=tuple(std)))
+    return SimpleNamespace(targets=TARGETS, condition_model=model)
 
 
 PLAN = plan_of(2.0)
