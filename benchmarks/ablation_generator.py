@@ -10,7 +10,6 @@ fold. Arms that need the same first stage share it. Killed, it goes on with the 
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from nnunet_sbldm.checkpoint import GeneratorPlan, load_generator
 from nnunet_sbldm.config import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
-from nnunet_sbldm.files import read_json, sha256_of_json, write_json
+from nnunet_sbldm.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import NnunetDataset, fold_cases, open_dataset
@@ -142,10 +141,7 @@ def train_arm(
 def write_table(folder: Path) -> None:
     """``ablation.csv`` of all arms with a result."""
     rows = [read_json(f) for f in sorted((folder / "results").glob("*.json"))]
-    with open(folder / "ablation.csv", "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "ablation.csv", rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ them against real cases that are measured once. Writes ``decoding.csv`` and prin
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
+from nnunet_sbldm.files import write_csv
 from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.label_maps import MOST_PROBABLE
 from nnunet_sbldm.nnunet import open_dataset
@@ -54,10 +54,7 @@ def main() -> None:
             with_both = {"texture": texture is plan.texture, "outline_strength": outlines.strength}
             rows.append({**with_both, **row})
             print(with_both, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
-    with open(args.o / "decoding.csv", "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.o / "decoding.csv", rows)
 
 
 if __name__ == "__main__":

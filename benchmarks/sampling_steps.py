@@ -11,7 +11,6 @@ command. Writes one JSON per setting and ``sampling_steps.csv``, and prints a ta
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,7 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
-from nnunet_sbldm.files import read_json, sha256_of_json, write_json
+from nnunet_sbldm.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.nnunet import open_dataset
 from nnunet_sbldm.scoring import Reference, score
@@ -63,10 +62,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, SamplerConfig]:
 def write_table(results: list[Path], names: dict[str, SamplerConfig], folder: Path) -> None:
     """``sampling_steps.csv`` and a table of what is done so far."""
     rows = [read_json(file) for file in results if file.is_file()]
-    with open(folder / "sampling_steps.csv", "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "sampling_steps.csv", rows)
     width = max(map(len, names))
     print(" " * width, *COLUMNS)
     for row in rows:

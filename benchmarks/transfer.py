@@ -16,7 +16,6 @@ Killed, it goes on with the same command. Generators lie below ``DIR/ARM/nCASES`
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.config import Preset, SamplerConfig, lengthened
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.files import read_json, write_csv, write_json
 from nnunet_sbldm.folds import find_leaks
 from nnunet_sbldm.known_models import find_model, name_of
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, open_dataset
@@ -128,10 +127,7 @@ def run_arm(
 def write_table(folder: Path) -> None:
     """``transfer.csv`` of all results."""
     rows = sorted((read_json(f) for f in (folder / "results").glob("*.json")), key=lambda r: (r["num_cases"], r["arm"]))
-    with open(folder / "transfer.csv", "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "transfer.csv", rows)
 
 
 if __name__ == "__main__":

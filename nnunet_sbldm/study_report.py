@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json, write_atomically, write_json
+from nnunet_sbldm.files import read_json, write_atomically, write_csv, write_json
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, Study
 from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
@@ -84,9 +83,9 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     """
     results = _collect(study, jobs, folder)
     methods = methods_paragraph(study, read_json(folder / STUDY_FILE)["versions"], len(results.cases))
-    _write_csv(results.output / "cases.csv", [asdict(s) for s in results.scores], [f.name for f in fields(CaseScore)])
+    write_csv(results.output / "cases.csv", [asdict(s) for s in results.scores], [f.name for f in fields(CaseScore)])
     table = [flat(row) for row in results.rows]
-    _write_csv(results.output / "table.csv", table, list(dict.fromkeys(k for row in table for k in row)))
+    write_csv(results.output / "table.csv", table, list(dict.fromkeys(k for row in table for k in row)))
     _write_text(results.output / "table.md", markdown_table(results.rows, study.evaluation.confidence))
     _write_text(results.output / "methods.txt", methods + "\n")
     write_json(results.output / "results.json", {
@@ -132,16 +131,6 @@ def _against_copy_paste(tables: Scores, study: Study, what: Comparison) -> dict[
 
 def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    def write(tmp: Path) -> None:
-        with open(tmp, "w", newline="", encoding="utf-8") as f:
-            writer = csv.DictWriter(f, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
 
 
 # --- HTML ----------------------------------------------------------------------------------------------------------
