@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, load_generator
-from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.config import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("-kind", nargs="+", default=KINDS)
     parser.add_argument("-steps", type=int, default=EDIT_SAMPLER.num_steps, help="of edits")
     parser.add_argument("-guidance", type=float, default=SamplerConfig.guidance_scale)
-    parser.add_argument("-eta", type=float, default=EDIT_SAMPLER.eta)
+    parser.add_argument("-sampler", default=EDIT_SAMPLER.name, choices=SAMPLERS, help="of edits")
     parser.add_argument("-deformation", type=float, default=0.0)
     corrections = (EDIT_SAMPLER.max_corrections, SamplerConfig.max_corrections)
     parser.add_argument("-corrections", type=int, nargs=2, default=corrections, help="of edits, and of whole cases")
@@ -71,7 +71,7 @@ def main() -> None:
     dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
     common = {"guidance_scale": args.guidance, "precision": best_precision(args.device)}
     sampler = SamplerConfig(max_corrections=args.corrections[1], **common)
-    edits = replace(EDIT_SAMPLER, eta=args.eta, num_steps=args.steps, max_corrections=args.corrections[0], **common)
+    edits = replace(EDIT_SAMPLER, name=args.sampler, num_steps=args.steps, max_corrections=args.corrections[0], **common)
     results = {}
     for kind in args.kind:
         editing = EditSettings((), (kind,), deformation_mm=args.deformation)

@@ -159,17 +159,17 @@ def groups_argument(parser: argparse.ArgumentParser) -> None:
 def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the sampler, ``-diversity`` and ``-seed``."""
     default = SamplerConfig()
-    edits = EDIT_SAMPLER
     parser.add_argument(
-        "-sampler", choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}; {edits.name} where hosts are edited"
+        "-sampler", choices=SAMPLERS, help=f"[OPTIONAL] Default: {default.name}; {EDIT_SAMPLER.name} where hosts are edited"
     )
     parser.add_argument(
-        "-eta", type=number, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0; 1 where hosts are edited"
+        "-eta", type=number, default=default.eta, help="[OPTIONAL] noise of DDIM steps, 0 (deterministic) to 1. Default: 0"
     )
     parser.add_argument(
         "-steps",
         type=count,
-        help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}; {edits.num_steps} where hosts are edited",
+        default=default.num_steps,
+        help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}",
     )
     parser.add_argument(
         "-guidance",
@@ -209,12 +209,11 @@ def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | N
     name = args.sampler or default.name
     if args.eta and name != "ddim":
         raise UserError(f"-eta goes with -sampler ddim, not with {name}.")
-    usual_eta = default.eta if name == "ddim" else 0.0
     batch_size = CUDA_BATCH_SIZE if device == "cuda" else 1
     return SamplerConfig(
         name,
-        usual_eta if args.eta is None else args.eta,
-        args.steps or default.num_steps,
+        args.eta,
+        args.steps,
         args.guidance,
         batch_size,
         best_precision(device),

@@ -121,8 +121,8 @@ class DiffusionConfig:
     self_conditioning: bool = False
 
 
-SAMPLERS = ("ddim", "dpmsolver++")
-"""DDIM (Song et al. 2021) and DPM-Solver++ 2M (Lu et al. 2022)."""
+SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++")
+"""DDIM (Song et al. 2021), and DPM-Solver++ 2M as an ODE and as an SDE solver (Lu et al. 2022)."""
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -149,8 +149,13 @@ class SamplerConfig:
     precision: str = "fp32"
     max_corrections: int = 2
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether steps add noise."""
+        return self.eta > 0 or self.name.startswith("sde")
 
-EDIT_SAMPLER = SamplerConfig("ddim", eta=1.0, num_steps=20)
+
+EDIT_SAMPLER = SamplerConfig("sde-dpmsolver++")
 """Of edits: the noise of every step lets what is new adapt to what stays."""
 
 

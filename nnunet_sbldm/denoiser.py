@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from nnunet_sbldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
 from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, ConditionScaling, Target, is_log_feature
 from nnunet_sbldm.config import DenoiserConfig
+
+Part = tuple[slice, slice, slice]
 
 MAX_PERIOD = 10_000.0
 MIN_AXIS = 6
@@ -212,7 +215,7 @@ class VolumeDenoiser(nn.Module):
         super().__init__()
         widths, e = config.widths, config.embedding_dim
         layout = layout or DenoiserLayout.of(latent_shape, voxel_mm, len(widths))
-        self.embedding_dim, self.patch = e, layout.patch
+        self.embedding_dim, self.patch, self.strides = e, layout.patch, layout.strides
         latent_shape, num_latents = tokens_shape(latent_shape, self.patch), math.prod(self.patch) * latent_channels
         token_mm = [v * p for v, p in zip(voxel_mm, self.patch, strict=True)]
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
@@ -235,12 +238,21 @@ class VolumeDenoiser(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
-    def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor, *estimates: Tensor) -> Tensor:
-        """[B, Z, D, h, w], [B], [B, F] (NaN = missing), previous estimates [B, Z, D, h, w] -> [B, Z, D, h, w]."""
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, condition: Tensor, *estimates: Tensor, part: Part | None = None
+    ) -> Tensor:
+        """[B, Z, D, h, w], [B], [B, F] (NaN = missing), previous estimates [B, Z, D, h, w] -> [B, Z, D, h, w].
+
+        Where only a ``part`` of the latent volume is given, see :meth:`part_around`, (D, h, w) is that part's shape.
+        """
         embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
         tokens = merge_latents(torch.cat([noisy, *estimates], dim=1), self.patch)
         maps = self.maps(condition).to(tokens) * float(self.use_maps)
-        h = self.conv_in(torch.cat([tokens, _coordinates(tokens), maps], dim=1))
+        where = torch.cat([_coordinates(maps), maps], dim=1)
+        if part is not None:
+            d, height, width = (slice(s.start // p, -(-s.stop // p)) for s, p in zip(part, self.patch, strict=True))
+            where = where[:, :, d, height, width]
+        h = self.conv_in(torch.cat([tokens, where], dim=1))
         skips = []
         for block, downsample in zip(self.down_blocks, self.downsample, strict=True):
             h = block(h, embedding)
@@ -250,8 +262,25 @@ class VolumeDenoiser(nn.Module):
         for conv, block, skip in zip(self.after_upsampling, self.up_blocks, reversed(skips), strict=True):
             h = F.interpolate(conv(h), size=skip.shape[2:], mode="nearest")
             h = block(torch.cat([h, skip], dim=1), embedding)
-        d, height, width = noisy.shape[2:]
-        return split_tokens(self.conv_out(F.silu(self.norm_out(h))), self.patch)[:, :, :d, :height, :width]
+        num_slices, num_rows, num_columns = noisy.shape[2:]
+        volume = split_tokens(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+        return volume[:, :, :num_slices, :num_rows, :num_columns]
+
+
+    def part_around(self, free: np.ndarray, context: int) -> Part:
+        """The smallest part of the latent volume that the network can denoise alone and that holds what is to be made.
+
+        Args:
+            free: [D, h, w] bool, latents to be made.
+            context: latents of its surroundings, at least, that the part has on every side.
+        """
+        part = []
+        for axis, n in enumerate(free.shape):
+            step = self.patch[axis] * math.prod(s[axis] for s in self.strides)
+            (found,) = np.nonzero(free.any(axis=tuple(a for a in range(3) if a != axis)))
+            start, stop = max(int(found[0]) - context, 0), min(int(found[-1]) + 1 + context, n)
+            part.append(slice(start // step * step, min(-(-stop // step) * step, n)))
+        return (part[0], part[1], part[2])
 
 
 def _coarsest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:

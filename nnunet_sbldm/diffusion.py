@@ -46,7 +46,7 @@ def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
     }
     if name == "ddim":
         return DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=True)
-    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2)
+    return DPMSolverMultistepScheduler(**schedule, algorithm_type=name, solver_order=2)
 
 
 def shifted_betas(config: DiffusionConfig) -> np.ndarray:
@@ -146,7 +146,7 @@ def sample(
         sampler: solver, steps, eta and guidance; with guidance 1 a step costs half as much as with any other value.
         noise: [B, Z, D, h, w] starting point z_T.
         condition: [B, F].
-        seeds: [B] one per sample, for the noise that eta adds.
+        seeds: [B] one per sample, for the noise that steps add.
 
     Returns:
         [B, Z, D, h, w] samples of z_0.
@@ -160,10 +160,9 @@ def sample(
             prediction = _guided(denoise, z, t, condition, sampler.guidance_scale, *estimates)
         if estimates:
             estimates = [clean_of(scheduler, prediction, z, t.expand(len(z)))]
-        extra = {}
-        if sampler.eta > 0:
-            fresh = initial_noise([derived_seed(seed, i + 1) for seed in seeds], z.shape[1:]).to(z.device)
-            extra = {"eta": sampler.eta, "variance_noise": fresh}
+        extra: dict[str, Any] = {"eta": sampler.eta} if sampler.name == "ddim" else {}
+        if sampler.is_stochastic:
+            extra["variance_noise"] = initial_noise([derived_seed(seed, i + 1) for seed in seeds], z.shape[1:]).to(z.device)
         z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
 

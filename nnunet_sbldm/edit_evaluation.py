@@ -44,6 +44,7 @@ NUMBERS = {
     "centroid_error": "asked and obtained centre: median of the largest difference along an axis, in fractions of the anatomy",
     "threshold_dice": "mask against the voxels nearer in brightness to the lesion than to its surroundings: median Dice",
     "seam_in_range": "share whose seam scores all lie within the central 95 % of real borders",
+    "host_seam_in_range": "the same of the unedited hosts at the same places",
     "seam_excess": "seam score of the edit minus that of the unedited host at the same place: median of the largest channel's",
     "texture_in_range": "share whose lesion texture lies within the range of real lesions",
     "unchanged_outside": "share whose raw voxels outside the region are the host's, bit for bit",
@@ -109,6 +110,7 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
     record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
     verdict = cases.judge(drawn, record)
     seconds = time.monotonic() - start
+    before, after = seams_of(cases, drawn)
     asked, obtained = record.condition_asked, record.condition_obtained
     return {
         "case_id": request.case_id,
@@ -120,8 +122,9 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "seconds": seconds,
         **condition_errors(asked, obtained, cases.generator.plan.targets[0].name),
         "threshold_dice": threshold_dice(cases.generator.plan.intensity.normalised(drawn.image), drawn, cases.generator),
-        "seam_in_range": _within(cases, verdict["scores"], "/seam", CENTRAL_PERCENTILES),
-        "seam_excess": seam_excess(cases, drawn),
+        "seam_in_range": _within(cases, after, "/seam", CENTRAL_PERCENTILES),
+        "host_seam_in_range": _within(cases, before, "/seam", CENTRAL_PERCENTILES),
+        "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
         "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
         "unchanged_outside": unchanged_outside(drawn, cases.generator),
         "scores": verdict["scores"],
@@ -142,13 +145,13 @@ def condition_errors(asked: Mapping[str, float], obtained: Mapping[str, float], 
     }
 
 
-def seam_excess(cases: EditedCases, drawn: EditedDraw) -> float | None:
-    """Largest difference, over the channels, between the seam scores of the edit and of its host; None without scores."""
+def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], dict[str, float]]:
+    """Seam scores of the unedited host and of the edit, in tissue that is free of lesions in both."""
     host = drawn.task.prepared
     tissue = (drawn.label == 0) & ~host.lesions
     scaled = cases.generator.plan.intensity.normalised
     before, after = (seam_scores(scaled(i), drawn.task.region.weight, tissue) for i in (host.image, drawn.image))
-    return max((after[n] - before[n] for n in before.keys() & after.keys()), default=None)
+    return before, after
 
 
 def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -> float | None:

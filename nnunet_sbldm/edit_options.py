@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import number, sampler_of
@@ -65,8 +66,10 @@ def editing_of(args: argparse.Namespace) -> EditSettings | None:
 
 
 def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
-    """Sampler settings of the options, whose defaults depend on the mode."""
-    return sampler_of(args, device, EDIT_SAMPLER if args.mode == "edit" else None)
+    """Sampler settings of the options, whose defaults depend on the mode; edits are made one at a time."""
+    if args.mode == "edit":
+        return replace(sampler_of(args, device, EDIT_SAMPLER), batch_size=EDIT_SAMPLER.batch_size)
+    return sampler_of(args, device)
 
 
 def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:

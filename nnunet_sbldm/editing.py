@@ -32,6 +32,8 @@ from nnunet_sbldm.synthesis import record_of
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 TEXTURE_STREAM, OUTLINE_STREAM = 14, 15
+CONTEXT_LATENTS = 4
+"""Latents around the region, at least, that the denoiser sees of the host."""
 HALF_NEW = 0.5
 """Labels are the edit's where more than this share of a voxel is new."""
 EXCHANGE_SIGMA_VOXELS = 0.7
@@ -104,65 +106,62 @@ class EditedDraw:
 
 
 def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig) -> Iterator[EditedDraw]:
-    """Make decided edits batch by batch.
+    """Make decided edits one by one: each has its own part of the volume to be diffused.
 
     Args:
         generator: trained generator, on the device to use.
         tasks: what to do.
-        sampler: steps, guidance and batch size. A short batch is filled with repetitions, so that a case's rounding depends on
-            the recorded batch size alone.
+        sampler: solver, steps and guidance.
     """
     names = generator.plan.condition_scaling.names
-    for start in range(0, len(tasks), sampler.batch_size):
-        batch = tasks[start : start + sampler.batch_size]
-        asked, told = [as_vector(names, t.asked) for t in batch], [t.condition for t in batch]
-        make = partial(_edit_some, generator, batch, sampler)
-        for drawn, num_draws in draw_to_size(generator.plan, asked, told, sampler.max_corrections, make):
-            yield replace(drawn, num_draws=num_draws)
+    for task in tasks:
+        make = partial(_edit_one, generator, task, sampler)
+        asked, told = as_vector(names, task.asked), task.condition
+        ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
+        yield replace(drawn, num_draws=num_draws)
 
 
-def _edit_some(
-    generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig, chosen: Sequence[int], told: Sequence[np.ndarray]
-) -> Iterator[EditedDraw]:
-    """Those edits of a batch, with what the denoiser is told of each."""
-    plan, device = generator.plan, generator.device
-    batch = [replace(tasks[i], condition=condition) for i, condition in zip(chosen, told, strict=True)]
-    filled = [batch[i % len(batch)] for i in range(sampler.batch_size)]
-    condition = plan.condition_scaling.scaled(np.stack([t.condition for t in filled]))
-    free = torch.from_numpy(np.stack([t.free for t in filled])[:, None])
-    known = Known(torch.stack([t.prepared.latent for t in filled]).to(device), free.to(device).float())
-    latents = inpaint(
-        generator.denoiser,
-        plan.preset.diffusion,
-        sampler,
-        known,
-        torch.from_numpy(condition).float().to(device),
-        [t.request.noise_seed for t in filled],
-    )
-    for task, latent in zip(batch, latents, strict=False):
-        yield _decode(generator, task, latent)
+def _edit_one(
+    generator: Generator, task: EditTask, sampler: SamplerConfig, _: Sequence[int], told: Sequence[np.ndarray]
+) -> list[EditedDraw]:
+    """An edit, with what the denoiser is told of it; latents far from the region take no part."""
+    plan, device, latent = generator.plan, generator.device, task.prepared.latent.clone()
+    part = generator.denoiser.part_around(task.free, CONTEXT_LATENTS)
+    place = (slice(None), *part)
+    free = torch.from_numpy(task.free[part])[None, None]
+    known = Known(latent[place][None].to(device), free.to(device).float())
+    condition = torch.from_numpy(plan.condition_scaling.scaled(np.stack(told))).float().to(device)
+    denoise = partial(generator.denoiser, part=part)
+    (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
+    latent[place] = made.to(latent)
+    return [_decode(generator, replace(task, condition=told[0]), latent)]
 
 
 def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
+    """Decode the slices that the region is in; the others are the host's."""
     plan, prepared, region = generator.plan, task.prepared, task.region
     mean, std = (v[0] for v in generator.latent_statistics())
-    decoded, logits = decode_volume(generator.autoencoder, latent * std + mean)
+    (held,) = np.nonzero(region.mask.any(axis=(1, 2)))
+    slices = slice(int(held[0]), int(held[-1]) + 1)
+    new_image, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, slices)
+    decoded, decoded_label = prepared.decoded.copy(), np.zeros(region.mask.shape, np.int16)
+    decoded[:, slices] = new_image.cpu().numpy()
     rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
-    decoded_label = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
+    decoded_label[slices] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
     drawn = (decoded_label > 0) & region.mask
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
     image = blend(
         prepared.image,
         prepared.decoded,
-        decoded.cpu().numpy(),
+        decoded,
         region.weight,
         _exchanged(prepared.gone(task.choice.kind), focus > 0),
         (label != OUTSIDE) & ~prepared.lesions & (focus <= 0),
         _texture_rng(task.request),
     )
     obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
-    return EditedDraw(task, latent.cpu(), decoded.cpu().numpy(), image, label, focus, obtained, cut_share)
+    return EditedDraw(task, latent, decoded, image, label, focus, obtained, cut_share)
 
 
 def _labels(task: EditTask, decoded: LabelArray, min_component_voxels: dict[str, int]) -> tuple[LabelArray, LabelArray]:

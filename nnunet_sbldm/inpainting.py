@@ -4,8 +4,9 @@ At every time t the known latents must be a sample of q(z_t | z_0) of the real c
 *prediction* is replaced by the exact one: for known latents z_0 is given, so that eps and v follow from z_t. Any solver, step
 size, eta and guidance then keeps them on their own path and ends exactly at z_0, with no extra noise between known and unknown.
 
-With eta 1 every step adds fresh noise, from which unknown latents adapt to the known ones at the next step: it does what
-resampling jumps do (RePaint, Lugmayr et al. 2022, arXiv 2201.09865) without their second evaluation of every step.
+An SDE solver (or DDIM with eta 1) adds fresh noise at every step, from which unknown latents adapt to the known ones at the
+next step: it does what resampling jumps do (RePaint, Lugmayr et al. 2022, arXiv 2201.09865) without their second evaluation of
+every step.
 """
 
 from __future__ import annotations

@@ -53,19 +53,22 @@ def encode_volume(autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor)
 
 
 @torch.inference_mode()
-def decode_volume(autoencoder: SliceAutoencoder, latent: Tensor) -> tuple[Tensor, Tensor]:
+def decode_volume(
+    autoencoder: SliceAutoencoder, latent: Tensor, slices: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """Decode a latent volume slice by slice.
 
     Args:
         autoencoder: first stage.
         latent: [Z, D, h, w], not standardised.
+        slices: which of the D slices to decode. Default: all.
 
     Returns:
-        image [C, D, H, W] in network scale, label logits [K, D, H, W].
+        image [C, D, H, W] in network scale, label logits [K, D, H, W], of those slices.
     """
     position = torch.from_numpy(slice_positions(latent.shape[1])).to(latent.device)
     size = slices_per_pass([n * autoencoder.downsampling for n in latent.shape[2:]])
-    passes = zip(latent.movedim(1, 0).split(size), position.split(size), strict=True)
+    passes = zip(latent.movedim(1, 0)[slices].split(size), position[slices].split(size), strict=True)
     images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
     return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from nnunet_sbldm.conditions import Target
 from nnunet_sbldm.gate import MARGIN_CASES, MIN_MARGIN_SHARE, mask_and_shell, measure_appearance
-from nnunet_sbldm.regions import depth_mm, dilated, feather_mm, region_around, room_for_lesions
+from nnunet_sbldm.regions import depth_mm, dilated, fading_widths, region_around, room_for_lesions
 from nnunet_sbldm.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
@@ -134,7 +134,7 @@ def border_scores(
         spacing_mm: voxel size.
     """
     fading = (weight > 0) & (weight < 1) & tissue
-    beyond = dilated(weight > 0, feather_mm(spacing_mm), spacing_mm) & (weight == 0) & tissue
+    beyond = dilated(weight > 0, 1, fading_widths(spacing_mm)) & (weight == 0) & tissue
     return seam_scores(image, weight, tissue) | texture_scores(image, fading, beyond, "border")
 
 

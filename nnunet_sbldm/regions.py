@@ -18,8 +18,9 @@ from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, LabelArray, UserError
 
-FEATHER_MM = 6.0
-"""Width over which an edit fades into the host; at least two voxels of the coarsest axis within slices."""
+FEATHER_MM = 8.0
+"""Width over which an edit fades into the host; at least ``MIN_FADING_VOXELS`` along every axis."""
+MIN_FADING_VOXELS = 2
 LESION_MARGIN = 1.2
 """A lesion fits into its ellipsoid enlarged by this factor, with few exceptions."""
 MIN_SHARE_IN_ROOM = 0.97
@@ -93,19 +94,19 @@ def room_for_lesions(label: LabelArray, spacing_mm: Sequence[float], min_depth_m
         kept: [D, H, W] bool, voxels of lesions that stay as they are.
     """
     room: np.ndarray = (depth_mm(label, spacing_mm) >= min_depth_mm) & (label != OUTSIDE)
-    return np.asarray(room & ~dilated(kept, 2 * feather_mm(spacing_mm), spacing_mm))
+    return np.asarray(room & ~dilated(kept, 2, fading_widths(spacing_mm)))
 
 
-def dilated(mask: np.ndarray, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """All voxels within ``reach_mm`` of a mask."""
+def dilated(mask: np.ndarray, reach: float, sampling: Sequence[float]) -> np.ndarray:
+    """All voxels within ``reach`` of a mask, in the unit of ``sampling``, the size of a voxel along every axis."""
     if not mask.any():
         return mask
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= reach_mm)
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=sampling) <= reach)
 
 
-def feather_mm(spacing_mm: Sequence[float]) -> float:
-    """Width of the fading border."""
-    return max(FEATHER_MM, 2 * max(spacing_mm[1:]))
+def fading_widths(spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    """Size of a voxel along every axis in widths of the fading border, which is wider across thick slices."""
+    return tuple(s / max(FEATHER_MM, MIN_FADING_VOXELS * s) for s in spacing_mm)
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------
@@ -142,14 +143,13 @@ def region_around(core: np.ndarray, label: LabelArray, spacing_mm: Sequence[floa
         spacing_mm: voxel size.
         kept: [D, H, W] bool, voxels that must stay although they may be near.
     """
-    fade_mm = feather_mm(spacing_mm)
+    widths = fading_widths(spacing_mm)
     outside = label == OUTSIDE
-    reached = dilated(core, fade_mm + max(spacing_mm), spacing_mm) & ~dilated(kept, max(spacing_mm), spacing_mm)
+    reached = dilated(core, 1 + max(widths), widths) & ~dilated(kept, max(spacing_mm), spacing_mm)
     changes = reached & ~outside
     if (changes | outside).all():
         return Region(changes.astype(np.float32))
-    to_border = ndimage.distance_transform_edt(changes | outside, sampling=spacing_mm)
-    x = np.clip(to_border / fade_mm, 0, 1)
+    x = np.minimum(ndimage.distance_transform_edt(changes | outside, sampling=widths), 1)
     return Region(np.where(changes, x * x * (3 - 2 * x), 0).astype(np.float32))
 
 

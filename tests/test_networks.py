@@ -122,6 +122,28 @@ def test_a_condition_is_drawn_where_it_lies_and_as_large_as_it_is():
     assert (maps(scaled()) == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(24, 32, 32), (9, 30, 17)])
+def test_a_part_of_a_volume_is_denoised_where_it_lies(shape, monkeypatch):
+    config, condition = DenoiserConfig(widths=(8, 8, 16), embedding_dim=16), torch.zeros(1, len(NAMES))
+    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
+    free = np.zeros(shape, bool)
+    free[5, 11:20, 12:14] = True
+    part, z = network.part_around(free, context=2), torch.randn(1, 4, *shape)
+    step = np.multiply(network.patch, np.prod(network.strides, axis=0))
+    for s, first, last, n, multiple in zip(part, (5, 11, 12), (5, 19, 13), shape, step, strict=True):
+        assert s.start <= first - 2
+        assert min(last + 3, n) <= s.stop <= n
+        assert s.start % multiple == 0
+        assert s.stop % multiple == 0 or s.stop == n
+    entered = []
+    monkeypatch.setattr(network.conv_in, "forward", lambda x: entered.append(x) or x[:, :8])
+    assert network(z, torch.tensor([3]), condition).shape == z.shape
+    cut = z[(..., *part)]
+    assert network(cut, torch.tensor([3]), condition, part=part).shape == cut.shape
+    d, h, w = (slice(s.start // p, -(-s.stop // p)) for s, p in zip(part, network.patch, strict=True))
+    torch.testing.assert_close(entered[1], entered[0][:, :, d, h, w], rtol=0, atol=0)
+
+
 def test_the_denoiser_hears_time_condition_and_missing_features():
     config = DenoiserConfig(widths=(8, 8), embedding_dim=16)
     network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), plain_scaling(), TARGETS, config))

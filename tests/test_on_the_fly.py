@@ -190,7 +190,7 @@ def test_edits_on_the_fly_have_hosts_of_the_fold_and_can_be_made_again(opened, r
     assert sorted(job.hosts) == sorted(run.train)
     case, record = CaseMaker(job).make(0)
     assert record.edit["host"] in run.train
-    assert record.sampler["eta"] == EDIT_SAMPLER.eta
+    assert record.sampler["name"] == EDIT_SAMPLER.name
     assert case.image.shape == read_case(open_dataset("900"), record.edit["host"]).image.shape
     add_to_trace(run.output_folder / TRACE_NAME, 0, record)
     assert "exactly the recorded ones" in regenerate(str(run.output_folder), case.case_id, "cpu")
