@@ -1,9 +1,16 @@
-"""Seconds per epoch of nnUNetTrainer and of nnUNetTrainerSBLDM, in turn, on the same data.
+r"""Seconds per epoch of nnUNetTrainer and of nnUNetTrainerSBLDM, in turn, on the same data.
 
     python benchmarks/trainer_overhead.py -d 900 -f 0 -c 3d_fullres -epochs 7 -num_iterations 50 -device cpu
 
 Needs a filled pool (sbldm_expand_dataset --pool). Trains nothing that is kept: results go to a temporary folder.
 Processes for augmentation: nnUNet_n_proc_DA, as in training; with 0 the CPU seconds hold all that is done.
+
+On the fly on a CPU, a core for the training and another for the generator:
+
+    export OMP_NUM_THREADS=1 nnUNet_n_proc_DA=0
+    sbldm_configure -d 900 -c 3d_fullres -name on_the_fly -ratio 0.25 -source on_the_fly -m MODEL -pool_size 4 -wait_s 120
+    taskset -c 0 python benchmarks/trainer_overhead.py -d 900 -c on_the_fly -tr nnUNetTrainerSBLDMOnTheFly -epochs 11 \
+        -num_iterations 50 -generator_core 1 -device cpu
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import time
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -23,6 +31,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_sbldm.cli_options import device_of
 from nnunet_sbldm.nnunet import parse_fold
+
+SECONDS_TO_START = 30
 
 
 def start(trainer_name: str, args: argparse.Namespace, device: torch.device) -> nnUNetTrainer:
@@ -45,6 +55,18 @@ def epoch_seconds(trainer: nnUNetTrainer, num_iterations: int) -> tuple[float, f
     return time.monotonic() - begin, time.process_time() - begin_cpu
 
 
+def pin_generator(core: int) -> None:
+    """Move the generator process to a core of its own, as soon as it is there."""
+    for _ in range(SECONDS_TO_START * 10):
+        found = [p for p in psutil.Process().children(recursive=True) if "generator_process" in " ".join(p.cmdline())]
+        for thread in (t for process in found for t in process.threads()):
+            os.sched_setaffinity(thread.id, {core})
+        if found:
+            return
+        time.sleep(0.1)
+    raise SystemExit("There is no generator process to pin: -generator_core goes with a source on the fly.")
+
+
 def machine(device: torch.device) -> str:
     """What it was measured on."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
@@ -60,6 +82,7 @@ def main() -> None:
     parser.add_argument("-tr", default="nnUNetTrainerSBLDM", help="the trainer to compare with nnUNetTrainer")
     parser.add_argument("-epochs", type=int, default=7, help="timed epochs of each trainer; one more warms up")
     parser.add_argument("-num_iterations", type=int, default=250)
+    parser.add_argument("-generator_core", type=int, help="core that the generator process is moved to")
     parser.add_argument("-device")
     args = parser.parse_args()
     device = torch.device(device_of(args.device))
@@ -67,6 +90,8 @@ def main() -> None:
         os.environ["nnUNet_results"] = results
         names = ("nnUNetTrainer", args.tr)
         trainers = {name: start(name, args, device) for name in names}
+        if args.generator_core is not None:
+            pin_generator(args.generator_core)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for epoch in range(args.epochs + 1):
             for name in names if epoch % 2 else reversed(names):
