@@ -52,7 +52,7 @@ class EditedDraw:
         label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
         focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
         obtained: [F] features measured on ``focus``.
-        cut_share: share of the decoded lesion that lies in the fading border of the region.
+        cut_share: share of the decoded lesion, specks left out, that lies in the fading border of the region.
         num_draws: draws made for it, of which it is the best.
     """
 
@@ -149,7 +149,7 @@ def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
     rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
     decoded_label[slices] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
-    drawn = (decoded_label > 0) & region.mask
+    drawn = remove_specks(np.where(region.mask, decoded_label, 0), plan.min_component_voxels) > 0
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
     image = blend(
         prepared.image,

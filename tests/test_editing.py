@@ -281,6 +281,25 @@ def test_what_is_far_from_the_region_is_neither_diffused_nor_decoded(generator, 
     assert (drawn.decoded[:, inside] != host.decoded[:, inside]).any(axis=(0, 2, 3)).all()
 
 
+@pytest.mark.parametrize(("num_voxels", "is_cut"), [(1, False), (10_000, True)])
+def test_specks_in_the_fading_border_are_no_lesion_that_it_cuts(generator, phantom_dataset, monkeypatch, num_voxels, is_cut):
+    task = EditPlanner(generator, phantom_dataset).first_fitting(
+        Request("e0", 0, {}), [EditChoice("remove", "phantom_001", HostTransform())])
+    border = np.argwhere((task.region.weight > 0) & (task.region.weight < 1))[:num_voxels]
+    real_decode, (tumour,) = editing.decode_volume, generator.plan.encoding.encode(np.ones((1, 1, 1), np.int16)).ravel()
+
+    def decode(autoencoder, latent, slices):
+        image, logits = (t.clone() for t in real_decode(autoencoder, latent, slices))
+        logits[:] = torch.nn.functional.one_hot(torch.tensor(1), len(logits))[:, None, None, None] * 1e4
+        d, h, w = border.T
+        logits[tumour, d - slices.start, h, w] = 1e5
+        return image, logits
+
+    monkeypatch.setattr(editing, "decode_volume", decode)
+    (drawn,) = edit(generator, [task], SAMPLER)
+    assert drawn.cut_share == float(is_cut)
+
+
 def test_a_host_of_another_resolution_is_edited_at_its_own(generator, phantom_dataset):
     fine = PhantomConfig(shape=(15, 64, 56), spacing_mm=(4.0, 2.0, 2.0))
     case, _ = make_phantom_case(fine, 40)
