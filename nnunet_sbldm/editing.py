@@ -41,30 +41,39 @@ EXCHANGE_SIGMA_VOXELS = 0.7
 
 
 @dataclass(frozen=True)
-class EditedDraw:
-    """One edited host, before it becomes a case; it serves where a :class:`nnunet_sbldm.synthesis.Draw` does.
+class DecodedEdit:
+    """An edit as it was decoded.
 
     Attributes:
         task: what was to be done.
         latent: [Z, D, h, w] standardised.
         decoded: [C, D, H, W] as decoded, network scale.
-        image: [C, D, H, W] blended into the host, network scale.
         label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
         focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
         obtained: [F] features measured on ``focus``.
         cut_share: share of the decoded lesion, specks left out, that lies in the fading border of the region.
-        num_draws: draws made for it, of which it is the best.
     """
 
     task: EditTask
     latent: Tensor
     decoded: FloatArray
-    image: FloatArray
     label: LabelArray
     focus: LabelArray
     obtained: np.ndarray
     cut_share: float
-    num_draws: int = 1
+
+
+@dataclass(frozen=True)
+class EditedDraw(DecodedEdit):
+    """One edited host, before it becomes a case; it serves where a :class:`nnunet_sbldm.synthesis.Draw` does.
+
+    Attributes:
+        image: [C, D, H, W] blended into the host, network scale.
+        num_draws: draws made for it, of which it is the best.
+    """
+
+    image: FloatArray
+    num_draws: int
 
     @property
     def request(self) -> Request:
@@ -118,12 +127,12 @@ def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig
         make = partial(_edit_one, generator, task, sampler)
         asked, told = as_vector(names, task.asked), task.condition
         ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
-        yield replace(drawn, num_draws=num_draws)
+        yield EditedDraw(**vars(drawn), image=_blended(drawn), num_draws=num_draws)
 
 
 def _edit_one(
     generator: Generator, task: EditTask, sampler: SamplerConfig, _: Sequence[int], told: Sequence[np.ndarray]
-) -> list[EditedDraw]:
+) -> list[DecodedEdit]:
     """An edit, with what the denoiser is told of it; latents far from the region take no part."""
     plan, device, latent = generator.plan, generator.device, task.prepared.latent.clone()
     part = generator.denoiser.part_around(task.free, CONTEXT_LATENTS)
@@ -137,7 +146,7 @@ def _edit_one(
     return [_decode(generator, replace(task, condition=told[0]), latent)]
 
 
-def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
+def _decode(generator: Generator, task: EditTask, latent: Tensor) -> DecodedEdit:
     """Decode the slices that the region is in; the others are the host's."""
     plan, prepared, region = generator.plan, task.prepared, task.region
     mean, std = (v[0] for v in generator.latent_statistics())
@@ -151,17 +160,22 @@ def _decode(generator: Generator, task: EditTask, latent: Tensor) -> EditedDraw:
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
     drawn = remove_specks(np.where(region.mask, decoded_label, 0), plan.min_component_voxels) > 0
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
-    image = blend(
+    obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
+    return DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)
+
+
+def _blended(drawn: DecodedEdit) -> FloatArray:
+    """The image [C, D, H, W] with the edit blended into the host, network scale."""
+    task, prepared = drawn.task, drawn.task.prepared
+    return blend(
         prepared.image,
         prepared.decoded,
-        decoded,
-        region.weight,
-        _exchanged(prepared.gone(task.choice.kind), focus > 0),
-        (label != OUTSIDE) & ~prepared.lesions & (focus <= 0),
+        drawn.decoded,
+        task.region.weight,
+        _exchanged(prepared.gone(task.choice.kind), drawn.focus > 0),
+        (drawn.label != OUTSIDE) & ~prepared.lesions & (drawn.focus <= 0),
         _texture_rng(task.request),
     )
-    obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
-    return EditedDraw(task, latent, decoded, image, label, focus, obtained, cut_share)
 
 
 def _labels(task: EditTask, decoded: LabelArray, min_component_voxels: dict[str, int]) -> tuple[LabelArray, LabelArray]:
