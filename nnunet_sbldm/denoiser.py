@@ -266,7 +266,6 @@ class VolumeDenoiser(nn.Module):
         volume = split_tokens(self.conv_out(F.silu(self.norm_out(h))), self.patch)
         return volume[:, :, :num_slices, :num_rows, :num_columns]
 
-
     def part_around(self, free: np.ndarray, context: int) -> Part:
         """The smallest part of the latent volume that the network can denoise alone and that holds what is to be made.
 

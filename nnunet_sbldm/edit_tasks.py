@@ -203,6 +203,8 @@ class EditPlanner:
             condition, asked = found, as_dict(plan.condition_scaling.names, found)
             core = core | (ellipsoids(condition, plan.targets, label, spacing_mm, LESION_MARGIN) & (label != OUTSIDE))
         region = region_around(core, label, spacing_mm, kept)
+        if not region.mask.any():  # all of it must stay
+            return None
         free = region.latent_mask(latent_shape)
         if choice.kind == "add" and prepared.lesions.any():
             free = free | region_around(prepared.lesions, label, spacing_mm, prepared.ignored).latent_mask(latent_shape)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, editing
+from nnunet_sbldm import cli, edit_tasks, editing
 from nnunet_sbldm.blending import blend, same_spectrum
 from nnunet_sbldm.conditions import as_dict
 from nnunet_sbldm.config import EDIT_SAMPLER, DiffusionConfig, SamplerConfig
@@ -29,7 +29,7 @@ from nnunet_sbldm.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.regeneration import regenerate
-from nnunet_sbldm.regions import Window, ellipsoids, region_around
+from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around
 from nnunet_sbldm.requests import Request, Wish
 from nnunet_sbldm.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
@@ -279,6 +279,14 @@ def test_what_is_far_from_the_region_is_neither_diffused_nor_decoded(generator, 
     inside = region.mask.any(axis=(1, 2))
     np.testing.assert_array_equal(drawn.decoded[:, ~inside], host.decoded[:, ~inside])
     assert (drawn.decoded[:, inside] != host.decoded[:, inside]).any(axis=(0, 2, 3)).all()
+
+
+def test_a_host_of_which_all_must_stay_is_passed_over(generator, phantom_dataset, monkeypatch):
+    request, real_region = Request("e0", 0, {}), edit_tasks.region_around
+    regions = iter([Region(np.zeros(generator.plan.grid.shape, np.float32))])
+    monkeypatch.setattr(edit_tasks, "region_around", lambda *a: next(regions, None) or real_region(*a))
+    choices = [EditChoice("remove", host, HostTransform()) for host in ("phantom_001", "phantom_002")]
+    assert EditPlanner(generator, phantom_dataset).first_fitting(request, choices).choice.host == "phantom_002"
 
 
 @pytest.mark.parametrize(("num_voxels", "is_cut"), [(1, False), (10_000, True)])
