@@ -106,7 +106,7 @@ def evaluate_edits(
 def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -> tuple[dict[str, Any], EditedDraw]:
     """One edit and all that is measured of it, as JSON."""
     start = time.monotonic()
-    (drawn,) = cases.draw([request], replace(sampler, batch_size=1))
+    (drawn,) = cases.draw([request], sampler)
     record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
     verdict = cases.judge(drawn, record)
     seconds = time.monotonic() - start
