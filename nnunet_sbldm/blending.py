@@ -14,8 +14,8 @@ from scipy import fft, ndimage
 from nnunet_sbldm.types import FloatArray
 
 MAD_TO_STD = 1.4826
-CONTEXT_VOXELS = 8
-"""The texture is measured in the box of the region, enlarged by so many voxels."""
+CONTEXT_VOXELS = (0, 8, 8)
+"""The texture is measured in the box of the region, enlarged by so many voxels within slices."""
 MAX_SPREADS = 3.0
 """Larger residuals are edges, not texture; they are cut to this many standard deviations before the spectrum is taken."""
 
@@ -33,7 +33,7 @@ def blend(
 
     Args:
         host: [C, D, H, W] the host's intensities.
-        decoded_host: [C, D, H, W] what the autoencoder makes of the host.
+        decoded_host: [C, D, H, W] what the autoencoder makes of the host, where the texture is measured.
         decoded_edit: [C, D, H, W] what it decodes from the edited latents.
         weight: [D, H, W] share of the edit, 0 where the host stays.
         exchanged: [D, H, W] 0 to 1, where a lesion comes or goes.
@@ -58,9 +58,8 @@ def _enlarged_box(mask: np.ndarray) -> tuple[slice, ...]:
     (found,) = ndimage.find_objects(mask.astype(np.int8), max_label=1)
     if found is None:
         return tuple(slice(0, n) for n in mask.shape)
-    return tuple(
-        slice(max(s.start - CONTEXT_VOXELS, 0), min(s.stop + CONTEXT_VOXELS, n)) for s, n in zip(found, mask.shape, strict=True)
-    )
+    sides = zip(found, CONTEXT_VOXELS, mask.shape, strict=True)
+    return tuple(slice(max(s.start - c, 0), min(s.stop + c, n)) for s, c, n in sides)
 
 
 def same_spectrum(residual: FloatArray, source: np.ndarray, rng: np.random.Generator) -> FloatArray:

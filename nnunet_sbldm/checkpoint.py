@@ -191,6 +191,7 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
         plan.targets,
         plan.preset.denoiser,
         int(plan.preset.diffusion.self_conditioning),
+        plan.preset.diffusion.masked_share > 0,
         plan.layout,
     )
     return network.to(memory_format=torch.channels_last_3d)

@@ -108,6 +108,8 @@ class DiffusionConfig:
         feature_dropout: probability of training a sample with a random half of the features missing.
         foreground_weight: weight in the loss of latents that hold foreground, relative to the others.
         self_conditioning: the denoiser also sees its previous estimate of z_0 (Chen et al. 2023).
+        masked_share: share of training samples of which the clean latents around a random region are given to the
+            denoiser, as edits give them; with 0 it has no input for them.
     """
 
     prediction_type: str = "v_prediction"
@@ -119,6 +121,7 @@ class DiffusionConfig:
     feature_dropout: float = 0.2
     foreground_weight: float = 4.0
     self_conditioning: bool = False
+    masked_share: float = 0.0
 
 
 SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++")

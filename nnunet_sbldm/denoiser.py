@@ -198,6 +198,7 @@ class VolumeDenoiser(nn.Module):
         targets: labels or regions they describe.
         config: widths, embedding, dropout.
         num_estimates: 1 if the previous estimate of z_0 enters too (self-conditioning), else 0.
+        sees_known: whether latents that are known enter too, see :meth:`forward`.
         layout: another layout than the shape asks for, where weights of another network are to fit.
     """
 
@@ -210,6 +211,7 @@ class VolumeDenoiser(nn.Module):
         targets: Sequence[Target],
         config: DenoiserConfig,
         num_estimates: int = 0,
+        sees_known: bool = False,
         layout: DenoiserLayout | None = None,
     ) -> None:
         super().__init__()
@@ -222,7 +224,9 @@ class VolumeDenoiser(nn.Module):
         self.tau = ConditionEncoder(len(scaling.names), e)
         self.maps = ConditionMaps(scaling, targets, latent_shape, token_mm)
         self.use_maps = config.use_maps
-        self.conv_in = FactorisedConv(num_latents * (1 + num_estimates) + 3 + len(targets), widths[0], 3)
+        self.num_known = latent_channels + 1 if sees_known else 0
+        num_inputs = num_latents * (1 + num_estimates) + 3 + len(targets) + math.prod(self.patch) * self.num_known
+        self.conv_in = FactorisedConv(num_inputs, widths[0], 3)
         self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], layout.strides, strict=False):
@@ -239,20 +243,31 @@ class VolumeDenoiser(nn.Module):
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, noisy: Tensor, timestep: Tensor, condition: Tensor, *estimates: Tensor, part: Part | None = None
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        condition: Tensor,
+        *estimates: Tensor,
+        known: Tensor | None = None,
+        part: Part | None = None,
     ) -> Tensor:
         """[B, Z, D, h, w], [B], [B, F] (NaN = missing), previous estimates [B, Z, D, h, w] -> [B, Z, D, h, w].
 
-        Where only a ``part`` of the latent volume is given, see :meth:`part_around`, (D, h, w) is that part's shape.
+        ``known`` [B, Z + 1, D, h, w] are clean latents, 0 where they are not known, and where they are, as 1; nothing is known
+        without it. Where only a ``part`` of the latent volume is given, see :meth:`part_around`, (D, h, w) is that part's shape.
         """
         embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
         tokens = merge_latents(torch.cat([noisy, *estimates], dim=1), self.patch)
         maps = self.maps(condition).to(tokens) * float(self.use_maps)
-        where = torch.cat([_coordinates(maps), maps], dim=1)
+        where = [_coordinates(maps), maps]
         if part is not None:
             d, height, width = (slice(s.start // p, -(-s.stop // p)) for s, p in zip(part, self.patch, strict=True))
-            where = where[:, :, d, height, width]
-        h = self.conv_in(torch.cat([tokens, where], dim=1))
+            where = [v[:, :, d, height, width] for v in where]
+        if self.num_known:
+            if known is None:
+                known = noisy.new_zeros(len(noisy), self.num_known, *noisy.shape[2:])
+            where.append(merge_latents(known, self.patch).to(tokens))
+        h = self.conv_in(torch.cat([tokens, *where], dim=1))
         skips = []
         for block, downsample in zip(self.down_blocks, self.downsample, strict=True):
             h = block(h, embedding)

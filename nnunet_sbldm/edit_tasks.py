@@ -21,7 +21,7 @@ from nnunet_sbldm.diffusion import derived_seed
 from nnunet_sbldm.files import sha256_of_json
 from nnunet_sbldm.grid import FILL, bounding_box
 from nnunet_sbldm.hosts import Host, HostTransform, load_host
-from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.memorisation import left_right_axis
 from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.regions import (
@@ -109,7 +109,6 @@ class PreparedHost:
         ignored: [D, H, W] bool, voxels of the ignore label; they always stay.
         image: [C, D, H, W] network scale, ``FILL`` outside.
         latent: [Z, D, h, w] standardised.
-        decoded: [C, D, H, W] what the autoencoder makes of the image.
     """
 
     host: Host
@@ -119,7 +118,6 @@ class PreparedHost:
     ignored: np.ndarray
     image: FloatArray
     latent: Tensor
-    decoded: FloatArray
 
     def kept(self, kind: str) -> np.ndarray:
         """[D, H, W] bool, labelled voxels that stay."""
@@ -234,11 +232,10 @@ class EditPlanner:
         classes = plan.encoding.encode(label)
         image = np.where(classes == 0, FILL, window.take(plan.intensity.scaled(host.image), 0)).astype(np.float32)
         latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
-        decoded, _ = decode_volume(generator.autoencoder, latent)
         mean, std = (v[0] for v in generator.latent_statistics())
         ignored = label == plan.encoding.ignore_label if plan.encoding.ignore_label is not None else np.zeros(label.shape, bool)
         lesions = (label > 0) & ~ignored
-        return PreparedHost(host, window, label, lesions, ignored, image, (latent - mean) / std, decoded.cpu().numpy())
+        return PreparedHost(host, window, label, lesions, ignored, image, (latent - mean) / std)
 
     def _centre(self, host: Host, request: Request, choice: EditChoice) -> list[float]:
         """Host voxel around which a host larger than the grid is looked at: the old lesion, or where a new one is asked."""

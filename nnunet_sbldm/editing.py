@@ -21,6 +21,7 @@ from nnunet_sbldm.blending import blend
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import remove_specks
@@ -34,6 +35,9 @@ from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 TEXTURE_STREAM, OUTLINE_STREAM = 14, 15
 CONTEXT_LATENTS = 4
 """Latents around the region, at least, that the denoiser sees of the host."""
+DECODED_MARGIN = 2
+"""Latents around the region, within slices, that are decoded with it: at the region's border, where an edit begins to show,
+what the decoder does not see beyond them matters no more, and the texture is measured in them."""
 HALF_NEW = 0.5
 """Labels are the edit's where more than this share of a voxel is new."""
 EXCHANGE_SIGMA_VOXELS = 0.7
@@ -47,7 +51,7 @@ class DecodedEdit:
     Attributes:
         task: what was to be done.
         latent: [Z, D, h, w] standardised.
-        decoded: [C, D, H, W] as decoded, network scale.
+        decoded: [C, D, H, W] as decoded around the region, network scale; the host's image elsewhere.
         label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
         focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
         obtained: [F] features measured on ``focus``.
@@ -69,10 +73,12 @@ class EditedDraw(DecodedEdit):
 
     Attributes:
         image: [C, D, H, W] blended into the host, network scale.
+        decoded_host: [C, D, H, W] the host as it was decoded, network scale.
         num_draws: draws made for it, of which it is the best.
     """
 
     image: FloatArray
+    decoded_host: FloatArray
     num_draws: int
 
     @property
@@ -124,10 +130,12 @@ def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig
     """
     names = generator.plan.condition_scaling.names
     for task in tasks:
+        decoded_host, _ = _decoded(generator, task, task.prepared.latent)
         make = partial(_edit_one, generator, task, sampler)
         asked, told = as_vector(names, task.asked), task.condition
         ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
-        yield EditedDraw(**vars(drawn), image=_blended(drawn), num_draws=num_draws)
+        image = _blended(drawn, decoded_host)
+        yield EditedDraw(**vars(drawn), image=image, decoded_host=decoded_host, num_draws=num_draws)
 
 
 def _edit_one(
@@ -143,33 +151,43 @@ def _edit_one(
     denoise = partial(generator.denoiser, part=part)
     (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
     latent[place] = made.to(latent)
-    return [_decode(generator, replace(task, condition=told[0]), latent)]
-
-
-def _decode(generator: Generator, task: EditTask, latent: Tensor) -> DecodedEdit:
-    """Decode the slices that the region is in; the others are the host's."""
-    plan, prepared, region = generator.plan, task.prepared, task.region
-    mean, std = (v[0] for v in generator.latent_statistics())
-    (held,) = np.nonzero(region.mask.any(axis=(1, 2)))
-    slices = slice(int(held[0]), int(held[-1]) + 1)
-    new_image, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, slices)
-    decoded, decoded_label = prepared.decoded.copy(), np.zeros(region.mask.shape, np.int16)
-    decoded[:, slices] = new_image.cpu().numpy()
-    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
-    decoded_label[slices] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
+    task = replace(task, condition=told[0])
+    decoded, decoded_label = _decoded(generator, task, latent)
+    region = task.region
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
     drawn = remove_specks(np.where(region.mask, decoded_label, 0), plan.min_component_voxels) > 0
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
     obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
-    return DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)
+    return [DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)]
 
 
-def _blended(drawn: DecodedEdit) -> FloatArray:
+def _decoded(generator: Generator, task: EditTask, latent: Tensor) -> tuple[FloatArray, LabelArray]:
+    """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label map [D, H, W], 0 elsewhere."""
+    plan, image, label = generator.plan, task.prepared.image.copy(), np.zeros(task.region.mask.shape, np.int16)
+    mean, std = (v[0] for v in generator.latent_statistics())
+    part = _box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
+    f = plan.grid.downsampling
+    voxels = (part[0], *(slice(f * s.start, f * s.stop) for s in part[1:]))
+    decoded, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, part)
+    image[(slice(None), *voxels)] = decoded.cpu().numpy()
+    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
+    label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
+    return image, label
+
+
+def _box(mask: np.ndarray, margin: Sequence[int]) -> Part:
+    """The part of an array that holds a mask and a margin around it."""
+    (found,) = ndimage.find_objects(mask.astype(np.int8))
+    sides = (slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found, margin, mask.shape, strict=True))
+    return tuple(sides)  # type: ignore[return-value]
+
+
+def _blended(drawn: DecodedEdit, decoded_host: FloatArray) -> FloatArray:
     """The image [C, D, H, W] with the edit blended into the host, network scale."""
     task, prepared = drawn.task, drawn.task.prepared
     return blend(
         prepared.image,
-        prepared.decoded,
+        decoded_host,
         drawn.decoded,
         task.region.weight,
         _exchanged(prepared.gone(task.choice.kind), drawn.focus > 0),
@@ -219,7 +237,7 @@ def _at_native_resolution(drawn: EditedDraw, generator: Generator) -> Case:
     exchanged = to_native(_exchanged(prepared.gone(task.choice.kind), drawn.focus > 0), 1)
     image = blend(
         host.native_image,
-        all_to_native(prepared.decoded),
+        all_to_native(drawn.decoded_host),
         all_to_native(drawn.decoded),
         share,
         exchanged,

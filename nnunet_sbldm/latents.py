@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.slices import TrainingArrays, slice_positions
 from nnunet_sbldm.types import FloatArray
 
+EVERYTHING: Part = (slice(None), slice(None), slice(None))
 PIXELS_PER_PASS = 2**18
 """Pixels of slices that go through the autoencoder together: bounds its memory, which would exceed the denoiser's."""
 MIN_STD = 1e-4
@@ -54,21 +56,22 @@ def encode_volume(autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor)
 
 @torch.inference_mode()
 def decode_volume(
-    autoencoder: SliceAutoencoder, latent: Tensor, slices: slice = slice(None)
+    autoencoder: SliceAutoencoder, latent: Tensor, part: Part = EVERYTHING
 ) -> tuple[Tensor, Tensor]:
     """Decode a latent volume slice by slice.
 
     Args:
         autoencoder: first stage.
         latent: [Z, D, h, w], not standardised.
-        slices: which of the D slices to decode. Default: all.
+        part: which latents (D, h, w) to decode; within slices, what lies at its faces is decoded without its surroundings.
 
     Returns:
-        image [C, D, H, W] in network scale, label logits [K, D, H, W], of those slices.
+        image [C, D, H, W] in network scale, label logits [K, D, H, W], of that part.
     """
-    position = torch.from_numpy(slice_positions(latent.shape[1])).to(latent.device)
-    size = slices_per_pass([n * autoencoder.downsampling for n in latent.shape[2:]])
-    passes = zip(latent.movedim(1, 0)[slices].split(size), position[slices].split(size), strict=True)
+    position = torch.from_numpy(slice_positions(latent.shape[1])).to(latent.device)[part[0]]
+    slices = latent[(slice(None), *part)].movedim(1, 0)
+    size = slices_per_pass([n * autoencoder.downsampling for n in slices.shape[2:]])
+    passes = zip(slices.split(size), position.split(size), strict=True)
     images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
     return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
 

@@ -18,10 +18,11 @@ from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
-from nnunet_sbldm.diffusion import best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
+from nnunet_sbldm.diffusion import Denoise, best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
+from nnunet_sbldm.inpainting import Known, random_regions
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.label_maps import Outlines, remove_specks
 from nnunet_sbldm.latents import (
@@ -240,7 +241,7 @@ def denoiser_stage(
         plan: plan with latent statistics.
         latents: [N, Z, D, h, w], not standardised.
         conditions: [N, F] in network scale.
-        weights: [N, 1, D, h, w] weights in the loss.
+        weights: [N, 1, D, h, w] weights in the loss, more than 1 where there is foreground.
     """
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     clean_all = (latents - mean) / std
@@ -258,7 +259,11 @@ def denoiser_stage(
         condition = drop_condition(conditions[chosen], config, generator)
         clean, condition, time, noise, weight = (t.to(device) for t in (clean, condition, time, noise, weights[chosen]))
         estimate_first = bool(rng.integers(2)) if config.self_conditioning else None
-        value = diffusion_loss(network, scheduler, clean, condition, time, noise, weight, config.min_snr_gamma, estimate_first)
+        denoise: Denoise = network
+        if config.masked_share:
+            unknown = random_regions(weights[chosen] > 1, config.masked_share, rng).to(device)
+            denoise, weight = partial(network, known=Known(clean, unknown).as_input()), weight * unknown
+        value = diffusion_loss(denoise, scheduler, clean, condition, time, noise, weight, config.min_snr_gamma, estimate_first)
         return value, {}
 
     def picture(network: nn.Module, file: Path) -> None:

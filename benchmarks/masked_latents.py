@@ -1,0 +1,113 @@
+"""Edits by masked sampling alone, and by a denoiser that is also told the host's latents: one generator, trained on both ways.
+
+    python benchmarks/masked_latents.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -steps 600 -n 20 -o DIR
+
+trains the denoiser of a finished generator on with its own training cases, once as it is and once with known latents as a
+further input, whose weights start at zero. Then it edits the same hosts with the same seeds with the generator as it was and
+both others, and makes whole cases. Killed, it goes on with the same command. ``-o`` gets ``masked_latents.csv``, and the
+evaluation of every arm and kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from editing import whole_cases
+from safetensors.torch import load_file
+
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_denoiser, load_generator
+from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.diffusion import best_precision
+from nnunet_sbldm.edit_evaluation import evaluate_edits
+from nnunet_sbldm.edit_tasks import KINDS, EditSettings
+from nnunet_sbldm.files import read_json, write_csv, write_json
+from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.latents import encode_cases, foreground_weights
+from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
+from nnunet_sbldm.optimisation import make_accelerator, train_stage
+from nnunet_sbldm.preparation import prepare
+from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.training import conditions_of, denoiser_stage
+
+INITIAL = "initial"
+MASKED_SHARE = {"masked_sampling": 0.0, "masked_latents": 0.5}
+
+
+def train_on(
+    generator: Generator, dataset: NnunetDataset, cases: Sequence[str], arm: str, num_steps: int, output: Path, device: str
+) -> Generator:
+    """A copy of the generator whose denoiser was trained on in one of the two ways; loaded where it is there already."""
+    folder, arrays_folder, old = output / "models" / arm, output / "arrays", generator.plan
+    stage_config = replace(old.preset.denoiser_stage, num_steps=num_steps)
+    diffusion = replace(old.preset.diffusion, masked_share=MASKED_SHARE[arm])
+    plan = replace(old, preset=replace(old.preset, denoiser_stage=stage_config, diffusion=diffusion))
+    if (folder / "generator.json").is_file():
+        return load_generator(folder, torch.device(device))
+    if not (arrays_folder / "done.json").is_file():
+        prepare(dataset, old.fold, old.preset, cases, old.seed, arrays_folder)
+        write_json(arrays_folder / "done.json", list(cases))
+    arrays = TrainingArrays.open(arrays_folder)
+    latents = torch.stack(list(encode_cases(generator.autoencoder, arrays)))
+    weights = foreground_weights(arrays, plan.grid.latent_shape, diffusion.foreground_weight)
+    denoiser = build_denoiser(plan)
+    denoiser.load_state_dict(widened(generator, plan))
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = denoiser_stage(denoiser, generator.autoencoder, plan, latents, conditions_of(arrays, plan), weights)
+    train_stage(make_accelerator(device), stage, folder, plan.seed)
+    for name in ("autoencoder.safetensors", "dataset.json", "training_cases.json"):
+        shutil.copyfile(generator.folder / name, folder / name)
+    write_json(folder / "generator.json", plan.to_json())
+    return load_generator(folder, torch.device(device))
+
+
+def widened(generator: Generator, plan: GeneratorPlan) -> dict[str, torch.Tensor]:
+    """The denoiser's weights, with weights of zero for inputs that it did not have."""
+    weights = {k: v.float() for k, v in load_file(generator.folder / "denoiser.safetensors").items()}
+    wanted = build_denoiser(plan).state_dict()["conv_in.within.weight"]
+    own = weights["conv_in.within.weight"]
+    weights["conv_in.within.weight"] = torch.cat([own, torch.zeros_like(wanted[:, own.shape[1] :])], dim=1)
+    return weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", required=True, help="folder of a trained SBLDM, whose own dataset is preprocessed here")
+    parser.add_argument("-steps", type=int, default=600, help="further steps of the denoiser")
+    parser.add_argument("-n", type=int, default=20, help="edits of each kind, and whole cases")
+    parser.add_argument("-kind", nargs="+", default=KINDS)
+    parser.add_argument("-arms", nargs="+", default=[INITIAL, *MASKED_SHARE], choices=[INITIAL, *MASKED_SHARE])
+    parser.add_argument("-o", type=Path, default=Path("masked_latents"))
+    parser.add_argument("-device", default="cpu")
+    args = parser.parse_args()
+
+    initial = load_generator(find_model(args.m), torch.device(args.device))
+    dataset = open_dataset(initial.plan.dataset_name, initial.plan.plans_name, initial.plan.configuration)
+    cases = [c["case_id"] for c in read_json(initial.folder / "training_cases.json")]
+    common = {"guidance_scale": SamplerConfig.guidance_scale, "precision": best_precision(args.device)}
+    rows = []
+    for arm in args.arms:
+        generator = initial
+        if arm != INITIAL:
+            generator = train_on(initial, dataset, cases, arm, args.steps, args.o, args.device)
+        for kind in args.kind:
+            edits = replace(EDIT_SAMPLER, **common)
+            found = evaluate_edits(generator, dataset, EditSettings((), (kind,)), args.n, edits, args.o / arm / kind)
+            rows.append({"arm": arm, "kind": kind, **found["accepted"], "acceptance_rate": found["all"]["acceptance_rate"],
+                         "seconds_per_draw": found["all"]["seconds_per_draw"]})
+        rows.append({"arm": arm, "kind": "whole", **whole_cases(generator, dataset, args.n, SamplerConfig(**common))})
+        write_csv(args.o / "masked_latents.csv", rows)
+    columns = ("acceptance_rate", "volume_error", "centroid_error", "seam_in_range", "seam_excess", "texture_in_range",
+               "seconds_per_draw")
+    print(f"{'arm':18s}{'kind':10s}" + "".join(f"{c:>18s}" for c in columns))
+    for row in rows:
+        shown = (row.get(c) for c in columns)
+        print(f"{row['arm']:18s}{row['kind']:10s}" + "".join(f"{'-' if v is None else f'{v:.3g}':>18s}" for v in shown))
+
+
+if __name__ == "__main__":
+    main()
