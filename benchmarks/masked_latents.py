@@ -1,18 +1,18 @@
-"""Edits by masked sampling alone, and by a denoiser that is also told the host's latents: one generator, trained on both ways.
+"""Edits by masked sampling alone, and by denoisers that are also told the host's latents: one generator, trained on both ways.
 
-    python benchmarks/masked_latents.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -steps 600 -n 20 -o DIR
+    python benchmarks/masked_latents.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -steps 1500 -n 32 -o DIR
 
-trains the denoiser of a finished generator on with its own training cases, once as it is and once with known latents as a
-further input, whose weights start at zero. Then it edits the same hosts with the same seeds with the generator as it was and
-both others, and makes whole cases. Killed, it goes on with the same command. ``-o`` gets ``masked_latents.csv``, and the
-evaluation of every arm and kind.
+trains the denoiser of a finished generator on with its own training cases, for each ``-masked_share`` once: the share of the
+samples of which a region alone is to be made. With 0 it stays as it is, with more it has known latents as a further input,
+whose weights start at zero. With ``--from_scratch`` denoisers are trained from the start, on the same first stage. Then it edits
+the same hosts with the same seeds with the generator as it was and all others, and makes whole cases. Killed, it goes on with
+the same command. ``-o`` gets ``masked_latents.csv``, and the evaluation of every arm and kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,30 +32,28 @@ from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator, train_stage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
-from nnunet_sbldm.training import conditions_of, denoiser_stage
-
-INITIAL = "initial"
-MASKED_SHARE = {"masked_sampling": 0.0, "masked_latents": 0.5}
+from nnunet_sbldm.training import build_seeded, conditions_of, denoiser_stage
 
 
-def train_on(
-    generator: Generator, dataset: NnunetDataset, cases: Sequence[str], arm: str, num_steps: int, output: Path, device: str
-) -> Generator:
-    """A copy of the generator whose denoiser was trained on in one of the two ways; loaded where it is there already."""
-    folder, arrays_folder, old = output / "models" / arm, output / "arrays", generator.plan
-    stage_config = replace(old.preset.denoiser_stage, num_steps=num_steps)
-    diffusion = replace(old.preset.diffusion, masked_share=MASKED_SHARE[arm])
+def trained(generator: Generator, dataset: NnunetDataset, masked_share: float, args: argparse.Namespace) -> Generator:
+    """A copy of the generator whose denoiser was trained on, or anew; loaded where it is there already."""
+    device, arrays_folder, old = args.device, args.o / "arrays", generator.plan
+    folder = args.o / "models" / f"share_{masked_share:g}"
+    stage_config = replace(old.preset.denoiser_stage, num_steps=args.steps)
+    diffusion = replace(old.preset.diffusion, masked_share=masked_share)
     plan = replace(old, preset=replace(old.preset, denoiser_stage=stage_config, diffusion=diffusion))
     if (folder / "generator.json").is_file():
         return load_generator(folder, torch.device(device))
     if not (arrays_folder / "done.json").is_file():
+        cases = [c["case_id"] for c in read_json(generator.folder / "training_cases.json")]
         prepare(dataset, old.fold, old.preset, cases, old.seed, arrays_folder)
         write_json(arrays_folder / "done.json", list(cases))
     arrays = TrainingArrays.open(arrays_folder)
     latents = torch.stack(list(encode_cases(generator.autoencoder, arrays)))
     weights = foreground_weights(arrays, plan.grid.latent_shape, diffusion.foreground_weight)
-    denoiser = build_denoiser(plan)
-    denoiser.load_state_dict(widened(generator, plan))
+    denoiser = build_seeded(build_denoiser, plan)
+    if not args.from_scratch:
+        denoiser.load_state_dict(widened(generator, plan))
     folder.mkdir(parents=True, exist_ok=True)
     stage = denoiser_stage(denoiser, generator.autoencoder, plan, latents, conditions_of(arrays, plan), weights)
     train_stage(make_accelerator(device), stage, folder, plan.seed)
@@ -77,23 +75,23 @@ def widened(generator: Generator, plan: GeneratorPlan) -> dict[str, torch.Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", required=True, help="folder of a trained SBLDM, whose own dataset is preprocessed here")
-    parser.add_argument("-steps", type=int, default=600, help="further steps of the denoiser")
+    parser.add_argument("-steps", type=int, default=1500, help="steps of the denoiser, further ones or all")
+    parser.add_argument("-masked_share", type=float, nargs="+", default=[0.0, 0.5])
+    parser.add_argument("--from_scratch", action="store_true", help="train denoisers anew")
     parser.add_argument("-n", type=int, default=20, help="edits of each kind, and whole cases")
     parser.add_argument("-kind", nargs="+", default=KINDS)
-    parser.add_argument("-arms", nargs="+", default=[INITIAL, *MASKED_SHARE], choices=[INITIAL, *MASKED_SHARE])
     parser.add_argument("-o", type=Path, default=Path("masked_latents"))
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
     initial = load_generator(find_model(args.m), torch.device(args.device))
     dataset = open_dataset(initial.plan.dataset_name, initial.plan.plans_name, initial.plan.configuration)
-    cases = [c["case_id"] for c in read_json(initial.folder / "training_cases.json")]
     common = {"guidance_scale": SamplerConfig.guidance_scale, "precision": best_precision(args.device)}
     rows = []
-    for arm in args.arms:
-        generator = initial
-        if arm != INITIAL:
-            generator = train_on(initial, dataset, cases, arm, args.steps, args.o, args.device)
+    for share in (None, *args.masked_share):
+        arm, generator = "as it was", initial
+        if share is not None:
+            arm, generator = f"masked share {share:g}", trained(initial, dataset, share, args)
         for kind in args.kind:
             edits = replace(EDIT_SAMPLER, **common)
             found = evaluate_edits(generator, dataset, EditSettings((), (kind,)), args.n, edits, args.o / arm / kind)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig
+from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig, split_name
 from nnunet_sbldm.known_models import is_shared
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -140,9 +140,26 @@ def output_of(args: argparse.Namespace, folder: Path, name: str) -> Path:
 
 
 def preset_argument(parser: argparse.ArgumentParser) -> None:
-    """``-preset``."""
+    """``-preset`` of a generator to be trained."""
     parser.add_argument(
         "-preset", default=DEFAULT_PRESET, choices=tuple(PRESETS), help=f"[OPTIONAL] generator size. Default: {DEFAULT_PRESET}"
+    )
+
+
+def trained_preset_argument(parser: argparse.ArgumentParser) -> None:
+    """``-preset`` of a generator that was trained, perhaps with another length."""
+
+    def name(value: str) -> str:
+        try:
+            split_name(value)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from None
+        return value
+
+    parser.add_argument(
+        "-preset", default=DEFAULT_PRESET, type=name, metavar="PRESET",
+        help=f"[OPTIONAL] size of the trained generator: {', '.join(PRESETS)}, with its -length if it had one, as small_x1.5. "
+        f"Default: {DEFAULT_PRESET}",
     )
 
 

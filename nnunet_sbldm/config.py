@@ -5,6 +5,7 @@ The resolved configuration is saved in every checkpoint. Presets differ in size 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -20,6 +21,8 @@ class AutoencoderConfig:
         use_position: condition encoder and decoder on l(i); off only for ablation.
         latent_noise: largest noise on training latents, in their standard deviations, so that the decoder forgives the
             errors of the denoiser instead of turning them into flicker between slices.
+        crop_pixels: it is trained on square crops of slices with this side at most; many small crops teach more in the
+            same time than few whole slices.
     """
 
     widths: tuple[int, ...]
@@ -27,6 +30,7 @@ class AutoencoderConfig:
     embedding_dim: int = 64
     use_position: bool = True
     latent_noise: float = 0.2
+    crop_pixels: int = 64
 
 
 @dataclass(frozen=True)
@@ -180,14 +184,14 @@ PRESETS = {
         "tiny",
         AutoencoderConfig(widths=(16, 24, 32)),
         DenoiserConfig(widths=(32, 64, 128), embedding_dim=64),
-        StageConfig(num_steps=500, batch_size=16, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=250),
+        StageConfig(num_steps=1000, batch_size=16, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=500),
         StageConfig(num_steps=1200, batch_size=8, learning_rate=2e-3, warmup_steps=30, ema_decay=0.99, picture_every_steps=400),
     ),
     "small": Preset(
         "small",
         AutoencoderConfig(widths=(24, 48, 64)),
         DenoiserConfig(widths=(48, 96, 128)),
-        StageConfig(num_steps=1500, batch_size=32, learning_rate=1e-3),
+        StageConfig(num_steps=2500, batch_size=32, learning_rate=1e-3),
         StageConfig(num_steps=2500, batch_size=8, learning_rate=5e-4),
     ),
     "base": Preset(
@@ -208,6 +212,18 @@ def lengthened(preset: Preset, factor: float) -> Preset:
     stages = (preset.autoencoder_stage, preset.denoiser_stage)
     autoencoder, denoiser = (replace(s, num_steps=max(1, round(s.num_steps * factor))) for s in stages)
     return replace(preset, name=f"{preset.name}_x{factor:g}", autoencoder_stage=autoencoder, denoiser_stage=denoiser)
+
+
+def split_name(name: str) -> tuple[str, float]:
+    """Preset and factor of a name that :func:`lengthened` gives, such as ``small`` or ``small_x1.5``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(rf"({'|'.join(PRESETS)})(?:_x(\d*\.?\d+))?", name)
+    if not found or lengthened(PRESETS[found[1]], float(found[2] or 1)).name != name:
+        raise ValueError(f"{name} is not one of {', '.join(PRESETS)}, nor such a name with a length, as small_x1.5")
+    return found[1], float(found[2] or 1)
 
 
 def from_json(cls: type[Any], value: dict[str, Any]) -> Any:

@@ -18,10 +18,10 @@ from nnunet_sbldm.cli_options import (
     device_of,
     groups_argument,
     positive,
-    preset_argument,
     run,
     sampler_arguments,
     seed,
+    trained_preset_argument,
 )
 from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of
 from nnunet_sbldm.types import UserError
@@ -60,7 +60,7 @@ def expand_entry(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "-m", metavar="MODEL", help="[OPTIONAL] one SBLDM for all folds, by folder or name. Default: each fold's own"
     )
-    preset_argument(parser)
+    trained_preset_argument(parser)
     groups_argument(parser)
     sampler_arguments(parser)
     device_argument(parser)

@@ -2,7 +2,8 @@
 
 The most probable class of every voxel makes outlines that are smoother than hand-drawn ones. A decoder's softmax says how
 far an outline could lie elsewhere; a label map is therefore drawn from it, with noise that is correlated between neighbours as
-the decoder's own errors on the training cases are, and so strong that drawn reconstructions are as rough as real masks.
+the decoder's own errors on the training cases are, and so strong that drawn reconstructions are as rough as real masks. The
+noise moves outlines and changes no topology: it makes neither specks nor holes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nnunet_sbldm.types import FloatArray, LabelArray
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 """Strengths that are tried; 1 draws from the softmax as it is."""
+CONNECTED = np.ones((3, 3, 3))
 SURE = 0.98
 """Voxels of which the decoder is surer than this say nothing about outlines."""
 
@@ -53,7 +55,7 @@ class Outlines:
         excess = []
         for n, (logits, classes) in enumerate(cases()):
             noise = _gumbel(correlation, logits[1:].shape, np.random.default_rng([seed, n]))
-            drawn = (clean(np.where(classes > 0, 1 + (logits[1:] + s * noise).argmax(axis=0), 0)) for s in STRENGTHS)
+            drawn = (clean(np.where(classes > 0, 1 + _moved(logits[1:], s * noise), 0)) for s in STRENGTHS)
             excess.append([_excess_roughness(d, classes, range(2, len(logits)), spacing_mm) for d in drawn])
         return Outlines(_balanced_strength(np.array(excess).reshape(-1, len(STRENGTHS))), correlation)
 
@@ -61,7 +63,7 @@ class Outlines:
         """Class indices [D, H, W], never the outside, from logits [K, D, H, W]."""
         if self.strength == 0 or len(logits) == 2:
             return 1 + logits[1:].argmax(axis=0)
-        return 1 + (logits[1:] + self.strength * _gumbel(self.correlation, logits[1:].shape, rng)).argmax(axis=0)
+        return 1 + _moved(logits[1:], self.strength * _gumbel(self.correlation, logits[1:].shape, rng))
 
 
 MOST_PROBABLE = Outlines(0.0, ())
@@ -77,9 +79,22 @@ def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) ->
     """
     out = label.copy()
     for value, smallest in min_component_voxels.items():
-        components, _ = ndimage.label(label == int(value), np.ones((3, 3, 3)))
+        components, _ = ndimage.label(label == int(value), CONNECTED)
         sizes = np.bincount(components.ravel())
         out[(sizes < smallest)[components] & (components > 0)] = 0
+    return out
+
+
+def _moved(logits: FloatArray, noise: FloatArray) -> np.ndarray:
+    """Most probable classes [D, H, W] of logits and noise [K, D, H, W]; components that the noise alone has made are left out."""
+    probable, drawn = logits.argmax(axis=0), (logits + noise).argmax(axis=0)
+    out = drawn.copy()
+    for k in range(len(logits)):
+        components, num = ndimage.label(drawn == k, CONNECTED)
+        is_new = np.ones(num + 1, bool)
+        is_new[components[probable == k]] = False
+        is_new[0] = False
+        out = np.where(is_new[components], probable, out)
     return out
 
 

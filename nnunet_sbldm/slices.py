@@ -58,8 +58,33 @@ class TrainingArrays:
         weights = np.where(foreground, FOREGROUND_WEIGHT, np.where((flat > 0).any(axis=2), 1.0, EMPTY_WEIGHT)).ravel()
         return weights / weights.sum()
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Slices by flat index into N * D: image [B, C, H, W], classes [B, H, W] int64, position [B] in [0, 1]."""
+    def crops(self, indices: np.ndarray, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops of slices: image [B, C, h, w], classes [B, h, w] int64, position of the slice [B] in [0, 1].
+
+        A crop holds a random voxel of the anatomy; half of those of slices with foreground, a voxel of that.
+
+        Args:
+            indices: flat indices [B] of slices, into N * D.
+            side: largest side of a crop in pixels; slices that are smaller stay whole.
+            rng: source of randomness.
+        """
+        image, classes, position = self._slices(indices)
+        shape = np.array(image.shape[2:])
+        size = np.minimum(shape, side)
+        pairs = []
+        for pixels, labels in zip(image, classes, strict=True):
+            foreground = (labels > 1) & (labels != 255)
+            inside = foreground if foreground.any() and rng.random() < 0.5 else labels > 0
+            places = inside.nonzero().numpy()
+            place = rng.choice(places) if len(places) else shape // 2
+            y, x = (place - rng.integers(size)).clip(0, shape - size)
+            window = (slice(y, y + size[0]), slice(x, x + size[1]))
+            pairs.append((pixels[(slice(None), *window)], labels[window]))
+        crops, cropped_labels = zip(*pairs, strict=True)
+        return torch.stack(crops), torch.stack(cropped_labels), position
+
+    def _slices(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole slices, as :meth:`crops` gives crops."""
         case, d = np.divmod(indices, self.classes.shape[1])
         image = torch.from_numpy(np.stack([self.images[n, :, i] for n, i in zip(case, d, strict=True)]).astype(np.float32))
         classes = torch.from_numpy(np.stack([self.classes[n, i] for n, i in zip(case, d, strict=True)]).astype(np.int64))

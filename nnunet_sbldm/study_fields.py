@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunet_sbldm.config import PRESETS
+from nnunet_sbldm.config import PRESETS, split_name
 from nnunet_sbldm.mixing import MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.study import ARM_KINDS, TEST_FOLDER
@@ -73,6 +73,11 @@ def _one_of(*valid: str) -> Parser:
     return parse
 
 
+def _preset(value: Any) -> str:
+    split_name(_text(value))
+    return str(value)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise ValueError
@@ -122,6 +127,7 @@ def _test_cases(value: Any) -> int | str | tuple[str, ...]:
 _COUNT = (_whole(1), "a whole number from 1")
 _YES_NO = (_flag, "true or false")
 
+_PRESET = (_preset, f"one of {', '.join(PRESETS)}, or such a name with a length, as small_x2")
 TRAINING_FIELDS: Fields = {
     "num_epochs": _COUNT,
     "num_iterations_per_epoch": _COUNT,
@@ -132,7 +138,7 @@ TRAINING_FIELDS: Fields = {
     "test_time_augmentation": _YES_NO,
 }
 GENERATOR_FIELDS: Fields = {
-    "preset": (_one_of(*PRESETS), f"one of {', '.join(PRESETS)}"),
+    "preset": _PRESET,
     "cases_per_real": (_number(0.01), "a number above 0"),
     "steps": _COUNT,
     "guidance": (_number(0), "a number from 0"),
@@ -159,7 +165,7 @@ ARM_FIELDS: Fields = {
     "name": (_text, "a name"),
     "ratio": (_several(_number(0, 1)), "a number from 0 to 1, or a list of such"),
     "schedule": (_one_of(*SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
-    "preset": (_one_of(*PRESETS), f"one of {', '.join(PRESETS)}"),
+    "preset": _PRESET,
     "num_cases": _COUNT,
     "wait_s": (_number(0, MAX_WAIT_S), f"a number of seconds from 0 to {MAX_WAIT_S}"),
 }

@@ -202,12 +202,14 @@ def conditions_of(arrays: TrainingArrays, plan: GeneratorPlan) -> Tensor:
 
 
 def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays: TrainingArrays) -> Stage:
-    """First stage: reconstruct slice pairs."""
+    """First stage: reconstruct crops of slice pairs."""
     weights, num_classes, batch_size = arrays.slice_weights(), plan.encoding.num_classes, plan.preset.autoencoder_stage.batch_size
+    side = plan.preset.autoencoder.crop_pixels
 
     def loss(network: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         device = next(network.parameters()).device
-        image, classes, position = (t.to(device) for t in arrays.batch(rng.choice(len(weights), batch_size, p=weights)))
+        chosen = rng.choice(len(weights), batch_size, p=weights)
+        image, classes, position = (t.to(device) for t in arrays.crops(chosen, side, rng))
         outputs = network(image, one_hot_of(classes, num_classes), position, _torch_generator(rng))
         return autoencoder_loss(*(o.float() for o in outputs), image, classes)  # type: ignore[call-arg]
 

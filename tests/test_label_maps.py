@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage, special
 
+from nnunet_sbldm import synthesis
 from nnunet_sbldm.conditions import sphericity
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, remove_specks
+from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, _gumbel, remove_specks
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import draw
@@ -19,10 +21,10 @@ SHAPE = (24, 28, 26)
 SPACING = (1.0, 1.0, 1.0)
 
 
-def ball(radius, steepness=1.0):
+def ball(radius, steepness=1.0, shape=SHAPE):
     """Logits [3, D, H, W] of outside, background and a ball, whose outline is ``steepness`` per voxel sure."""
-    away = np.linalg.norm(np.moveaxis(np.indices(SHAPE), 0, -1) - (np.array(SHAPE) - 1) / 2, axis=-1) - radius
-    return np.stack([np.full(SHAPE, -50.0), steepness * away, -steepness * away]).astype(np.float32)
+    away = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2, axis=-1) - radius
+    return np.stack([np.full(shape, -50.0), steepness * away, -steepness * away]).astype(np.float32)
 
 
 def rough_balls(num=6):
@@ -39,11 +41,22 @@ def clean(classes):
     return remove_specks(classes, {"2": 20})
 
 
-def test_at_strength_1_classes_have_the_probabilities_of_the_softmax():
-    logits = np.broadcast_to(np.array([9.0, 1.0, 0.0, -1.0])[:, None, None, None], (4, 40, 40, 40))
+def test_noise_of_strength_1_draws_from_the_softmax():
+    logits = np.broadcast_to(np.array([1.0, 0.0, -1.0])[:, None, None, None], (3, 40, 40, 40))
+    drawn = (logits + _gumbel(tuple(WHITE.ravel()), logits.shape, np.random.default_rng(0))).argmax(axis=0)
+    shares = np.bincount(drawn.ravel(), minlength=3) / drawn.size
+    np.testing.assert_allclose(shares, special.softmax([1.0, 0.0, -1.0]), atol=0.01)
+
+
+def test_noise_moves_outlines_and_makes_neither_specks_nor_holes():
+    logits = ball(8, 0.3)
+    certain = 1 + logits[1:].argmax(axis=0)
     drawn = Outlines(1.0, tuple(WHITE.ravel())).draw(logits, np.random.default_rng(0))
-    shares = np.bincount(drawn.ravel(), minlength=4) / drawn.size
-    np.testing.assert_allclose(shares, [0, *special.softmax([1.0, 0.0, -1.0])], atol=0.01)
+    noisy = 1 + (logits[1:] + _gumbel(tuple(WHITE.ravel()), (2, *SHAPE), np.random.default_rng(0))).argmax(axis=0)
+    for value in (1, 2):
+        assert ndimage.label(noisy == value, np.ones((3, 3, 3)))[1] > 1
+        assert ndimage.label(drawn == value, np.ones((3, 3, 3)))[1] == 1
+    assert (drawn != certain).sum() > 100
 
 
 def test_strength_0_takes_the_most_probable_class():
@@ -80,7 +93,14 @@ def test_without_foreground_there_is_nothing_to_roughen():
     assert Outlines.fit(lambda: cases, SPACING, clean, 0).strength == 0
 
 
-def test_synthetic_cases_carry_it(generator):
+def test_synthetic_cases_carry_it(generator, monkeypatch):
+    real_decode = synthesis.decode_volume
+
+    def decode(autoencoder, latent):
+        image, logits = real_decode(autoencoder, latent)
+        return image, torch.from_numpy(ball(4, 0.5, logits.shape[1:]))
+
+    monkeypatch.setattr(synthesis, "decode_volume", decode)
     rough = replace(generator, plan=replace(generator.plan, outlines=Outlines(2.0, tuple(WHITE.ravel()))))
     smooth = replace(generator, plan=replace(generator.plan, outlines=MOST_PROBABLE))
     requests, sampler = [Request("a", 3, {}, 1.0)], SamplerConfig(num_steps=3, max_corrections=0)
