@@ -16,6 +16,7 @@ import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_sbldm.checkpoint import Generator, generator_folder, load_generator, refuse_mismatch
+from nnunet_sbldm.config import training_options
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_grid
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
@@ -107,8 +108,8 @@ def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, 
     if model is not None:
         return find_model(model, fold, places_of(own.parents[1], dataset.plans_name, model))
     if not is_complete(own):
-        remedy = f"run sbldm_train -d {int(dataset.name[7:10])} -f {fold} -preset {preset}, or name another one with -m"
-        raise UserError(f"There is no SBLDM for fold {fold} in {own}: {remedy}.")
+        training = " ".join(["sbldm_train", "-d", str(int(dataset.name[7:10])), "-f", str(fold), *training_options(preset)])
+        raise UserError(f"There is no SBLDM for fold {fold} in {own}: run {training}, or name another one with -m.")
     return own
 
 

@@ -226,6 +226,12 @@ def split_name(name: str) -> tuple[str, float]:
     return found[1], float(found[2] or 1)
 
 
+def training_options(name: str) -> list[str]:
+    """Options of ``sbldm_train`` that make a generator of such a name, see :func:`split_name`."""
+    base, length = split_name(name)
+    return ["-preset", base, *(["-length", f"{length:g}"] if length != 1 else [])]
+
+
 def from_json(cls: type[Any], value: dict[str, Any]) -> Any:
     """Rebuild one of the dataclasses of this project from JSON (lists become tuples)."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.config import split_name
+from nnunet_sbldm.config import training_options
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.study import Arm, Study
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
@@ -139,10 +139,8 @@ class _Planner:
             "-np", processes, "-npfp", processes, "--no_pbar"), subset=self.subset)
 
     def _generator(self) -> StudyJob:
-        preset, length = split_name(self.preset)
-        longer = ["-length", f"{length:g}"] if length != 1 else []
         return StudyJob(f"{self.subset}.generator.{self.preset}", "generator", (
-            "sbldm_train", "-d", str(self.ids[self.subset]), "-f", FOLD, "-preset", preset, *longer,
+            "sbldm_train", "-d", str(self.ids[self.subset]), "-f", FOLD, *training_options(self.preset),
             "-seed", str(self.run.subset.seed), *self._device()), (f"{self.subset}.plan",), self.subset, uses_device=True)
 
     def _expand(self, mode: str) -> StudyJob:

@@ -207,6 +207,9 @@ def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_da
 def test_bad_requests_end_with_one_sentence_and_change_nothing(phantom, phantom_dataset, generator, capsys, monkeypatch):
     before = hash_tree(phantom.raw), hash_tree(phantom.results)
     assert "run sbldm_train -d 900 -f 1 -preset nano" in refused(capsys, "--pool", "-f", "1")
+    longer = refused(capsys, "--pool", "-f", "1", "-preset", "nano_x1.5")
+    assert "run sbldm_train -d 900 -f 1 -preset nano -length 1.5, or name" in longer
+    assert "nana_x2 is not one of" in refused(capsys, "--pool", "-preset", "nana_x2")
     assert "is taken by Dataset900_Phantom" in refused(capsys, "-o", "900")
     assert "Fold 9 is not in splits_final.json" in refused(capsys, "--pool", "-f", "9")
     assert "expected a number above 0" in refused(capsys, "--pool", "-ratio", "-1")

@@ -76,6 +76,7 @@ def raw(tmp_path, monkeypatch):
     ({"training": {"epochs": 3}}, "the key 'epochs' is unknown, did you mean 'num_epochs'"),
     ({"training": [3]}, "training must be keys and values"),
     ({"generator": {"preset": "tinny"}}, "preset must be one of tiny"),
+    ({"generator": {"preset": "tiny_x"}}, "preset must be one of tiny, small, base, or such a name with a length"),
     ({"arms": ["real_only", {"on_the_fly": {"wait_s": -1}}]}, "wait_s must be a number of seconds from 0 to 600"),
     ({"arms": ["real_only", {"sbldm": {"wait_s": 10}}]}, "the key 'wait_s' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
@@ -272,6 +273,17 @@ def test_generators_are_trained_once_and_every_arm_gets_equal_iterations(study_o
     assert len({train[a][1] for a in ("real_only", "copy_paste_25", "on_the_fly_25")}) == 1
     assert len({train[a][1] for a in ("sbldm_25", "pretrain_50", "synthetic_only")}) == 1
     assert len({train[a][1] for a in ("real_only", "sbldm_25", "sbldm_edit_25", "sbldm_both_25")}) == 4
+
+
+def test_generators_may_be_trained_longer(study_of):
+    study = study_of(arms=["real_only", "sbldm", {"sbldm": {"preset": "tiny_x2"}}], generator={"preset": "small"}, num_cases=[2])
+    jobs = {j.job_id: j for j in plan_study_jobs(study, DatasetIds({}))}
+    assert jobs["n2_f0_s0.generator.tiny_x2"].command[5:9] == ("-preset", "tiny", "-length", "2")
+    assert jobs["n2_f0_s0.generator.small"].command[5:8] == ("-preset", "small", "-seed")
+    longer = jobs["n2_f0_s0.expand.tiny_x2.generate"]
+    assert "n2_f0_s0.generator.tiny_x2" in longer.needs
+    assert longer.command[longer.command.index("-preset") + 1] == "tiny_x2"
+    assert "preset tiny_x2" in methods_paragraph(study, {}, 3)
 
 
 def test_an_arm_on_the_fly_waits_for_its_first_cases_if_asked(study_of):
