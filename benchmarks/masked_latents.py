@@ -26,7 +26,7 @@ from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_evaluation import evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
 from nnunet_sbldm.files import read_json, write_csv, write_json
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.known_models import find_model, is_complete
 from nnunet_sbldm.latents import encode_cases, foreground_weights
 from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator, train_stage
@@ -42,12 +42,12 @@ def trained(generator: Generator, dataset: NnunetDataset, masked_share: float, a
     stage_config = replace(old.preset.denoiser_stage, num_steps=args.steps)
     diffusion = replace(old.preset.diffusion, masked_share=masked_share)
     plan = replace(old, preset=replace(old.preset, denoiser_stage=stage_config, diffusion=diffusion))
-    if (folder / "generator.json").is_file():
+    if is_complete(folder):
         return load_generator(folder, torch.device(device))
     if not (arrays_folder / "done.json").is_file():
         cases = [c["case_id"] for c in read_json(generator.folder / "training_cases.json")]
         prepare(dataset, old.fold, old.preset, cases, old.seed, arrays_folder)
-        write_json(arrays_folder / "done.json", list(cases))
+        write_json(arrays_folder / "done.json", cases)
     arrays = TrainingArrays.open(arrays_folder)
     latents = torch.stack(list(encode_cases(generator.autoencoder, arrays)))
     weights = foreground_weights(arrays, plan.grid.latent_shape, diffusion.foreground_weight)

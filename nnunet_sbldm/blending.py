@@ -9,8 +9,9 @@ what was there before; a texture with the same spectrum, without its edges, take
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
+from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import FloatArray
 
 MAD_TO_STD = 1.4826
@@ -43,7 +44,7 @@ def blend(
     Returns:
         [C, D, H, W]; exactly ``host`` where ``weight`` is 0.
     """
-    box = _enlarged_box(weight > 0)
+    box = bounding_box(weight > 0, CONTEXT_VOXELS)
     everything = (slice(None), *box)
     own, share, w = host[everything], exchanged[box], weight[box]
     residual = own - decoded_host[everything]
@@ -52,14 +53,6 @@ def blend(
     out = host.copy()
     out[everything] = np.where(w > 0, own + w * (decoded_edit[everything] + fine - own), own)
     return out
-
-
-def _enlarged_box(mask: np.ndarray) -> tuple[slice, ...]:
-    (found,) = ndimage.find_objects(mask.astype(np.int8), max_label=1)
-    if found is None:
-        return tuple(slice(0, n) for n in mask.shape)
-    sides = zip(found, CONTEXT_VOXELS, mask.shape, strict=True)
-    return tuple(slice(max(s.start - c, 0), min(s.stop + c, n)) for s, c, n in sides)
 
 
 def same_spectrum(residual: FloatArray, source: np.ndarray, rng: np.random.Generator) -> FloatArray:

@@ -23,6 +23,7 @@ from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.edit_tasks import EditTask
+from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import remove_specks
 from nnunet_sbldm.latents import decode_volume
@@ -130,7 +131,7 @@ def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig
     """
     names = generator.plan.condition_scaling.names
     for task in tasks:
-        decoded_host, _ = _decoded(generator, task, task.prepared.latent)
+        decoded_host, _, _ = _decoded(generator, task, task.prepared.latent)
         make = partial(_edit_one, generator, task, sampler)
         asked, told = as_vector(names, task.asked), task.condition
         ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
@@ -152,8 +153,10 @@ def _edit_one(
     (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
     latent[place] = made.to(latent)
     task = replace(task, condition=told[0])
-    decoded, decoded_label = _decoded(generator, task, latent)
-    region = task.region
+    decoded, logits, voxels = _decoded(generator, task, latent)
+    region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
+    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
+    decoded_label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
     label, focus = _labels(task, decoded_label, plan.min_component_voxels)
     drawn = remove_specks(np.where(region.mask, decoded_label, 0), plan.min_component_voxels) > 0
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
@@ -161,25 +164,15 @@ def _edit_one(
     return [DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)]
 
 
-def _decoded(generator: Generator, task: EditTask, latent: Tensor) -> tuple[FloatArray, LabelArray]:
-    """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label map [D, H, W], 0 elsewhere."""
-    plan, image, label = generator.plan, task.prepared.image.copy(), np.zeros(task.region.mask.shape, np.int16)
+def _decoded(generator: Generator, task: EditTask, latent: Tensor) -> tuple[FloatArray, Tensor, Part]:
+    """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label logits of the voxels decoded."""
+    image, f = task.prepared.image.copy(), generator.plan.grid.downsampling
     mean, std = (v[0] for v in generator.latent_statistics())
-    part = _box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
-    f = plan.grid.downsampling
-    voxels = (part[0], *(slice(f * s.start, f * s.stop) for s in part[1:]))
-    decoded, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, part)
+    d, h, w = bounding_box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
+    voxels = (d, slice(f * h.start, f * h.stop), slice(f * w.start, f * w.stop))
+    decoded, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, (d, h, w))
     image[(slice(None), *voxels)] = decoded.cpu().numpy()
-    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
-    label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
-    return image, label
-
-
-def _box(mask: np.ndarray, margin: Sequence[int]) -> Part:
-    """The part of an array that holds a mask and a margin around it."""
-    (found,) = ndimage.find_objects(mask.astype(np.int8))
-    sides = (slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found, margin, mask.shape, strict=True))
-    return tuple(sides)  # type: ignore[return-value]
+    return image, logits, voxels
 
 
 def _blended(drawn: DecodedEdit, decoded_host: FloatArray) -> FloatArray:

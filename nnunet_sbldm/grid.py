@@ -104,10 +104,13 @@ def _overlap(size: int, grid_size: int) -> tuple[slice, slice]:
     return (whole, inner) if size < grid_size else (inner, whole)
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Slices of the smallest box around ``mask`` (the whole array if it is empty)."""
+def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
+    """Slices of the smallest box around ``mask``, enlarged by a margin per axis (the whole array if it is empty)."""
     found = ndimage.find_objects(mask.astype(np.int8), max_label=1)[0]
-    return found if found is not None else tuple(slice(0, n) for n in mask.shape)
+    if found is None:
+        return tuple(slice(0, n) for n in mask.shape)
+    sides = zip(found, margin, mask.shape, strict=True)
+    return tuple(slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in sides)
 
 
 # --- labels --------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) ->
 def _moved(logits: FloatArray, noise: FloatArray) -> np.ndarray:
     """Most probable classes [D, H, W] of logits and noise [K, D, H, W]; components that the noise alone has made are left out."""
     probable, drawn = logits.argmax(axis=0), (logits + noise).argmax(axis=0)
-    out = drawn.copy()
+    out = drawn
     for k in range(len(logits)):
         components, num = ndimage.label(drawn == k, CONNECTED)
         is_new = np.ones(num + 1, bool)

@@ -7,7 +7,7 @@ from nnunet_sbldm.slices import TrainingArrays
 
 
 def arrays(folder, shape=(2, 40, 30)):
-    """One case with a slice of anatomy in its middle, and another with a voxel of foreground, numbered pixel by pixel."""
+    """One case of two slices, numbered pixel by pixel: anatomy in the middle of both, a voxel of foreground in the second."""
     made = TrainingArrays.create(folder, 1, 2, shape)
     classes = np.zeros(shape, np.uint8)
     classes[:, 10:30, 5:25] = 1
