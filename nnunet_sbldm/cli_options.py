@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig, split_name
+from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig, known_preset
 from nnunet_sbldm.known_models import is_shared
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -151,10 +151,9 @@ def trained_preset_argument(parser: argparse.ArgumentParser) -> None:
 
     def name(value: str) -> str:
         try:
-            split_name(value)
+            return known_preset(value)
         except ValueError as e:
             raise argparse.ArgumentTypeError(str(e)) from None
-        return value
 
     parser.add_argument(
         "-preset", default=DEFAULT_PRESET, type=name, metavar="PRESET",

@@ -214,22 +214,27 @@ def lengthened(preset: Preset, factor: float) -> Preset:
     return replace(preset, name=f"{preset.name}_x{factor:g}", autoencoder_stage=autoencoder, denoiser_stage=denoiser)
 
 
-def split_name(name: str) -> tuple[str, float]:
-    """Preset and factor of a name that :func:`lengthened` gives, such as ``small`` or ``small_x1.5``.
+def known_preset(name: str) -> str:
+    """The name of a preset, or one that :func:`lengthened` gives it, such as ``small_x1.5``; the same name.
 
     Raises:
         ValueError: it is none.
     """
-    found = re.fullmatch(rf"({'|'.join(PRESETS)})(?:_x(\d*\.?\d+))?", name)
-    if not found or lengthened(PRESETS[found[1]], float(found[2] or 1)).name != name:
+    base, length = _split_name(name)
+    if base not in PRESETS or lengthened(PRESETS[base], float(length or 1)).name != name:
         raise ValueError(f"{name} is not one of {', '.join(PRESETS)}, nor such a name with a length, as small_x1.5")
-    return found[1], float(found[2] or 1)
+    return name
 
 
 def training_options(name: str) -> list[str]:
-    """Options of ``sbldm_train`` that make a generator of such a name, see :func:`split_name`."""
-    base, length = split_name(name)
-    return ["-preset", base, *(["-length", f"{length:g}"] if length != 1 else [])]
+    """Options of ``sbldm_train`` that make a generator of such a name: ``-preset`` first, and ``-length`` where it has one."""
+    base, length = _split_name(name)
+    return ["-preset", base, *(["-length", length] if length else [])]
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    base, length = re.fullmatch(r"(.*?)(?:_x(\d*\.?\d+))?", name).groups()  # type: ignore[union-attr]
+    return base, length or ""
 
 
 def from_json(cls: type[Any], value: dict[str, Any]) -> Any:

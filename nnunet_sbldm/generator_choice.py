@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, load_generator, refuse_mismatch
+from nnunet_sbldm.config import training_options
 from nnunet_sbldm.edit_tasks import refuse_other_grid
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
@@ -139,9 +139,10 @@ def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:
 
 def _training_options(plan: GeneratorPlan) -> str:
     """The options of ``sbldm_train`` that a generator was trained with, apart from dataset and fold."""
-    name, length = re.fullmatch(r"(.*?)(?:_x([\d.]+))?", plan.preset.name).groups()  # type: ignore[union-attr]
-    start = f"-init {plan.initial.name}" if plan.initial.name else f"-preset {name}"
-    return start + (f" -length {length}" if length else "")
+    options = training_options(plan.preset.name)
+    if plan.initial.name:
+        options[:2] = ["-init", plan.initial.name]
+    return " ".join(options)
 
 
 def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: TrainingFold) -> None:

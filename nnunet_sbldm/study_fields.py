@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunet_sbldm.config import PRESETS, split_name
+from nnunet_sbldm.config import PRESETS, known_preset
 from nnunet_sbldm.mixing import MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.study import ARM_KINDS, TEST_FOLDER
@@ -74,8 +74,7 @@ def _one_of(*valid: str) -> Parser:
 
 
 def _preset(value: Any) -> str:
-    split_name(_text(value))
-    return str(value)
+    return known_preset(_text(value))
 
 
 def _text(value: Any) -> str:
