@@ -38,7 +38,7 @@ from nnunet_sbldm.edit_options import (
 )
 from nnunet_sbldm.expand_command import expand_entry
 from nnunet_sbldm.known_models import find_model
-from nnunet_sbldm.mixing import MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
+from nnunet_sbldm.mixing import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.train_command import train_entry
 from nnunet_sbldm.types import UserError
@@ -167,6 +167,11 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
         type=number,
         metavar="SECONDS",
         help="[OPTIONAL] wait so long, at most, for these cases before the first epoch, in very short trainings. Default: 0",
+    )
+    parser.add_argument(
+        "-cpu_precision",
+        default=CPU_PRECISIONS[0],
+        help="[OPTIONAL] precision of nnU-Net on a CPU: fp32 or bf16, faster on CPUs with AMX or AVX512-BF16. Default: fp32",
     )
     for option in TRAINER_ATTRIBUTES:
         parser.add_argument(f"-{option}", type=count, help="[OPTIONAL] Default: as in nnU-Net")

@@ -58,12 +58,13 @@ def add_configuration(
 
 
 def default_name(base_configuration: str, settings: MixingSettings) -> str:
-    """The base name with the ratio in percent, and with schedule, source and mode where these are chosen.
+    """The base name with the ratio in percent, and with schedule, source, mode and precision where these are chosen.
 
     ``3d_fullres_sbldm50`` for a ratio of 0.5, ``3d_fullres_sbldm12p5_ramp_down`` for 0.125 and ``ramp_down``.
     """
     percent = f"{100 * settings.ratio:.6g}".replace(".", "p")
-    chosen = [v for v in (settings.schedule, settings.source, settings.mode) if v not in ("constant", "auto", "generate")]
+    defaults, names = MixingSettings(), ("schedule", "source", "mode", "cpu_precision")
+    chosen = [getattr(settings, n) for n in names if getattr(settings, n) != getattr(defaults, n)]
     return "_".join([f"{base_configuration}_sbldm{percent}", *chosen])
 
 

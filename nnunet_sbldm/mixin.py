@@ -11,13 +11,15 @@ A trainer of your own, in a folder that ``nnUNet_extTrainer`` names::
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import Tensor
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, start_audit_file
@@ -35,6 +37,18 @@ if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Base
 else:
     Base = object
+
+
+def in_bf16(forward: Callable[[Tensor], Tensor | list[Tensor]]) -> Callable[[Tensor], Tensor | list[Tensor]]:
+    """A network's ``forward`` in mixed precision on a CPU; what it returns is float32, so that the loss is as well."""
+
+    @wraps(forward)
+    def mixed(data: Tensor) -> Tensor | list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = forward(data)
+        return [o.float() for o in outputs] if isinstance(outputs, list | tuple) else outputs.float()
+
+    return mixed
 
 
 class SBLDMMixin(Base):
@@ -75,6 +89,12 @@ class SBLDMMixin(Base):
     def sbldm_share(self) -> float:
         """Share of synthetic cases asked among the draws of the current epoch."""
         return self.sbldm_settings.share_at(self.current_epoch, self.num_epochs)
+
+    def initialize(self) -> None:
+        """As nnU-Net; on a CPU the network computes in the precision that the settings ask for."""
+        super().initialize()
+        if self.device.type == "cpu" and self.sbldm_settings.cpu_precision == "bf16":
+            self.network.forward = in_bf16(self.network.forward)
 
     # --- start and end ---------------------------------------------------------------------------------------------
 

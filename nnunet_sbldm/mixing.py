@@ -20,6 +20,7 @@ SETTINGS_NAME = "sbldm_settings.json"
 
 SOURCES = ("auto", "pool", "expanded", "on_the_fly", "copy_paste")
 MODES = ("generate", "edit")
+CPU_PRECISIONS = ("fp32", "bf16")
 DEVICE_PATTERN = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "pool_size", "max_reuse")
@@ -48,6 +49,8 @@ class MixingSettings:
         max_reuse: how often ``on_the_fly`` lets a case be drawn before a new one takes its place; None leaves its default.
         wait_s: seconds for which ``on_the_fly`` waits, at most, until ``pool_size`` cases are ready, before the first epoch
             begins; None never waits. For trainings so short that the generator's start-up would be a large part of them.
+        cpu_precision: precision of nnU-Net's network on a CPU, one of ``CPU_PRECISIONS``. ``bf16`` is mixed precision, as
+            nnU-Net always uses on CUDA; fast only where the hardware multiplies bf16 (AMX, AVX512-BF16).
     """
 
     ratio: float = 0.25
@@ -62,6 +65,7 @@ class MixingSettings:
     pool_size: int | None = None
     max_reuse: int | None = None
     wait_s: float | None = None
+    cpu_precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not _is_number(self.ratio) or not 0 <= self.ratio <= 1:
@@ -70,6 +74,7 @@ class MixingSettings:
         _refuse_unknown("schedule", self.schedule, SCHEDULES)
         _refuse_unknown("source", self.source, SOURCES)
         _refuse_unknown("mode", self.mode, MODES)
+        _refuse_unknown("cpu_precision", self.cpu_precision, CPU_PRECISIONS)
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunet_sbldm.grid import FILL
+from nnunet_sbldm.losses import IGNORED
 
 FOREGROUND_WEIGHT = 3.0
 EMPTY_WEIGHT = 0.05
@@ -25,7 +26,7 @@ class TrainingArrays:
 
     Attributes:
         images: float16 [N, C, D, H, W], network scale, ``FILL`` outside.
-        classes: uint8 [N, D, H, W], class indices, 255 where ignored.
+        classes: uint8 [N, D, H, W], class indices, ``IGNORED`` where unknown.
     """
 
     images: np.ndarray
@@ -54,7 +55,7 @@ class TrainingArrays:
     def slice_weights(self) -> np.ndarray:
         """Drawing probability of every slice [N * D]: slices with foreground more often, empty ones seldom."""
         flat = self.classes.reshape(*self.classes.shape[:2], -1)
-        foreground = ((flat > 1) & (flat != 255)).any(axis=2)
+        foreground = ((flat > 1) & (flat != IGNORED)).any(axis=2)
         weights = np.where(foreground, FOREGROUND_WEIGHT, np.where((flat > 0).any(axis=2), 1.0, EMPTY_WEIGHT)).ravel()
         return weights / weights.sum()
 
@@ -73,7 +74,7 @@ class TrainingArrays:
         size = np.minimum(shape, side)
         pairs = []
         for pixels, labels in zip(image, classes, strict=True):
-            foreground = (labels > 1) & (labels != 255)
+            foreground = (labels > 1) & (labels != IGNORED)
             inside = foreground if foreground.any() and rng.random() < 0.5 else labels > 0
             places = inside.nonzero().numpy()
             place = rng.choice(places) if len(places) else shape // 2

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnunet_sbldm.config import DEFAULT_PRESET
+from nnunet_sbldm.mixing import CPU_PRECISIONS
 
 PHANTOM = "phantom"
 TEST_FOLDER = "imagesTs"
@@ -92,6 +93,7 @@ class TrainingSettings:
         patch_size: voxels along the plan's axes; None is nnU-Net's.
         batch_size: None is nnU-Net's.
         test_time_augmentation: mirror while predicting, as nnU-Net does by default.
+        cpu_precision: precision of the network while it trains on a CPU, ``fp32`` or ``bf16``.
     """
 
     num_epochs: int = 1000
@@ -101,6 +103,7 @@ class TrainingSettings:
     patch_size: tuple[int, ...] | None = None
     batch_size: int | None = None
     test_time_augmentation: bool = True
+    cpu_precision: str = CPU_PRECISIONS[0]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_sbldm.config import PRESETS, known_preset
-from nnunet_sbldm.mixing import MAX_WAIT_S
+from nnunet_sbldm.mixing import CPU_PRECISIONS, MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.study import ARM_KINDS, TEST_FOLDER
 from nnunet_sbldm.types import UserError
@@ -135,6 +135,7 @@ TRAINING_FIELDS: Fields = {
     "patch_size": (_numbers_list, "three whole numbers from 1"),
     "batch_size": (_whole(2), "a whole number from 2"),
     "test_time_augmentation": _YES_NO,
+    "cpu_precision": (_one_of(*CPU_PRECISIONS), " or ".join(CPU_PRECISIONS)),
 }
 GENERATOR_FIELDS: Fields = {
     "preset": _PRESET,

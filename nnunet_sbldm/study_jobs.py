@@ -238,6 +238,8 @@ def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
         "ratio": arm.ratio, "num_epochs": training.num_epochs, "num_iterations_per_epoch": training.num_iterations_per_epoch,
         "num_val_iterations_per_epoch": training.num_val_iterations_per_epoch,
     }
+    if training.cpu_precision != "fp32":
+        settings["cpu_precision"] = training.cpu_precision
     if arm.schedule != "constant":
         settings["schedule"] = arm.schedule
     if arm.kind == "on_the_fly":

@@ -46,11 +46,12 @@ def _training(study: Study) -> str:
         network = "the first three stages of the planned network with 8, 16 and 32 features"
     changes = [f"patch size {' x '.join(map(str, t.patch_size))}"] if t.patch_size else []
     changes += [f"batch size {t.batch_size}"] if t.batch_size else []
+    precision = f" in {t.cpu_precision}" if study.run.device == "cpu" and t.cpu_precision != "fp32" else ""
     changed = f", {' and '.join(changes)}" if changes else ""
     tta = "with" if t.test_time_augmentation else "without"
     return (
         f"Every arm trained nnU-Net's 3d_fullres ({network}{changed}) for {t.num_epochs} epochs of {t.num_iterations_per_epoch} "
-        f"iterations on all n cases (fold all), the same number for every arm, and predicted {tta} test-time mirroring from the "
+        f"iterations{precision} on all n cases (fold all), the same number for every arm, and predicted {tta} test-time mirroring from the "
         "last checkpoint; no checkpoint was chosen."
     )
 

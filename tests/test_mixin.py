@@ -61,6 +61,24 @@ def test_the_epochs_are_the_trainers_own_unless_the_settings_name_them(dataset):
 # --- epochs --------------------------------------------------------------------------------------------------------
 
 
+def precisions_of(trainer):
+    """Type of what the last convolution computed, and of what the loss gets, in a training step."""
+    seen = {}
+    convolutions = [m for m in trainer.network.modules() if isinstance(m, torch.nn.Conv3d)]
+    convolutions[-1].register_forward_hook(lambda _m, _i, output: seen.update(convolution=output.dtype))
+    loss = trainer.loss
+    trainer.loss = lambda output, target: (seen.update(loss=output[0].dtype), loss(output, target))[1]
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    return seen["convolution"], seen["loss"]
+
+
+def test_a_cpu_trains_in_the_precision_that_the_settings_ask_for(dataset):
+    mixed = start_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_mixed", ratio=0, cpu_precision="bf16"))
+    assert precisions_of(mixed) == (torch.bfloat16, torch.float32)
+    plain = start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_real")
+    assert precisions_of(plain) == (torch.float32, torch.float32)
+
+
 @pytest.mark.parametrize(("schedule", "shares"), [
     ("constant", [0.5, 0.5, 0.5, 0.5]), ("ramp_down", [0.5, 0.375, 0.125, 0]), ("pretrain", [1, 1, 0, 0]),
 ])

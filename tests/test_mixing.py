@@ -64,7 +64,8 @@ def test_the_block_in_the_plans_holds_the_ratio_and_what_differs_from_the_defaul
 
 
 def test_the_printed_settings_name_all_that_is_set():
-    assert str(MixingSettings(0.5, num_epochs=3)) == "ratio 0.5, num_epochs 3, schedule constant, source auto, mode generate"
+    said = "ratio 0.5, num_epochs 3, schedule constant, source auto, mode generate, cpu_precision fp32"
+    assert str(MixingSettings(0.5, num_epochs=3)) == said
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan"), "0.5", True, None])

@@ -286,6 +286,14 @@ def test_generators_may_be_trained_longer(study_of):
     assert "preset tiny_x2" in methods_paragraph(study, {}, 3)
 
 
+def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
+    mixed = study_of(training={"cpu_precision": "bf16"})
+    (configure, *_) = [j for j in plan_study_jobs(mixed, DatasetIds({})) if j.stage == "configure"]
+    assert {block.get("cpu_precision") for block in json.loads(configure.command[-1]).values()} == {"bf16"}
+    assert "iterations in bf16 on all" in methods_paragraph(mixed, {}, 3)
+    assert "bf16" not in methods_paragraph(study_of(), {}, 3)
+
+
 def test_an_arm_on_the_fly_waits_for_its_first_cases_if_asked(study_of):
     waiting = study_of(arms=["real_only", {"on_the_fly": {"wait_s": 60}}, {"on_the_fly": {"name": "at_once"}}])
     (configure, *_) = [j for j in plan_study_jobs(waiting, DatasetIds({})) if j.stage == "configure"]
