@@ -51,8 +51,8 @@ def _training(study: Study) -> str:
     tta = "with" if t.test_time_augmentation else "without"
     return (
         f"Every arm trained nnU-Net's 3d_fullres ({network}{changed}) for {t.num_epochs} epochs of {t.num_iterations_per_epoch} "
-        f"iterations{precision} on all n cases (fold all), the same number for every arm, and predicted {tta} test-time mirroring from the "
-        "last checkpoint; no checkpoint was chosen."
+        f"iterations{precision} on all n cases (fold all), the same number for every arm, and predicted {tta} test-time "
+        "mirroring from the last checkpoint; no checkpoint was chosen."
     )
 
 
