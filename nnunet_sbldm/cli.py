@@ -173,6 +173,12 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
         default=CPU_PRECISIONS[0],
         help="[OPTIONAL] precision of nnU-Net on a CPU: fp32 or bf16, faster on CPUs with AMX or AVX512-BF16. Default: fp32",
     )
+    parser.add_argument(
+        "--no_final_validation",
+        dest="final_validation",
+        action="store_false",
+        help="[OPTIONAL] do not predict the validation cases after training; those of fold all are its training cases",
+    )
     for option in TRAINER_ATTRIBUTES:
         parser.add_argument(f"-{option}", type=count, help="[OPTIONAL] Default: as in nnU-Net")
     args = parser.parse_args(argv)

@@ -143,6 +143,13 @@ class SBLDMMixin(Base):
             for name in CHECKPOINTS:
                 make_portable(Path(self.output_folder) / name, type(self))
 
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net, unless the settings ask for no validation after training."""
+        if self.sbldm_settings.final_validation:
+            super().perform_actual_validation(save_probabilities)
+        else:
+            self.print_to_log_file("No validation: the settings of this configuration ask for none (final_validation).")
+
     # --- data ------------------------------------------------------------------------------------------------------
 
     def do_split(self) -> tuple[list[str], list[str]]:

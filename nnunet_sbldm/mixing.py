@@ -51,6 +51,8 @@ class MixingSettings:
             begins; None never waits. For trainings so short that the generator's start-up would be a large part of them.
         cpu_precision: precision of nnU-Net's network on a CPU, one of ``CPU_PRECISIONS``. ``bf16`` is mixed precision, as
             nnU-Net always uses on CUDA; fast only where the hardware multiplies bf16 (AMX, AVX512-BF16).
+        final_validation: predict the fold's validation cases after the last epoch, as nnU-Net does. In fold ``all`` these are
+            the training cases themselves.
     """
 
     ratio: float = 0.25
@@ -66,6 +68,7 @@ class MixingSettings:
     max_reuse: int | None = None
     wait_s: float | None = None
     cpu_precision: str = "fp32"
+    final_validation: bool = True
 
     def __post_init__(self) -> None:
         if not _is_number(self.ratio) or not 0 <= self.ratio <= 1:
@@ -79,6 +82,8 @@ class MixingSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UserError(f"{name} is a whole number from 1; got {value!r}.")
+        if not isinstance(self.final_validation, bool):
+            raise UserError(f"final_validation is true or false; got {self.final_validation!r}.")
         if self.model is not None and (not isinstance(self.model, str) or not self.model):
             raise UserError(f"model is the folder or the name of a trained SBLDM; got {self.model!r}.")
         if self.sbldm_device is not None and not DEVICE_PATTERN.fullmatch(str(self.sbldm_device)):

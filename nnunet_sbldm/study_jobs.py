@@ -232,11 +232,11 @@ def predictions_folder(run: ArmRun) -> str:
 
 
 def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
-    """Settings of an arm's configuration in nnU-Net's plans; epochs and iterations are those of all arms."""
+    """Settings of an arm's configuration in nnU-Net's plans; how they train is the same for all, without validation."""
     training = study.training
     settings: dict[str, Any] = {
         "ratio": arm.ratio, "num_epochs": training.num_epochs, "num_iterations_per_epoch": training.num_iterations_per_epoch,
-        "num_val_iterations_per_epoch": training.num_val_iterations_per_epoch,
+        "num_val_iterations_per_epoch": training.num_val_iterations_per_epoch, "final_validation": False,
     }
     if training.cpu_precision != "fp32":
         settings["cpu_precision"] = training.cpu_precision

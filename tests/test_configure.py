@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import fields
 
 import pytest
@@ -102,6 +103,6 @@ def test_every_setting_has_an_option(capsys):
     with pytest.raises(SystemExit):
         configure_entry(["-h"])
     shown = capsys.readouterr().out
-    missing = [f.name for f in fields(MixingSettings) if f"-{f.name} " not in shown and f.name != "model"]
+    missing = [f.name for f in fields(MixingSettings) if not re.search(rf"-(no_)?{f.name}\b", shown) and f.name != "model"]
     assert missing == []
     assert "-m MODEL" in shown

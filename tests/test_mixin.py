@@ -72,6 +72,13 @@ def precisions_of(trainer):
     return seen["convolution"], seen["loss"]
 
 
+def test_a_configuration_without_final_validation_predicts_no_case(dataset, capsys):
+    trainer = start_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_short", ratio=0, final_validation=False))
+    trainer.perform_actual_validation()
+    assert "No validation" in capsys.readouterr().out
+    assert not (Path(trainer.output_folder) / "validation").exists()
+
+
 def test_a_cpu_trains_in_the_precision_that_the_settings_ask_for(dataset):
     mixed = start_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_mixed", ratio=0, cpu_precision="bf16"))
     assert precisions_of(mixed) == (torch.bfloat16, torch.float32)

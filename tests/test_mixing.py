@@ -41,8 +41,8 @@ def test_an_unknown_value_names_the_nearest_valid_one(key, value, nearest):
 
 @pytest.mark.parametrize(("key", "value"), [("model", ""), ("model", 4), ("sbldm_device", "gpu"), ("sbldm_device", 1),
                                             ("pool_size", 0), ("max_reuse", 2.5), ("wait_s", 601),
-                                            ("wait_s", True)])
-def test_settings_of_the_generator_are_checked(key, value):
+                                            ("wait_s", True), ("cpu_precision", "fp16"), ("final_validation", 1)])
+def test_values_of_settings_are_checked(key, value):
     with pytest.raises(UserError, match=f"^{key} is .* got {value!r}"):
         MixingSettings.from_configuration({"sbldm": {key: value}})
 
@@ -64,8 +64,8 @@ def test_the_block_in_the_plans_holds_the_ratio_and_what_differs_from_the_defaul
 
 
 def test_the_printed_settings_name_all_that_is_set():
-    said = "ratio 0.5, num_epochs 3, schedule constant, source auto, mode generate, cpu_precision fp32"
-    assert str(MixingSettings(0.5, num_epochs=3)) == said
+    said = "ratio 0.5, num_epochs 3, schedule constant, source auto, mode generate, cpu_precision fp32, "
+    assert str(MixingSettings(0.5, num_epochs=3)) == f"{said}final_validation True"
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan"), "0.5", True, None])

@@ -286,6 +286,11 @@ def test_generators_may_be_trained_longer(study_of):
     assert "preset tiny_x2" in methods_paragraph(study, {}, 3)
 
 
+def test_networks_of_a_study_predict_test_cases_alone(study_of):
+    (configure, *_) = [j for j in plan_study_jobs(study_of(), DatasetIds({})) if j.stage == "configure"]
+    assert all(block["final_validation"] is False for block in json.loads(configure.command[-1]).values())
+
+
 def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
     mixed = study_of(training={"cpu_precision": "bf16"})
     (configure, *_) = [j for j in plan_study_jobs(mixed, DatasetIds({})) if j.stage == "configure"]
