@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
 from nnunet_sbldm.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.known_models import is_complete
-from nnunet_sbldm.nnunet import NnunetDataset, fold_cases, open_dataset
+from nnunet_sbldm.nnunet import Fold, NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.scoring import Reference, score
@@ -85,7 +85,7 @@ def main() -> None:
     preset = PRESETS[args.preset]
     if args.steps:
         preset = replace(preset, denoiser_stage=replace(preset.denoiser_stage, num_steps=args.steps))
-    plan, arrays, seen = prepared(dataset, args, preset, train[: args.num_cases])
+    plan, arrays, seen = prepared(dataset, args.f, preset, train[: args.num_cases], args.seed, args.o / "arrays")
     real = RealCases.collect(plan, dataset, train[: args.num_cases], held_out, args.o / "real")
     for name in args.arms:
         folder, result = args.o / "arms" / name, args.o / "results" / f"{name}.json"
@@ -104,12 +104,11 @@ def main() -> None:
 
 
 def prepared(
-    dataset: NnunetDataset, args: argparse.Namespace, preset: Preset, case_ids: list[str]
+    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, folder: Path
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """The plan and arrays that all arms share, made once."""
-    folder = args.o / "arrays"
     if not (folder / "plan.json").is_file():
-        plan, _, seen = prepare(dataset, args.f, preset, case_ids, args.seed, folder)
+        plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, folder)
         write_json(folder / "plan.json", {"plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     stored = read_json(folder / "plan.json")
     return (

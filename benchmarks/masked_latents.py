@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from ablation_generator import prepared
 from editing import whole_cases
 from safetensors.torch import load_file
 
@@ -30,25 +31,20 @@ from nnunet_sbldm.known_models import find_model, is_complete
 from nnunet_sbldm.latents import encode_cases, foreground_weights
 from nnunet_sbldm.nnunet import NnunetDataset, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator, train_stage
-from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.training import build_seeded, conditions_of, denoiser_stage
 
 
 def trained(generator: Generator, dataset: NnunetDataset, masked_share: float, args: argparse.Namespace) -> Generator:
     """A copy of the generator whose denoiser was trained on, or anew; loaded where it is there already."""
-    device, arrays_folder, old = args.device, args.o / "arrays", generator.plan
+    device, old = args.device, generator.plan
     folder = args.o / "models" / f"share_{masked_share:g}"
     stage_config = replace(old.preset.denoiser_stage, num_steps=args.steps)
     diffusion = replace(old.preset.diffusion, masked_share=masked_share)
     plan = replace(old, preset=replace(old.preset, denoiser_stage=stage_config, diffusion=diffusion))
     if is_complete(folder):
         return load_generator(folder, torch.device(device))
-    if not (arrays_folder / "done.json").is_file():
-        cases = [c["case_id"] for c in read_json(generator.folder / "training_cases.json")]
-        prepare(dataset, old.fold, old.preset, cases, old.seed, arrays_folder)
-        write_json(arrays_folder / "done.json", cases)
-    arrays = TrainingArrays.open(arrays_folder)
+    cases = [c["case_id"] for c in read_json(generator.folder / "training_cases.json")]
+    _, arrays, _ = prepared(dataset, old.fold, old.preset, cases, old.seed, args.o / "arrays")
     latents = torch.stack(list(encode_cases(generator.autoencoder, arrays)))
     weights = foreground_weights(arrays, plan.grid.latent_shape, diffusion.foreground_weight)
     denoiser = build_seeded(build_denoiser, plan)
