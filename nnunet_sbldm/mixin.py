@@ -28,6 +28,7 @@ from nnunet_sbldm.injection import TrainingFold, TrainingRun, open_source, split
 from nnunet_sbldm.mixed_dataset import MixedDataset, SyntheticSource
 from nnunet_sbldm.mixing import SETTINGS_NAME, MixingSettings
 from nnunet_sbldm.portable import make_portable
+from nnunet_sbldm.threads import usable_threads
 from nnunet_sbldm.types import UserError
 
 DEFAULT_DEVICE = torch.device("cuda")
@@ -91,10 +92,16 @@ class SBLDMMixin(Base):
         return self.sbldm_settings.share_at(self.current_epoch, self.num_epochs)
 
     def initialize(self) -> None:
-        """As nnU-Net; on a CPU the network computes in the precision that the settings ask for."""
+        """As nnU-Net; on a CPU in the precision that the settings ask for, and with no more threads than it has cores for.
+
+        nnU-Net takes as many threads as the machine has cores. Where the process may use fewer of them, these threads wait for
+        one another.
+        """
         super().initialize()
-        if self.device.type == "cpu" and self.sbldm_settings.cpu_precision == "bf16":
-            self.network.forward = in_bf16(self.network.forward)
+        if self.device.type == "cpu":
+            torch.set_num_threads(min(torch.get_num_threads(), usable_threads()))
+            if self.sbldm_settings.cpu_precision == "bf16":
+                self.network.forward = in_bf16(self.network.forward)
 
     # --- start and end ---------------------------------------------------------------------------------------------
 

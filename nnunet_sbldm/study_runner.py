@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from nnunet_sbldm.files import is_running, read_json, write_json
 from nnunet_sbldm.steps import clock, find_program, tree_memory_kb
 from nnunet_sbldm.study_jobs import StudyJob
+from nnunet_sbldm.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.types import UserError
 
 POLL_EVERY_S = 0.1
@@ -123,12 +124,13 @@ def run_table(
         jobs: every job after those it needs.
         folder: the study's folder; ``jobs/ID.json`` and ``logs/ID.log`` are written.
         environment: variables for all jobs.
-        parallel_jobs: how many run at the same time.
+        parallel_jobs: how many run at the same time; they share the cores, unless ``OMP_NUM_THREADS`` is set.
         only: run this job alone, if those it needs are done.
 
     Returns:
         Number of jobs by state.
     """
+    threads = {} if OMP_THREADS in os.environ else {OMP_THREADS: str(max(1, usable_cores() // parallel_jobs))}
     tried: set[str] = set()
     running: list[_Running] = []
     wanted = [j for j in _subset_by_subset(jobs) if only in (None, j.job_id)]
@@ -140,7 +142,7 @@ def run_table(
             ready = [j for j in wanted if _is_ready(j, states, tried)]
             for job in ready[: parallel_jobs - len(running)]:
                 tried.add(job.job_id)
-                running.append(_start(job, folder, environment))
+                running.append(_start(job, folder, {**threads, **environment}))
             if not running:
                 break
             _await_one(running, folder)

@@ -72,6 +72,17 @@ def precisions_of(trainer):
     return seen["convolution"], seen["loss"]
 
 
+def test_a_cpu_trains_with_no_more_threads_than_it_may_use(dataset, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)  # as nnUNetv2_train does on two cores
+        make_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_real").initialize()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_configuration_without_final_validation_predicts_no_case(dataset, capsys):
     trainer = start_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_short", ratio=0, final_validation=False))
     trainer.perform_actual_validation()

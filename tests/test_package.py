@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
-types config files known_models folds provenance pool grid conditions gate _startup formats groups nnunet schedule
+types config files threads known_models folds provenance pool grid conditions gate _startup formats groups nnunet schedule
 mixing configure mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion
 inpainting random_fields texture label_maps checkpoint model_card_template model_card model_sharing slices latents similarity
 augmentation transfer preparation pictures plots novelty optimisation training spec requests size_correction synthesis

@@ -66,6 +66,16 @@ def test_a_job_with_another_command_runs_again(tmp_path):
     assert runs(tmp_path, "a") == 2
 
 
+@pytest.mark.parametrize(("own", "parallel_jobs", "expected"), [(None, 1, "6"), (None, 4, "1"), (None, 9, "1"), ("3", 2, "3")])
+def test_jobs_share_the_cores_that_the_study_may_use(tmp_path, monkeypatch, own, parallel_jobs, expected):
+    monkeypatch.setattr(study_runner, "usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    run_table([job("a", "import os; open('threads', 'w').write(os.environ['OMP_NUM_THREADS'])")], tmp_path, {}, parallel_jobs)
+    assert (tmp_path / "threads").read_text() == expected
+
+
 def test_no_more_jobs_at_a_time_than_asked(tmp_path):
     program = ("import os, pathlib, time; p = pathlib.Path(f'on_{os.getpid()}'); p.touch(); "
                "open('seen', 'a').write(f\"{len(list(pathlib.Path().glob('on_*')))}\\n\"); time.sleep(0.3); p.unlink()")

@@ -1,0 +1,22 @@
+import os
+
+import pytest
+
+from nnunet_sbldm import threads
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", 4), ("2", 2), ("9", 4), ("0", 4), ("4,2", 4), ("many", 4)])
+def test_threads_are_the_usable_cores_or_fewer_where_asked(monkeypatch, text, expected):
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads.usable_threads() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
+def test_a_process_bound_to_one_core_uses_one():
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert threads.usable_cores() == threads.usable_threads() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
