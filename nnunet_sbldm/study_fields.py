@@ -127,6 +127,7 @@ _COUNT = (_whole(1), "a whole number from 1")
 _YES_NO = (_flag, "true or false")
 
 _PRESET = (_preset, f"one of {', '.join(PRESETS)}, or such a name with a length, as small_x2")
+_EDIT_KINDS = (_several(_one_of(*EDIT_KINDS)), f"a list of {', '.join(EDIT_KINDS)}")
 TRAINING_FIELDS: Fields = {
     "num_epochs": _COUNT,
     "num_iterations_per_epoch": _COUNT,
@@ -142,7 +143,7 @@ GENERATOR_FIELDS: Fields = {
     "cases_per_real": (_number(0.01), "a number above 0"),
     "steps": _COUNT,
     "guidance": (_number(0), "a number from 0"),
-    "edit_kinds": (_several(_one_of(*EDIT_KINDS)), f"a list of {', '.join(EDIT_KINDS)}"),
+    "edit_kinds": _EDIT_KINDS,
     "gate": _YES_NO,
 }
 EVALUATION_FIELDS: Fields = {
@@ -166,6 +167,7 @@ ARM_FIELDS: Fields = {
     "ratio": (_several(_number(0, 1)), "a number from 0 to 1, or a list of such"),
     "schedule": (_one_of(*SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
     "preset": _PRESET,
+    "edit_kinds": _EDIT_KINDS,
     "num_cases": _COUNT,
     "wait_s": (_number(0, MAX_WAIT_S), f"a number of seconds from 0 to {MAX_WAIT_S}"),
 }

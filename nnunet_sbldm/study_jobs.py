@@ -127,7 +127,11 @@ class _Planner:
     def data_key(self) -> str:
         """Key of the dataset that is trained: the subset's own, or one with synthetic cases."""
         pool = self.arm.what.pool
-        return f"{self.subset}_{self.preset}_{pool}" if pool else self.subset
+        return f"{self.subset}_{self.preset}_{self._made(pool)}" if pool else self.subset
+
+    def _made(self, mode: str) -> str:
+        """What is made in a mode: its name, and the edits where the arm chooses them."""
+        return "_".join([mode, *(self.arm.edit_kinds or ())]) if mode != "generate" else mode
 
     def _device(self) -> tuple[str, str]:
         return ("-device", self.study.run.device)
@@ -144,22 +148,23 @@ class _Planner:
             "-seed", str(self.run.subset.seed), *self._device()), (f"{self.subset}.plan",), self.subset, uses_device=True)
 
     def _expand(self, mode: str) -> StudyJob:
-        settings, target = self.study.generator, self.ids[f"{self.subset}_{self.preset}_{mode}"]
-        options: list[str] = ["-mode", "edit", "-kind", *settings.edit_kinds] if mode == "edit" else []
+        settings, target = self.study.generator, self.ids[f"{self.subset}_{self.preset}_{self._made(mode)}"]
+        kinds = self.arm.edit_kinds or settings.edit_kinds
+        options: list[str] = ["-mode", "edit", "-kind", *kinds] if mode == "edit" else []
         options += ["-steps", str(settings.steps)] if settings.steps else []
         options += ["-guidance", f"{settings.guidance:g}"] if settings.guidance is not None else []
         options += [] if settings.gate else ["--no_gate"]
-        return StudyJob(f"{self.subset}.expand.{self.preset}.{mode}", "expand", (
+        return StudyJob(f"{self.subset}.expand.{self.preset}.{self._made(mode)}", "expand", (
             "sbldm_expand_dataset", "-d", str(self.ids[self.subset]), "-o", str(target), "-f", FOLD,
             "-ratio", f"{settings.cases_per_real:g}", "-preset", self.preset, "-seed", str(self.run.subset.seed), *options,
             *self._device()), (f"{self.subset}.generator.{self.preset}",), self.subset, uses_device=True)
 
     def _join(self) -> StudyJob:
-        keys = [f"{self.subset}_{self.preset}_{mode}" for mode in ("generate", "edit")]
-        sources = [str(self.ids[key]) for key in keys]
-        return StudyJob(f"{self.subset}.join.{self.preset}", "join", (
+        made = [self._made(mode) for mode in ("generate", "edit")]
+        sources = [str(self.ids[f"{self.subset}_{self.preset}_{name}"]) for name in made]
+        return StudyJob(f"{self.subset}.join.{self.preset}{self._made('both').removeprefix('both')}", "join", (
             "python", "-m", "nnunet_sbldm.study_steps", "join", "-d", *sources, "-o", self.ids.name(self.data_key)),
-            tuple(f"{self.subset}.expand.{self.preset}.{mode}" for mode in ("generate", "edit")), self.subset)
+            tuple(f"{self.subset}.expand.{self.preset}.{name}" for name in made), self.subset)
 
     def _configure(self, data_job: StudyJob) -> StudyJob:
         """One job for all arms that train on a dataset: two at a time would overwrite each other's plans."""

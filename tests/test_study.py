@@ -78,6 +78,7 @@ def raw(tmp_path, monkeypatch):
     ({"generator": {"preset": "tinny"}}, "preset must be one of tiny"),
     ({"generator": {"preset": "tiny_x"}}, "preset must be one of tiny, small, base, or such a name with a length"),
     ({"arms": ["real_only", {"on_the_fly": {"wait_s": -1}}]}, "wait_s must be a number of seconds from 0 to 600"),
+    ({"arms": ["real_only", {"sbldm": {"edit_kinds": ["add"]}}]}, "the key 'edit_kinds' is unknown"),
     ({"arms": ["real_only", {"sbldm": {"wait_s": 10}}]}, "the key 'wait_s' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
 ])
@@ -289,6 +290,20 @@ def test_generators_may_be_trained_longer(study_of):
 def test_networks_of_a_study_predict_test_cases_alone(study_of):
     (configure, *_) = [j for j in plan_study_jobs(study_of(), DatasetIds({})) if j.stage == "configure"]
     assert all(block["final_validation"] is False for block in json.loads(configure.command[-1]).values())
+
+
+def test_arms_may_choose_their_edits_and_share_the_generator(study_of):
+    chosen = {"edit_kinds": ["replace", "remove"]}
+    study = study_of(arms=["real_only", {"sbldm_edit": {}}, {"sbldm_edit": chosen}, {"sbldm_both": chosen}, "sbldm"])
+    assert [a.name for a in study.arms][1:4] == ["sbldm_edit_25", "sbldm_edit_25_replace_remove", "sbldm_both_25_replace_remove"]
+    jobs = {j.job_id: j for j in plan_study_jobs(study, DatasetIds({})) if j.job_id.startswith("n2_f0_s0")}
+    assert len([j for j in jobs.values() if j.stage == "generator"]) == 1
+    made = {i: j.command[j.command.index("-kind") + 1 :] for i, j in jobs.items() if j.stage == "expand" and "-kind" in j.command}
+    assert {i: kinds[:2] for i, kinds in made.items()} == {
+        "n2_f0_s0.expand.small.edit": ("replace", "add"), "n2_f0_s0.expand.small.edit_replace_remove": ("replace", "remove")}
+    (joined,) = [j for j in jobs.values() if j.stage == "join"]
+    assert set(joined.needs) == {"n2_f0_s0.expand.small.generate", "n2_f0_s0.expand.small.edit_replace_remove"}
+    assert "share of draws 0.25, edits replace, remove)" in methods_paragraph(study, {}, 3)
 
 
 def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
