@@ -54,7 +54,7 @@ def demo_steps(device: str, output: Path) -> list[Step]:
         Step("plan", "Plan and preprocess", (
             "nnUNetv2_plan_and_preprocess", "-d", d, "-c", BASE_CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pbar"), 20),
         Step("generator", "Train the generator", (
-            "sbldm_train", "-d", d, "-f", f, "-preset", PRESET, "-device", device), 240),
+            "sbldm_train", "-d", d, "-f", f, "-preset", PRESET, "-device", device), 270),
         Step("pool", "Draw synthetic cases", (
             "sbldm_expand_dataset", "-d", d, "--pool", "-f", f, "-ratio", "1.0", "-preset", PRESET, "-device", device), 16),
         Step("configure", "Add a configuration with a quarter of the draws synthetic", (
