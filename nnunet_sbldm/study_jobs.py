@@ -162,7 +162,7 @@ class _Planner:
     def _join(self) -> StudyJob:
         made = [self._made(mode) for mode in ("generate", "edit")]
         sources = [str(self.ids[f"{self.subset}_{self.preset}_{name}"]) for name in made]
-        return StudyJob(f"{self.subset}.join.{self.preset}{self._made('both').removeprefix('both')}", "join", (
+        return StudyJob(f"{self.subset}.join.{'_'.join([self.preset, *(self.arm.edit_kinds or ())])}", "join", (
             "python", "-m", "nnunet_sbldm.study_steps", "join", "-d", *sources, "-o", self.ids.name(self.data_key)),
             tuple(f"{self.subset}.expand.{self.preset}.{name}" for name in made), self.subset)
 
