@@ -10,9 +10,9 @@ from nnunet_sbldm.mixing import CPU_PRECISIONS
 
 PHANTOM = "phantom"
 TEST_FOLDER = "imagesTs"
+NETWORKS = ("planned", "half", "small")
 REFERENCE = "real_only"
 """Arm that all others are compared with."""
-
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class TrainingSettings:
         num_epochs: epochs.
         num_iterations_per_epoch: training batches per epoch.
         num_val_iterations_per_epoch: validation batches per epoch; they choose nothing, the last checkpoint predicts.
-        network: ``planned`` by nnU-Net, or ``small``: its first three stages with few features.
+        network: ``planned`` by nnU-Net, ``half`` of its features in every stage, or ``small``: its first three stages with few
+            features.
         patch_size: voxels along the plan's axes; None is nnU-Net's.
         batch_size: None is nnU-Net's.
         test_time_augmentation: mirror while predicting, as nnU-Net does by default.

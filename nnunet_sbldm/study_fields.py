@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_sbldm.config import PRESETS, known_preset
 from nnunet_sbldm.mixing import CPU_PRECISIONS, MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
-from nnunet_sbldm.study import ARM_KINDS, TEST_FOLDER
+from nnunet_sbldm.study import ARM_KINDS, NETWORKS, TEST_FOLDER
 from nnunet_sbldm.types import UserError
 
 EDIT_KINDS = ("replace", "add", "remove")
@@ -132,7 +132,7 @@ TRAINING_FIELDS: Fields = {
     "num_epochs": _COUNT,
     "num_iterations_per_epoch": _COUNT,
     "num_val_iterations_per_epoch": _COUNT,
-    "network": (_one_of("planned", "small"), "planned or small"),
+    "network": (_one_of(*NETWORKS), f"one of {', '.join(NETWORKS)}"),
     "patch_size": (_numbers_list, "three whole numbers from 1"),
     "batch_size": (_whole(2), "a whole number from 2"),
     "test_time_augmentation": _YES_NO,

@@ -39,11 +39,16 @@ def _data(study: Study, num_test: int) -> str:
     )
 
 
+_NETWORKS = {
+    "planned": "the planned network",
+    "half": "the planned network with half the features in every stage",
+    "small": "the first three stages of the planned network with 8, 16 and 32 features",
+}
+
+
 def _training(study: Study) -> str:
     t = study.training
-    network = "the planned network"
-    if t.network == "small":
-        network = "the first three stages of the planned network with 8, 16 and 32 features"
+    network = _NETWORKS[t.network]
     changes = [f"patch size {' x '.join(map(str, t.patch_size))}"] if t.patch_size else []
     changes += [f"batch size {t.batch_size}"] if t.batch_size else []
     precision = f" in {t.cpu_precision}" if study.run.device == "cpu" and t.cpu_precision != "fp32" else ""

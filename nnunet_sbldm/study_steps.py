@@ -50,12 +50,21 @@ def configure_arms(dataset: str, base: Mapping[str, Any], arms: Mapping[str, Map
 
 def _base_configuration(planned: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     changes = {k: v for k, v in base.items() if k != "network"}
-    if base.get("network") == "small":
+    if "network" in base:
         architecture = copy.deepcopy(planned["architecture"])
-        architecture["arch_kwargs"] = small_network(architecture["arch_kwargs"])
+        architecture["arch_kwargs"] = _NETWORKS[base["network"]](architecture["arch_kwargs"])
         changes["architecture"] = architecture
     _refuse_odd_patch(base.get("patch_size"), changes.get("architecture", planned["architecture"])["arch_kwargs"]["strides"])
     return {"inherits_from": DEFAULT_CONFIGURATION, **changes}
+
+
+def _half_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The same U-Net with half the features in every stage."""
+    return {**network, "features_per_stage": [features // 2 for features in network["features_per_stage"]]}
+
+
+_NETWORKS = {"half": _half_network, "small": small_network}
+"""Networks of ``TrainingSettings`` other than the planned one, from the planned one's keywords."""
 
 
 def _refuse_odd_patch(patch_size: Sequence[int] | None, strides: Sequence[Sequence[int]]) -> None:

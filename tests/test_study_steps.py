@@ -54,6 +54,14 @@ def test_all_arms_share_a_network_and_the_preprocessed_data(phantom, phantom_dat
     assert "give a patch_size of multiples of that; got 8 x 18 x 16" in capsys.readouterr().err
 
 
+def test_a_network_of_half_the_width(phantom, phantom_dataset):
+    configure(900, {"half": SETTINGS}, {"network": "half"})
+    plans = NnunetDataset(phantom_dataset.name, phantom_dataset.raw, phantom_dataset.preprocessed, {}).plans
+    planned, half = (plans.get_configuration(name).network_arch_init_kwargs for name in ("3d_fullres", "half"))
+    assert half["features_per_stage"] == [features // 2 for features in planned["features_per_stage"]]
+    assert {**half, "features_per_stage": None} == {**planned, "features_per_stage": None}
+
+
 @pytest.fixture
 def expanded(phantom, phantom_dataset):
     """Two expansions for fold all, of whole cases and of edits; the generator is that of fold 0, moved."""
