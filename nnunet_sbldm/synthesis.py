@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import initial_noise, sample
@@ -201,15 +201,21 @@ def sample_latents(
 def _decode(generator: Generator, request: Request, condition: np.ndarray, told: np.ndarray, latent: Tensor) -> Draw:
     plan = generator.plan
     mean, std = (v[0] for v in generator.latent_statistics())
-    image, logits = decode_volume(generator.autoencoder, latent * std + mean)
-    anatomy = anatomy_of(logits.argmax(0).cpu().numpy(), plan.grid)
-    classes = plan.outlines.draw(logits.float().cpu().numpy(), np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))
-    label = np.where(anatomy, plan.encoding.decode(classes), OUTSIDE).astype(np.int16)
-    label = remove_specks(label, plan.min_component_voxels)
+    image, decoded = decode_volume(generator.autoencoder, latent * std + mean)
+    logits = decoded.float().cpu().numpy()
+    anatomy = anatomy_of(logits.argmax(0), plan.grid)
+    classes = plan.outlines.draw(logits, np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))
+    label = cleaned_label(plan, classes, anatomy)
     rng = np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
     textured = plan.texture.added_to(image.cpu().numpy(), plan.encoding.encode(label), rng)
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
     return Draw(request, condition, told, obtained, latent.cpu(), textured, label, anatomy)
+
+
+def cleaned_label(plan: GeneratorPlan, classes: np.ndarray, anatomy: np.ndarray) -> LabelArray:
+    """Label values [D, H, W] of drawn class indices: without specks, ``OUTSIDE`` where there is no anatomy."""
+    label = np.where(anatomy, plan.encoding.decode(classes), OUTSIDE).astype(np.int16)
+    return remove_specks(label, plan.min_component_voxels)
 
 
 class NearestRealCase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
 from nnunet_sbldm.inpainting import Known, random_regions
 from nnunet_sbldm.known_models import is_complete
-from nnunet_sbldm.label_maps import Outlines, remove_specks
+from nnunet_sbldm.label_maps import Outlines
 from nnunet_sbldm.latents import (
     decode_volume,
     encode_cases,
@@ -39,6 +40,7 @@ from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, novelty_of
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
+from nnunet_sbldm.outline_fitting import as_rough_as_asked, error_correlation
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
@@ -109,23 +111,21 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
-    return plan
+    return replace(plan, outlines=as_rough_as_asked(plan, autoencoder, denoiser))
 
 
 def _with_first_stage(
     plan: GeneratorPlan, autoencoder: SliceAutoencoder, arrays: TrainingArrays, latents: Tensor
 ) -> GeneratorPlan:
-    """The plan with latent statistics, texture and outlines of the (real) training cases, whose latents are [N, Z, D, h, w]."""
+    """The plan with latent statistics and texture of the (real) training cases, whose latents are [N, Z, D, h, w].
+
+    Outlines have the correlation of the decoder's errors, and no strength before there are samples.
+    """
     decoded = partial(reconstructions, autoencoder, arrays, latents[:MAX_DECODED_CASES])
     residuals = ((residual, classes) for residual, _, classes in decoded())
     texture = Texture.fit(residuals, len(plan.channel_names), plan.encoding.num_classes)
-    outlines = Outlines.fit(
-        lambda: ((logits, classes) for _, logits, classes in decoded()),
-        plan.grid.spacing_mm,
-        lambda drawn: plan.encoding.encode(remove_specks(plan.encoding.decode(drawn), plan.min_component_voxels)),
-        plan.seed,
-    )
-    return plan.with_first_stage(*latent_statistics(latents), texture, outlines)
+    correlation = error_correlation((logits, classes) for _, logits, classes in decoded())
+    return plan.with_first_stage(*latent_statistics(latents), texture, Outlines(0.0, correlation))
 
 
 def _starting_network(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan, folder: Path, stage: str) -> Network:
