@@ -18,9 +18,11 @@ from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, LabelArray, UserError
 
-FEATHER_MM = 8.0
+FEATHER_MM = 10.0
 """Width over which an edit fades into the host; at least ``MIN_FADING_VOXELS`` along every axis."""
 MIN_FADING_VOXELS = 2
+CLEARANCE_WIDTHS = 1.5
+"""Distance of a new lesion from those that stay, in widths of that border: all of it, and a margin."""
 LESION_MARGIN = 1.2
 """A lesion fits into its ellipsoid enlarged by this factor, with few exceptions."""
 MIN_SHARE_IN_ROOM = 0.97
@@ -94,7 +96,7 @@ def room_for_lesions(label: LabelArray, spacing_mm: Sequence[float], min_depth_m
         kept: [D, H, W] bool, voxels of lesions that stay as they are.
     """
     room: np.ndarray = (depth_mm(label, spacing_mm) >= min_depth_mm) & (label != OUTSIDE)
-    return np.asarray(room & ~dilated(kept, 2, fading_widths(spacing_mm)))
+    return np.asarray(room & ~dilated(kept, CLEARANCE_WIDTHS, fading_widths(spacing_mm)))
 
 
 def dilated(mask: np.ndarray, reach: float, sampling: Sequence[float]) -> np.ndarray:
