@@ -1,9 +1,9 @@
 """Label maps from the logits of the slice decoder.
 
-The most probable class of every voxel makes outlines that are smoother than hand-drawn ones. A decoder's softmax says how
-far an outline could lie elsewhere; a label map is therefore drawn from it, with correlated noise whose strength and correlation
-are measured, see :mod:`nnunet_sbldm.outline_fitting`. The noise moves outlines and changes no topology: it makes neither
-specks nor holes.
+The most probable class of every voxel makes outlines that are smoother or rougher than hand-drawn ones: smoother where the
+decoder returns the mean of what an outline could be, rougher where it is unsure of what a denoiser has made. So they are
+roughened or smoothed until they are as rough as real ones, see :mod:`nnunet_sbldm.outline_fitting`. Roughening draws from the
+decoder's softmax with correlated noise. The noise moves outlines and changes no topology: it makes neither specks nor holes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ CONNECTED = np.ones((3, 3, 3))
 
 @dataclass(frozen=True)
 class Outlines:
-    """How outlines vary around the most probable ones.
+    """How label maps differ from the most probable ones: smoothed, or with noise.
 
     Attributes:
         strength: of the noise on the logits; 0 takes the most probable class, 1 draws from the softmax as it is.
         correlation: of the noise of neighbouring voxels, see :func:`nnunet_sbldm.random_fields.gaussian_field`.
+        smoothing: standard deviation, in voxels, of a Gaussian over the logits within slices.
     """
 
     strength: float
     correlation: tuple[float, ...]
+    smoothing: float = 0.0
 
     def draw(self, logits: FloatArray, rng: np.random.Generator) -> np.ndarray:
         """Class indices [D, H, W], never the outside, from logits [K, D, H, W]."""
-        if self.strength == 0 or len(logits) == 2:
-            return 1 + logits[1:].argmax(axis=0)
-        return 1 + _moved(logits[1:], self.strength * _gumbel(self.correlation, logits[1:].shape, rng))
+        scores = ndimage.gaussian_filter(logits[1:], (0, 0, self.smoothing, self.smoothing)) if self.smoothing else logits[1:]
+        if self.strength == 0 or len(scores) == 1:
+            return 1 + scores.argmax(axis=0)
+        return 1 + _moved(scores, self.strength * _gumbel(self.correlation, scores.shape, rng))
 
 
 MOST_PROBABLE = Outlines(0.0, ())

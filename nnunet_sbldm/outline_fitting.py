@@ -1,36 +1,42 @@
-"""How rough outlines have to be drawn: correlation and strength of the noise of :class:`nnunet_sbldm.label_maps.Outlines`.
+"""How rough outlines have to be: the smoothing or the noise of :class:`nnunet_sbldm.label_maps.Outlines`.
 
-The correlation is that of the decoder's own errors on the training cases. The strength is what it takes for synthetic label
-maps to be as rough as asked, by the sphericity of their conditions. It is measured on samples, because a denoiser's latents are
-decoded with less certainty than those of real cases: the less it was trained, the rougher its outlines are already.
+The noise has the correlation of the decoder's own errors on the training cases. How much of it, or how much smoothing, is
+measured on samples, until their masks are as rough as those of the training cases. Rough is meant within a few voxels: how far
+a mask's shape changes when it is smoothed. Sphericity alone would do no good: it is low in a mask of large lobes as in one of
+jagged outline, and the noise would make up for lobes that a sample lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import special
+from scipy import ndimage, special
 from torch import nn
 from tqdm import tqdm
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.conditions import FEATURES, measure
+from nnunet_sbldm.conditions import sphericity
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
-from nnunet_sbldm.grid import anatomy_of
+from nnunet_sbldm.grid import anatomy_of, bounding_box
 from nnunet_sbldm.label_maps import Outlines
 from nnunet_sbldm.latents import decode_volume
+from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
+from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.synthesis import cleaned_label
-from nnunet_sbldm.types import FloatArray
+from nnunet_sbldm.types import FloatArray, LabelArray
 
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
-"""Strengths that are tried."""
-NUM_SAMPLES, NUM_STEPS = 32, 10
+LEVELS = (-2.0, -1.5, -1.0, -0.7, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
+"""What is tried: smoothing over so many voxels below 0, noise of such a strength above."""
+NUM_SAMPLES, NUM_STEPS, MAX_REAL = 16, 10, 40
+SMOOTH_VOXELS = 1.0
+MIN_VOXELS = 50
 SURE = 0.98
 """Voxels of which the decoder is surer than this say nothing about outlines."""
 
@@ -55,33 +61,58 @@ def error_correlation(cases: Iterable[tuple[FloatArray, np.ndarray]]) -> tuple[f
     return tuple(np.round(np.sin(np.pi / 2 * np.clip(correlation, -1, 1)).ravel(), 5).tolist())
 
 
-def as_rough_as_asked(plan: GeneratorPlan, autoencoder: SliceAutoencoder, denoiser: nn.Module) -> Outlines:
-    """The plan's outlines with the strength that samples of its trained networks need."""
-    device, sphericity = next(denoiser.parameters()).device, slice(FEATURES.index("sphericity"), None, len(FEATURES))
+def as_rough_as_real(
+    plan: GeneratorPlan, arrays: TrainingArrays, autoencoder: SliceAutoencoder, denoiser: nn.Module
+) -> Outlines:
+    """The plan's outlines, with what samples of its trained networks need to be as rough as the training cases' masks."""
+    device, real_classes = next(denoiser.parameters()).device, arrays.classes[: min(len(plan.condition_table), MAX_REAL)]
     mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
 
-    def excess_roughness(seed: int) -> FloatArray:
-        """Log ratio of asked and obtained sphericity [strengths, targets] of a sample; NaN where a target is absent."""
+    def roughness(label: LabelArray) -> list[float]:
+        return [fine_roughness(np.isin(label, t.label_values), plan.grid.spacing_mm) for t in plan.targets]
+
+    def roughness_of_sample(seed: int) -> list[list[float]]:
         asked = plan.condition_model.sample(np.random.default_rng(seed))
         condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
         noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
         (latent,) = sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])
         logits = decode_volume(autoencoder, latent * std + mean)[1].float().cpu().numpy()
         anatomy = anatomy_of(logits.argmax(0), plan.grid)
-        drawn = (replace(plan.outlines, strength=s).draw(logits, np.random.default_rng(seed)) for s in STRENGTHS)
-        obtained = [measure(cleaned_label(plan, classes, anatomy), plan.targets, plan.grid.spacing_mm) for classes in drawn]
-        return np.log(asked[sphericity] / np.stack(obtained)[:, sphericity])
+        drawn = (at_level(plan.outlines, level).draw(logits, np.random.default_rng(seed)) for level in LEVELS)
+        return [roughness(cleaned_label(plan, classes, anatomy)) for classes in drawn]
 
-    samples = [excess_roughness(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")]
-    return replace(plan.outlines, strength=balanced_strength(np.concatenate(samples, axis=1)))
+    real = np.array([roughness(plan.encoding.decode(np.where(c == IGNORED, 1, c))) for c in real_classes])
+    samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])
+    return at_level(plan.outlines, balanced_level(samples, real))
 
 
-def balanced_strength(excess: FloatArray) -> float:
-    """Strength at which the mean of the excess roughness [strengths, N], NaN where unknown, passes 0.
+def fine_roughness(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
+    """Log ratio of a mask's sphericity when smoothed within slices [D, H, W] and as it is; NaN for masks too small for it."""
+    if mask.sum() < MIN_VOXELS:
+        return float("nan")
+    box = np.pad(mask[bounding_box(mask)], math.ceil(4 * SMOOTH_VOXELS))
+    smooth = ndimage.gaussian_filter(box.astype(np.float32), (0, SMOOTH_VOXELS, SMOOTH_VOXELS)) > 0.5
+    return math.log(sphericity(smooth, spacing_mm) / sphericity(box, spacing_mm)) if smooth.any() else float("nan")
+
+
+def balanced_level(samples: np.ndarray, real: np.ndarray) -> float:
+    """Level at which samples are as rough as real masks in the mean.
+
+    Args:
+        samples: roughness [samples, levels, targets], NaN where a target is absent.
+        real: roughness [cases, targets], likewise.
 
     Returns:
-        0 if masks are rougher than asked without any noise, or nothing is known.
+        A level in the range of ``LEVELS``; 0 if nothing is known.
     """
-    known = excess[:, np.isfinite(excess).all(axis=0)]
-    return round(float(np.interp(0.0, np.maximum.accumulate(known.mean(axis=1)), STRENGTHS)), 4) if known.size else 0.0
+    known = np.isfinite(real)
+    wanted = np.where(known, real, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    excess = np.moveaxis(samples - wanted, 1, 2).reshape(-1, len(LEVELS))
+    excess = excess[np.isfinite(excess).all(axis=1)]
+    return float(np.interp(0.0, np.maximum.accumulate(excess.mean(axis=0)), LEVELS)) if len(excess) else 0.0
+
+
+def at_level(outlines: Outlines, level: float) -> Outlines:
+    """The same outlines with the smoothing or noise of a level."""
+    return replace(outlines, strength=round(max(level, 0.0), 4), smoothing=round(abs(min(level, 0.0)), 4))

@@ -40,7 +40,7 @@ from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, novelty_of
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
-from nnunet_sbldm.outline_fitting import as_rough_as_asked, error_correlation
+from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
@@ -111,7 +111,7 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
-    return replace(plan, outlines=as_rough_as_asked(plan, autoencoder, denoiser))
+    return replace(plan, outlines=as_rough_as_real(plan, arrays, autoencoder, denoiser))
 
 
 def _with_first_stage(

@@ -1,4 +1,4 @@
-"""How strong the noise on outlines is: as strong as samples need."""
+"""Smoothing and noise of outlines: as much as samples need to be as rough as real masks."""
 
 from dataclasses import replace
 
@@ -9,72 +9,116 @@ from scipy import ndimage
 
 from nnunet_sbldm import outline_fitting
 from nnunet_sbldm.conditions import sphericity
-from nnunet_sbldm.label_maps import Outlines
-from nnunet_sbldm.outline_fitting import STRENGTHS, as_rough_as_asked, balanced_strength
+from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
+from nnunet_sbldm.outline_fitting import LEVELS, as_rough_as_real, at_level, balanced_level, fine_roughness
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE
+from nnunet_sbldm.slices import TrainingArrays
 
 WHITE = np.zeros((SIZE,) * 3)
 WHITE[MAX_LAG, MAX_LAG, MAX_LAG] = 1
+SPACING = (1.0, 1.0, 1.0)
+SHAPE = (24, 28, 26)
+RADIUS = 0.35
 
 
-def ball(shape, softness):
-    """Logits [3, D, H, W] of outside, background and a ball; the outline gets less sure with ``softness``."""
-    away = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2, axis=-1) - min(shape) / 3
+def ball(shape, softness=1.0):
+    """Logits [3, D, H, W] of outside, background and an ellipsoid; the outline gets less sure with ``softness``."""
+    place = np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2
+    away = (np.linalg.norm(place / (RADIUS * np.array(shape)), axis=-1) - 1) * RADIUS * shape[2]
     return np.stack([np.full(shape, -50.0), away / softness, -away / softness]).astype(np.float32)
 
 
-def test_strength_is_where_the_excess_passes_0():
-    excess = np.linspace(-0.2, 0.3, len(STRENGTHS))[:, None] + np.array([0.1, -0.1])
-    assert balanced_strength(excess) == pytest.approx(1.0)
-    assert balanced_strength(np.hstack([excess, np.full_like(excess, np.nan)])) == pytest.approx(1.0)
+def jagged(logits, strength=5.0, seed=0):
+    """The logits with noise of a voxel's size in favour of the ball."""
+    out = logits.copy()
+    out[2] += strength * ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(logits.shape[1:]), 0.7)
+    return out
 
 
-def test_masks_that_are_rough_already_stay_as_they_are():
-    assert balanced_strength(np.linspace(0.1, 0.4, len(STRENGTHS))[:, None]) == 0
+def test_roughness_is_that_of_outlines_and_not_of_shape():
+    smooth, rough = ball(SHAPE).argmax(0) == 2, jagged(ball(SHAPE)).argmax(0) == 2
+    notched = smooth & ~((np.indices(SHAPE)[1] > 13) & (np.indices(SHAPE)[2] > 12))
+    assert sphericity(notched, SPACING) < sphericity(smooth, SPACING) - 0.05
+    assert abs(fine_roughness(notched, SPACING) - fine_roughness(smooth, SPACING)) < 0.03
+    assert fine_roughness(rough, SPACING) > fine_roughness(smooth, SPACING) + 0.1
 
 
-def test_nothing_known_is_nothing_added():
-    assert balanced_strength(np.full((len(STRENGTHS), 3), np.nan)) == 0
-    assert balanced_strength(np.zeros((len(STRENGTHS), 0))) == 0
+def test_masks_too_small_for_it_have_no_roughness():
+    tiny = np.zeros(SHAPE, bool)
+    tiny[10:13, 10:13, 10:13] = True
+    assert np.isnan(fine_roughness(tiny, SPACING))
+    line = np.zeros(SHAPE, bool)
+    line[:, 10, :4] = True  # vanishes when it is smoothed
+    assert np.isnan(fine_roughness(line, SPACING))
+
+
+def test_the_level_is_where_samples_are_as_rough_as_real_masks():
+    roughness = np.interp(LEVELS, [-2, 2.5], [0.1, 0.55])
+    samples = np.stack([roughness, roughness + 0.1])[:, :, None]
+    real = np.array([[0.3], [0.4], [np.nan]])  # their mean is that of level 0 without the shift of 0.05
+    assert balanced_level(samples, real) == pytest.approx(np.interp(0.35, roughness + 0.05, LEVELS))
+    absent = np.concatenate([samples, np.full_like(samples, np.nan)])
+    assert balanced_level(absent, real) == balanced_level(samples, real)
+
+
+def test_nothing_known_changes_nothing():
+    assert balanced_level(np.full((2, len(LEVELS), 1), np.nan), np.array([[0.1]])) == 0
+    assert balanced_level(np.zeros((2, len(LEVELS), 1)), np.array([[np.nan]])) == 0
+
+
+def test_levels_are_smoothing_below_and_noise_above_zero():
+    outlines = Outlines(9.0, (1.0,), 9.0)
+    assert at_level(outlines, -0.7) == Outlines(0.0, (1.0,), 0.7)
+    assert at_level(outlines, 1.5) == Outlines(1.5, (1.0,), 0.0)
 
 
 @pytest.fixture
 def fitted(generator, monkeypatch):
-    """Fits outlines of samples that are decoded to given logits, where a sphericity is asked of all targets."""
+    """Fits outlines of samples that are decoded to given logits to real masks, class 2 of given class indices."""
     monkeypatch.setattr(outline_fitting, "NUM_SAMPLES", 3)
     plan = replace(generator.plan, outlines=Outlines(0.0, tuple(WHITE.ravel())), min_component_voxels={})
-    columns = [n.endswith("/sphericity") for n in plan.condition_scaling.names]
 
-    def fit(logits, asked):
+    def fit(logits, real):
         monkeypatch.setattr(outline_fitting, "decode_volume", lambda *_: (None, torch.from_numpy(logits)))
-        real_sample = type(plan.condition_model).sample
-        monkeypatch.setattr(
-            type(plan.condition_model), "sample", lambda self, rng: np.where(columns, asked, real_sample(self, rng))
-        )
-        return as_rough_as_asked(plan, generator.autoencoder, generator.denoiser)
+        arrays = TrainingArrays(np.zeros((1, 1, *real.shape)), real[None].astype(np.uint8))
+        return as_rough_as_real(plan, arrays, generator.autoencoder, generator.denoiser)
 
     return fit
 
 
-def test_samples_become_as_rough_as_asked(fitted, generator):
-    logits = ball(generator.plan.grid.shape, 1.0)
-    spacing, value = generator.plan.grid.spacing_mm, 2
-    smooth = sphericity(logits.argmax(0) == value, spacing)
-    outlines = fitted(logits, 0.85 * smooth)
+def assert_fits(outlines, logits, real, spacing_mm):
+    """Most of the difference in roughness to the real mask is gone."""
+    before, after = (
+        np.mean([fine_roughness(o.draw(logits, np.random.default_rng(s)) == 2, spacing_mm) for s in range(4)])
+        for o in (MOST_PROBABLE, outlines)
+    )
+    wanted = fine_roughness(real == 2, spacing_mm)
+    assert abs(before - wanted) > 0.05
+    assert abs(after - wanted) < 0.3 * abs(before - wanted)
+
+
+def test_smooth_samples_are_roughened(fitted, generator):
+    grid = generator.plan.grid
+    smooth = ball(grid.shape)
+    real = jagged(smooth).argmax(0)
+    outlines = fitted(smooth, real)
+    assert outlines.strength > 0
+    assert outlines.smoothing == 0
     assert outlines.correlation == tuple(WHITE.ravel())
-    drawn = np.mean([sphericity(outlines.draw(logits, np.random.default_rng(s)) == value, spacing) for s in range(3)])
-    assert drawn == pytest.approx(0.85 * smooth, rel=0.05)
+    assert_fits(outlines, smooth, real, grid.spacing_mm)
+
+
+def test_rough_samples_are_smoothed(fitted, generator):
+    grid = generator.plan.grid
+    rough, real = jagged(ball(grid.shape)), ball(grid.shape).argmax(0)
+    outlines = fitted(rough, real)
+    assert outlines.smoothing > 0
+    assert outlines.strength == 0
+    assert_fits(outlines, rough, real, grid.spacing_mm)
 
 
 def test_a_less_certain_decoder_needs_less_noise(fitted, generator):
     shape = generator.plan.grid.shape
-    asked = 0.85 * sphericity(ball(shape, 1.0).argmax(0) == 2, generator.plan.grid.spacing_mm)
-    sure, unsure = (fitted(ball(shape, softness), asked).strength for softness in (0.7, 1.4))
+    real = jagged(ball(shape)).argmax(0)
+    sure, unsure = (fitted(ball(shape, softness), real).strength for softness in (0.7, 1.4))
     assert 0 < unsure < sure
-
-
-def test_samples_that_are_too_rough_get_no_noise(fitted, generator):
-    logits = ball(generator.plan.grid.shape, 1.0)
-    logits[2] += 4 * ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(logits.shape[1:]), 0.7)
-    rough = sphericity(logits.argmax(0) == 2, generator.plan.grid.spacing_mm)
-    assert fitted(logits, 1.2 * rough).strength == 0
