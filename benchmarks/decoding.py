@@ -26,8 +26,8 @@ from nnunet_sbldm.nnunet import open_dataset
 from nnunet_sbldm.scoring import Reference, score
 from nnunet_sbldm.texture import NO_TEXTURE
 
-COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "neighbour_ssim", "gradient_ratio", "frechet", "frechet_floor", "kid",
-           "coverage", "memorisation", "flagged", "accepted_share")
+COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "w1_roughness", "neighbour_ssim", "gradient_ratio", "frechet",
+           "frechet_floor", "kid", "coverage", "memorisation", "flagged", "accepted_share")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         for outlines in (plan.outlines, MOST_PROBABLE):
             changed = replace(generator, plan=replace(plan, texture=texture, outlines=outlines))
             row = score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)
-            with_both = {"texture": texture is plan.texture, "outline_strength": outlines.strength}
+            with_both = {"texture": texture is plan.texture, "noise": outlines.strength, "smoothing": outlines.smoothing}
             rows.append({**with_both, **row})
             print(with_both, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
     write_csv(args.o / "decoding.csv", rows)

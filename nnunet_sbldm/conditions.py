@@ -11,6 +11,7 @@ are drawn towards their mean by as much as the kernels widen the distribution, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, LabelArray
 
 AXES = ("d", "h", "w")
@@ -35,6 +37,7 @@ ANATOMY_FEATURES = tuple(f"{ANATOMY}/extent_{a}_mm" for a in AXES)
 """Size of the imaged anatomy, to which the centroids are relative; it ends the condition vector."""
 SHRINKAGE = 0.3
 MIN_STD = 1e-3
+SMOOTHING_VOXELS, MIN_ROUGH_VOXELS = 1.0, 50
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,18 @@ def sphericity(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> fl
     vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, spacing=tuple(spacing_mm))
     volume_mm3 = mask.sum() * float(np.prod(spacing_mm))
     return min(1.0, float(np.pi ** (1 / 3) * (6 * volume_mm3) ** (2 / 3) / mesh_surface_area(vertices, faces)))
+
+
+def fine_roughness(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> float:
+    """Log ratio of the sphericity of ``mask`` [D, H, W] smoothed by a voxel within slices, and as it is.
+
+    It tells a jagged outline from a lobed shape; both have low sphericity. NaN for masks too small for it.
+    """
+    if mask.sum() < MIN_ROUGH_VOXELS:
+        return float("nan")
+    box = np.pad(mask[bounding_box(mask)], math.ceil(4 * SMOOTHING_VOXELS))
+    smooth = ndimage.gaussian_filter(box.astype(np.float32), (0, SMOOTHING_VOXELS, SMOOTHING_VOXELS)) > 0.5
+    return math.log(sphericity(smooth, spacing_mm) / sphericity(box, spacing_mm)) if smooth.any() else float("nan")
 
 
 # --- network scale -------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ SECTIONS = {
         "title": "Masks: Wasserstein-1 distance to held-out cases, in the unit of the feature",
         "columns": ("synthetic", "training cases"),
         "note": "Equal numbers of cases on both sides, mean over random parts. contact: share of the voxels next to the first "
-        "label that belong to the second.",
+        "label that belong to the second. outline_roughness: log ratio of a mask's sphericity smoothed by a voxel, "
+        "and as it is.",
     },
     "agreement": {
         "title": "Does the image show what the mask says?",

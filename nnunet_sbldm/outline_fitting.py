@@ -8,22 +8,21 @@ jagged outline, and the noise would make up for lobes that a sample lacks.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import ndimage, special
+from scipy import special
 from torch import nn
 from tqdm import tqdm
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.conditions import sphericity
+from nnunet_sbldm.conditions import fine_roughness
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
-from nnunet_sbldm.grid import anatomy_of, bounding_box
+from nnunet_sbldm.grid import anatomy_of
 from nnunet_sbldm.label_maps import Outlines
 from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.losses import IGNORED
@@ -35,8 +34,6 @@ from nnunet_sbldm.types import FloatArray, LabelArray
 LEVELS = (-2.0, -1.5, -1.0, -0.7, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 """What is tried: smoothing over so many voxels below 0, noise of such a strength above."""
 NUM_SAMPLES, NUM_STEPS, MAX_REAL = 16, 10, 40
-SMOOTH_VOXELS = 1.0
-MIN_VOXELS = 50
 SURE = 0.98
 """Voxels of which the decoder is surer than this say nothing about outlines."""
 
@@ -85,15 +82,6 @@ def as_rough_as_real(
     real = np.array([roughness(plan.encoding.decode(np.where(c == IGNORED, 1, c))) for c in real_classes])
     samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])
     return at_level(plan.outlines, balanced_level(samples, real))
-
-
-def fine_roughness(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Log ratio of a mask's sphericity when smoothed within slices [D, H, W] and as it is; NaN for masks too small for it."""
-    if mask.sum() < MIN_VOXELS:
-        return float("nan")
-    box = np.pad(mask[bounding_box(mask)], math.ceil(4 * SMOOTH_VOXELS))
-    smooth = ndimage.gaussian_filter(box.astype(np.float32), (0, SMOOTH_VOXELS, SMOOTH_VOXELS)) > 0.5
-    return math.log(sphericity(smooth, spacing_mm) / sphericity(box, spacing_mm)) if smooth.any() else float("nan")
 
 
 def balanced_level(samples: np.ndarray, real: np.ndarray) -> float:

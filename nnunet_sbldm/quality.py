@@ -23,6 +23,7 @@ from nnunet_sbldm.quality_targets import QualityTargets
 from nnunet_sbldm.similarity import COHERENCE, ms_ssim
 
 NUM_DIVERSITY_PAIRS = 100
+ROUGHNESS = "outline_roughness"
 FEW_CASES = 10
 """With fewer, targets of distances are not judged and the report warns."""
 
@@ -103,8 +104,9 @@ def distribution_results(
 
 def mask_results(sets: Sets, rng: np.random.Generator, targets: QualityTargets) -> list[Result]:
     """Wasserstein-1 distance of every mask feature to the held-out cases, in the feature's unit, and specks."""
-    names = [*feature_names(sets.targets), *contact_columns(sets.targets)]
-    tables = [np.concatenate([m.condition, m.contact], axis=1).T for m in (sets.synthetic, sets.held_out, sets.training)]
+    names = [*feature_names(sets.targets), *(f"{t.name}/{ROUGHNESS}" for t in sets.targets), *contact_columns(sets.targets)]
+    measured = (sets.synthetic, sets.held_out, sets.training)
+    tables = [np.concatenate([m.condition, m.roughness, m.contact], axis=1).T for m in measured]
     results = [_wasserstein_result(n, s, h, t, rng, targets) for n, s, h, t in zip(names, *tables, strict=True)]
     specks = [int(m.specks.sum()) for m in (sets.synthetic, sets.held_out)]
     asked = "no component smaller than any in training"

@@ -26,6 +26,7 @@ from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, measure_ca
 from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality import (
+    ROUGHNESS,
     Result,
     Sets,
     agreement_results,
@@ -158,9 +159,10 @@ def headline(sections: Sections, targets: Sequence[str]) -> dict[str, float]:
 
     Returns:
         ``volume_r`` and ``centroid_error`` (also per target, ``volume_r/TARGET``), ``volume_error`` (share);
-        ``w1_volume``, ``w1_sphericity`` in multiples of the floor; ``specks``; ``neighbour_ssim``, ``gradient_ratio`` and
-        ``banding`` as multiples of real cases; ``frechet`` and ``kid`` of the features with their floors, ``coverage``;
-        ``frechet_latents`` and its floor; ``memorisation`` (the smallest ratio of image, mask and pair) and ``flagged``.
+        ``w1_volume``, ``w1_sphericity``, ``w1_roughness`` (of outlines) in multiples of the floor; ``specks``;
+        ``neighbour_ssim``, ``gradient_ratio`` and ``banding`` as multiples of real cases; ``frechet`` and ``kid`` of the
+        features with their floors, ``coverage``; ``frechet_latents`` and its floor; ``memorisation`` (the smallest ratio of
+        image, mask and pair) and ``flagged``.
     """
     found = {name: {r.name: r for r in results} for name, results in sections.items()}
     condition, masks, coherence = found["condition"], found["masks"], found["coherence"]
@@ -173,6 +175,7 @@ def headline(sections: Sections, targets: Sequence[str]) -> dict[str, float]:
         "volume_error": _worst(max, (condition[f"{t}: median volume error (share)"].value for t in targets)),
         "w1_volume": _worst(max, (_multiple(masks[f"{t}/volume_ml"]) for t in targets)),
         "w1_sphericity": _worst(max, (_multiple(masks[f"{t}/sphericity"]) for t in targets)),
+        "w1_roughness": _worst(max, (_multiple(masks[f"{t}/{ROUGHNESS}"]) for t in targets)),
         "specks": masks["specks"].value,
         **{name: _multiple(coherence[name]) for name in ("neighbour_ssim", "gradient_ratio", "banding")},
         "frechet": features["Frechet distance"].value,

@@ -104,6 +104,9 @@ def test_real_cases_as_synthetic_ones_are_on_the_floor(generator, phantom_datase
     for result in found["coherence"].values():
         assert result.value == pytest.approx(result.details["training"])
     assert found["masks"]["specks"].value == 0
+    roughness = found["masks"]["tumour/outline_roughness"].details
+    assert roughness["mean_synthetic"] == pytest.approx(roughness["mean_training"])
+    assert roughness["mean_synthetic"] != 0
     assert found["memorisation"]["image: ratio of nearest distances"].value == pytest.approx(0, abs=1e-6)
 
 

@@ -8,9 +8,9 @@ import torch
 from scipy import ndimage
 
 from nnunet_sbldm import outline_fitting
-from nnunet_sbldm.conditions import sphericity
+from nnunet_sbldm.conditions import fine_roughness, sphericity
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
-from nnunet_sbldm.outline_fitting import LEVELS, as_rough_as_real, at_level, balanced_level, fine_roughness
+from nnunet_sbldm.outline_fitting import LEVELS, as_rough_as_real, at_level, balanced_level
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE
 from nnunet_sbldm.slices import TrainingArrays
 
