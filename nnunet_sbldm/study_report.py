@@ -174,7 +174,18 @@ def _warnings(results: _Results) -> list[str]:
     if len(study.folds) * len(study.seeds) < FEW_RUNS:
         warnings.append("Fewer than three runs per arm: intervals hardly reflect the chance of another draw of training cases or "
                         "another training.")
-    return warnings + warnings_of(results.draws, results.runs)
+    return warnings + _without_headroom(results) + warnings_of(results.draws, results.runs)
+
+
+def _without_headroom(results: _Results) -> list[str]:
+    """Trainings that more real cases do not improve say nothing of synthetic ones."""
+    oracles = {a.name: a.num_cases for a in results.study.arms if a.num_cases}
+    return [
+        f"{row['arm']} at {row['num_cases']}: {oracles[row['arm']]} real cases do not bring a gain that shows over "
+        f"{row['num_cases']} ({points_text(row['difference'])} points), so these trainings can hardly say what synthetic cases "
+        "bring. Train longer, or choose an n at which the oracle gains."
+        for row in results.rows if row["arm"] in oracles and row["difference"] and not row["verdict"].endswith("better")
+    ]
 
 
 def _third_sizes(results: _Results) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -248,6 +249,19 @@ def test_report_tells_what_was_drawn_and_warns_where_that_is_not_what_was_asked(
     assert "| 3 | copy_paste_25 | 1 | 0.0 % (25.0 %) |" in (folder / "report" / "table.md").read_text()
     header = (folder / "report" / "table.csv").read_text().splitlines()[0].split(",")
     assert {"share_asked", "share_drawn", "share_lowest", "share_highest"} < set(header)
+
+
+def test_a_study_in_which_more_real_cases_do_not_help_says_so(finished):
+    study, jobs, folder = finished
+    write_study_report(study, jobs, folder)
+    assert not any(w.startswith("oracle") for w in read_json(folder / "report" / "results.json")["warnings"])
+    for seed in study.seeds:
+        shutil.copy(folder / f"predictions/n3_f0_s{seed}.real_only/summary.json", folder / f"predictions/n4_f0_s{seed}.oracle")
+    html = write_study_report(study, jobs, folder).read_text()
+    warnings = [w for w in read_json(folder / "report" / "results.json")["warnings"] if w.startswith("oracle")]
+    assert [w[:13] for w in warnings] == ["oracle at 2: ", "oracle at 3: "]
+    assert re.search(r"4 real cases do not bring a gain that shows over 3 \([+-]0\.0 \[[+-]0\.0, [+-]0\.0\] points\)", warnings[1])
+    assert warnings[1] in html
 
 
 def test_a_training_without_an_audit_is_named(finished):
