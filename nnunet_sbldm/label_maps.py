@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
+from nnunet_sbldm.grid import LabelEncoding
 from nnunet_sbldm.random_fields import gaussian_field
-from nnunet_sbldm.types import FloatArray, LabelArray
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 CONNECTED = np.ones((3, 3, 3))
 
@@ -44,6 +45,14 @@ class Outlines:
 
 MOST_PROBABLE = Outlines(0.0, ())
 """The most probable class of every voxel."""
+
+
+def cleaned_label(
+    classes: np.ndarray, anatomy: np.ndarray, encoding: LabelEncoding, min_component_voxels: Mapping[str, int]
+) -> LabelArray:
+    """Label values [D, H, W] of drawn class indices: without specks, ``OUTSIDE`` where there is no anatomy."""
+    label = np.where(anatomy, encoding.decode(classes), OUTSIDE).astype(np.int16)
+    return remove_specks(label, min_component_voxels)
 
 
 def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:

@@ -23,12 +23,11 @@ from nnunet_sbldm.conditions import fine_roughness
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
 from nnunet_sbldm.grid import anatomy_of
-from nnunet_sbldm.label_maps import Outlines
+from nnunet_sbldm.label_maps import Outlines, cleaned_label
 from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.slices import TrainingArrays
-from nnunet_sbldm.synthesis import cleaned_label
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 LEVELS = (-2.0, -1.5, -1.0, -0.7, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
@@ -77,7 +76,7 @@ def as_rough_as_real(
         logits = decode_volume(autoencoder, latent * std + mean)[1].float().cpu().numpy()
         anatomy = anatomy_of(logits.argmax(0), plan.grid)
         drawn = (at_level(plan.outlines, level).draw(logits, np.random.default_rng(seed)) for level in LEVELS)
-        return [roughness(cleaned_label(plan, classes, anatomy)) for classes in drawn]
+        return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.min_component_voxels)) for c in drawn]
 
     real = np.array([roughness(plan.encoding.decode(np.where(c == IGNORED, 1, c))) for c in real_classes])
     samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])

@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
+from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
-from nnunet_sbldm.label_maps import remove_specks
+from nnunet_sbldm.label_maps import cleaned_label
 from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.nnunet import NnunetDataset, known_case_ids, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
@@ -205,17 +205,11 @@ def _decode(generator: Generator, request: Request, condition: np.ndarray, told:
     logits = decoded.float().cpu().numpy()
     anatomy = anatomy_of(logits.argmax(0), plan.grid)
     classes = plan.outlines.draw(logits, np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))
-    label = cleaned_label(plan, classes, anatomy)
+    label = cleaned_label(classes, anatomy, plan.encoding, plan.min_component_voxels)
     rng = np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
     textured = plan.texture.added_to(image.cpu().numpy(), plan.encoding.encode(label), rng)
     obtained = measure(label, plan.targets, plan.grid.spacing_mm)
     return Draw(request, condition, told, obtained, latent.cpu(), textured, label, anatomy)
-
-
-def cleaned_label(plan: GeneratorPlan, classes: np.ndarray, anatomy: np.ndarray) -> LabelArray:
-    """Label values [D, H, W] of drawn class indices: without specks, ``OUTSIDE`` where there is no anatomy."""
-    label = np.where(anatomy, plan.encoding.decode(classes), OUTSIDE).astype(np.int16)
-    return remove_specks(label, plan.min_component_voxels)
 
 
 class NearestRealCase:
