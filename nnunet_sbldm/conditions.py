@@ -107,6 +107,11 @@ def fine_roughness(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -
     return math.log(sphericity(smooth, spacing_mm) / sphericity(box, spacing_mm)) if smooth.any() else float("nan")
 
 
+def roughness_of_targets(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[float]) -> np.ndarray:
+    """:func:`fine_roughness` [targets] of a label map [D, H, W]; NaN where a target is absent."""
+    return np.array([fine_roughness(np.isin(label, t.label_values), spacing_mm) for t in targets])
+
+
 # --- network scale -------------------------------------------------------------------------------------------------
 
 

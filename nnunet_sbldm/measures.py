@@ -16,7 +16,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
-from nnunet_sbldm.conditions import Target, fine_roughness, measure
+from nnunet_sbldm.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.features import case_features, pooled_latents
 from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
@@ -80,7 +80,7 @@ class Measures:
 
     Attributes:
         condition: [N, F] condition features in physical units.
-        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.conditions.fine_roughness`.
+        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.conditions.roughness_of_targets`.
         contact: [N, pairs] see :func:`contacts`.
         specks: [N] components smaller than the smallest of their label in the training cases.
         features: [N, P] shape, intensity and texture.
@@ -140,7 +140,7 @@ def _measure_case(generator: Generator, cases: CaseSet, index: int) -> dict[str,
     features = case_features(image, label, plan.targets, spacing_mm, plan.channel_names)
     row = {
         "condition": measure(label, plan.targets, spacing_mm),
-        "roughness": np.array([fine_roughness(np.isin(label, t.label_values), spacing_mm) for t in plan.targets]),
+        "roughness": roughness_of_targets(label, plan.targets, spacing_mm),
         "contact": contacts(label, plan.targets),
         "specks": np.array(count_specks(label, plan.min_component_voxels)),
         "features": np.array(list(features.values())),

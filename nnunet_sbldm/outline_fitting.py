@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.conditions import fine_roughness
+from nnunet_sbldm.conditions import roughness_of_targets
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
 from nnunet_sbldm.grid import anatomy_of
@@ -65,10 +65,10 @@ def as_rough_as_real(
     mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
     sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
 
-    def roughness(label: LabelArray) -> list[float]:
-        return [fine_roughness(np.isin(label, t.label_values), plan.grid.spacing_mm) for t in plan.targets]
+    def roughness(label: LabelArray) -> np.ndarray:
+        return roughness_of_targets(label, plan.targets, plan.grid.spacing_mm)
 
-    def roughness_of_sample(seed: int) -> list[list[float]]:
+    def roughness_of_sample(seed: int) -> list[np.ndarray]:
         asked = plan.condition_model.sample(np.random.default_rng(seed))
         condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
         noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
