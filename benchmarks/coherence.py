@@ -17,7 +17,6 @@ from nnunet_sbldm.checkpoint import Generator, load_generator
 from nnunet_sbldm.grid import FILL, to_grid
 from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.latents import decode_volume, one_hot_of
-from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.similarity import COHERENCE, coherence
 from nnunet_sbldm.slices import slice_positions
@@ -48,7 +47,7 @@ def main() -> None:
         image, label = load_preprocessed(dataset, case_id)
         classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
         scaled = np.where(classes == 0, FILL, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)).astype(np.float32)
-        inside, real_label = classes != 0, plan.encoding.decode(np.where(classes == IGNORED, 1, classes))
+        inside, real_label = classes != 0, plan.encoding.decode(classes)
         real = coherence(scaled, real_label, inside)
         made = [coherence(*reconstructed(generator, scaled, classes, sampled), inside) / real for sampled in (False, True)]
         rows.append([np.ones_like(real), *made])

@@ -21,8 +21,7 @@ import torch
 
 from nnunet_sbldm.checkpoint import build_autoencoder
 from nnunet_sbldm.config import PRESETS
-from nnunet_sbldm.grid import FILL, to_grid
-from nnunet_sbldm.losses import IGNORED
+from nnunet_sbldm.grid import FILL, IGNORED, to_grid
 from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.optimisation import make_accelerator, train_stage
 from nnunet_sbldm.preparation import prepare

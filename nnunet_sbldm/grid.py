@@ -21,6 +21,8 @@ MIN_OUTSIDE_SHARE = 0.005
 """Mean share of air in the training cases' crops above which the shape of the anatomy is generated."""
 FILL = -1.0
 """Scaled intensity of voxels outside the anatomy, as the autoencoder sees them."""
+BACKGROUND, IGNORED = 1, 255
+"""Class indices of background and of voxels with the ignore label."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[s
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """Label values <-> class indices; class 0 is ``OUTSIDE``, class 1 background.
+    """Label values <-> class indices; class 0 is ``OUTSIDE``, class ``BACKGROUND`` background.
 
     Attributes:
         values: label value of each class.
@@ -134,15 +136,15 @@ class LabelEncoding:
         return len(self.values)
 
     def encode(self, label: LabelArray) -> np.ndarray:
-        """Class index of every voxel, uint8; ignored voxels get 255."""
-        table = np.full(max(*self.values, self.ignore_label or 0) + 2, 255, dtype=np.uint8)
+        """Class index of every voxel, uint8; ``IGNORED`` where ignored."""
+        table = np.full(max(*self.values, self.ignore_label or 0) + 2, IGNORED, dtype=np.uint8)
         for index, value in enumerate(self.values):
             table[value] = index  # OUTSIDE = -1 is the last entry
         return table[label]
 
     def decode(self, classes: np.ndarray) -> LabelArray:
-        """Inverse of :meth:`encode` for classes that are not ignored."""
-        return np.asarray(self.values, dtype=np.int16)[classes]
+        """Inverse of :meth:`encode`, but for ignored voxels: they become background."""
+        return np.asarray(self.values, dtype=np.int16)[np.where(classes == IGNORED, BACKGROUND, classes)]
 
 
 # --- intensities ---------------------------------------------------------------------------------------------------

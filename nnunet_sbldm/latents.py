@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.denoiser import Part
-from nnunet_sbldm.losses import IGNORED
+from nnunet_sbldm.grid import BACKGROUND, IGNORED
 from nnunet_sbldm.slices import TrainingArrays, slice_positions
 from nnunet_sbldm.types import FloatArray
 
@@ -26,7 +26,7 @@ MIN_STD = 1e-4
 
 def one_hot_of(classes: Tensor, num_classes: int) -> Tensor:
     """[B, H, W] class indices -> [B, K, H, W]; ignored voxels are background to the encoder."""
-    return F.one_hot(classes.where(classes != IGNORED, 1), num_classes).movedim(-1, 1).float()
+    return F.one_hot(classes.where(classes != IGNORED, BACKGROUND), num_classes).movedim(-1, 1).float()
 
 
 def slices_per_pass(in_plane: Sequence[int]) -> int:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255
+from nnunet_sbldm.grid import IGNORED
+
 KL_WEIGHT = 1e-3
 GRADIENT_WEIGHT = 0.5
 

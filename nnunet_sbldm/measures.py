@@ -20,7 +20,6 @@ from nnunet_sbldm.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.features import case_features, pooled_latents
 from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
-from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.memorisation import KINDS, descriptors, left_right_axis
 from nnunet_sbldm.reconstruction import reconstruct
 from nnunet_sbldm.similarity import coherence
@@ -66,12 +65,7 @@ class CaseSet:
 
     def label(self, index: int) -> LabelArray:
         """[D, H, W] label values; ignored voxels are background."""
-        return label_of(self.classes(index), self.plan)
-
-
-def label_of(classes: np.ndarray, plan: GeneratorPlan) -> LabelArray:
-    """Label values of class indices; ignored voxels become background."""
-    return plan.encoding.decode(np.where(classes == IGNORED, 1, classes))
+        return self.plan.encoding.decode(self.classes(index))
 
 
 @dataclass(frozen=True)

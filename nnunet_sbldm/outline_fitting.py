@@ -20,19 +20,17 @@ from tqdm import tqdm
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import roughness_of_targets
-from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
 from nnunet_sbldm.grid import anatomy_of
 from nnunet_sbldm.label_maps import Outlines, cleaned_label
 from nnunet_sbldm.latents import decode_volume
-from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 LEVELS = (-2.0, -1.5, -1.0, -0.7, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 """What is tried: smoothing over so many voxels below 0, noise of such a strength above."""
-NUM_SAMPLES, NUM_STEPS, MAX_REAL = 16, 10, 40
+NUM_SAMPLES, MAX_REAL = 16, 40
 SURE = 0.98
 """Voxels of which the decoder is surer than this say nothing about outlines."""
 
@@ -63,22 +61,17 @@ def as_rough_as_real(
     """The plan's outlines, with what samples of its trained networks need to be as rough as the training cases' masks."""
     device, real_classes = next(denoiser.parameters()).device, arrays.classes[: min(len(plan.condition_table), MAX_REAL)]
     mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
-    sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
 
     def roughness(label: LabelArray) -> np.ndarray:
         return roughness_of_targets(label, plan.targets, plan.grid.spacing_mm)
 
     def roughness_of_sample(seed: int) -> list[np.ndarray]:
-        asked = plan.condition_model.sample(np.random.default_rng(seed))
-        condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
-        noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
-        (latent,) = sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])
-        logits = decode_volume(autoencoder, latent * std + mean)[1].float().cpu().numpy()
+        logits = decode_volume(autoencoder, sampled_latent(plan, denoiser, seed) * std + mean)[1].float().cpu().numpy()
         anatomy = anatomy_of(logits.argmax(0), plan.grid)
         drawn = (at_level(plan.outlines, level).draw(logits, np.random.default_rng(seed)) for level in LEVELS)
         return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.min_component_voxels)) for c in drawn]
 
-    real = np.array([roughness(plan.encoding.decode(np.where(c == IGNORED, 1, c))) for c in real_classes])
+    real = np.array([roughness(plan.encoding.decode(c)) for c in real_classes])
     samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])
     return at_level(plan.outlines, balanced_level(samples, real))
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.grid import LabelEncoding
+from nnunet_sbldm.grid import IGNORED, LabelEncoding
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.losses import IGNORED
 from nnunet_sbldm.similarity import ssim
 
 RANGE_PERCENTILES = (0.5, 99.5)
@@ -42,7 +41,7 @@ def reconstruct(autoencoder: SliceAutoencoder, image: np.ndarray, classes: np.nd
     Args:
         autoencoder: first stage.
         image: [C, D, H, W] float32 in network scale, ``FILL`` outside.
-        classes: uint8 [D, H, W] class indices, 255 where ignored.
+        classes: uint8 [D, H, W] class indices, ``IGNORED`` where ignored.
         encoding: label values and classes.
     """
     latent = encode_volume(autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
@@ -51,9 +50,8 @@ def reconstruct(autoencoder: SliceAutoencoder, image: np.ndarray, classes: np.nd
     found[classes == IGNORED] = IGNORED
     inside = (classes != 0) & (classes != IGNORED)
     psnr_db, similarity = image_fidelity(decoded.cpu().numpy(), image, inside)
-    label = encoding.decode(np.where(found == IGNORED, 1, found))
     dice = dice_per_class(found, classes, range(2, encoding.num_classes))
-    return Reconstruction(latent.cpu(), label, dice, psnr_db, similarity)
+    return Reconstruction(latent.cpu(), encoding.decode(found), dice, psnr_db, similarity)
 
 
 def dice_per_class(found: np.ndarray, wanted: np.ndarray, classes: Sequence[int]) -> tuple[float, ...]:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.grid import FILL
-from nnunet_sbldm.losses import IGNORED
+from nnunet_sbldm.grid import FILL, IGNORED
 
 FOREGROUND_WEIGHT = 3.0
 EMPTY_WEIGHT = 0.05

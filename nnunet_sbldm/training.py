@@ -35,7 +35,7 @@ from nnunet_sbldm.latents import (
     one_hot_of,
     reconstructions,
 )
-from nnunet_sbldm.losses import IGNORED, autoencoder_loss
+from nnunet_sbldm.losses import autoencoder_loss
 from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, novelty_of
@@ -45,12 +45,13 @@ from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.texture import Texture
+from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.transfer import Start, initial_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 PICTURED_CASES = 3
 MAX_DECODED_CASES = 32
-NOVELTY_SAMPLES, NOVELTY_STEPS = 8, 10
+NOVELTY_SAMPLES = 8
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -193,7 +194,7 @@ def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequ
 def conditions_of(arrays: TrainingArrays, plan: GeneratorPlan) -> Tensor:
     """Conditions [N, F] in network scale of real cases (measured before) and their augmented copies."""
     known = plan.condition_model.table
-    copies = (np.where(c == IGNORED, 1, c) for c in arrays.classes[len(known) :])
+    copies = arrays.classes[len(known) :]
     measured = [measure(plan.encoding.decode(c), plan.targets, plan.grid.spacing_mm) for c in copies]
     return torch.from_numpy(plan.condition_scaling.scaled(np.stack([*known, *measured]))).float()
 
@@ -280,12 +281,7 @@ def denoiser_stage(
         montage(file, rows)
 
     def novelty(network: nn.Module) -> float:
-        device, seeds = next(network.parameters()).device, range(NOVELTY_SAMPLES)
-        asked = np.stack([plan.condition_model.sample(np.random.default_rng(s)) for s in seeds])
-        condition = torch.from_numpy(plan.condition_scaling.scaled(asked)).float().to(device)
-        sampler = SamplerConfig(num_steps=NOVELTY_STEPS, precision=best_precision(device.type))
-        noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
-        samples = [sample(network, config, sampler, noise[s : s + 1], condition[s : s + 1], [s])[0].cpu() for s in seeds]
+        samples = [sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]
         return novelty_of(torch.stack(samples), clean_all, num_cases)
 
     num_cases = len(plan.condition_table)
@@ -296,7 +292,7 @@ def denoiser_stage(
 def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> Panel:
     """First channel and labels of a volume ([C, D, H, W] and class indices [D, H, W] or logits [K, D, H, W])."""
     indices = (classes.argmax(0) if classes.ndim == 4 else classes).cpu().numpy()
-    label = plan.encoding.decode(np.where(indices == IGNORED, 1, indices))
+    label = plan.encoding.decode(indices)
     return Panel(np.where(label == OUTSIDE, FILL, image[0].cpu().numpy()), label, plan.grid.spacing_mm, title)
 
 

@@ -16,7 +16,8 @@ from nnunet_sbldm.denoiser import (
     strides_for,
     tokens_shape,
 )
-from nnunet_sbldm.losses import IGNORED, autoencoder_loss, label_loss
+from nnunet_sbldm.grid import IGNORED
+from nnunet_sbldm.losses import autoencoder_loss, label_loss
 
 
 def wake(network):

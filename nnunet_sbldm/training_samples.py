@@ -1,0 +1,23 @@
+"""What a denoiser makes while it is trained: random conditions, few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_sbldm.checkpoint import GeneratorPlan
+from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
+
+NUM_STEPS = 10
+
+
+def sampled_latent(plan: GeneratorPlan, denoiser: nn.Module, seed: int) -> Tensor:
+    """A standardised latent volume [Z, D, h, w] for a condition from the condition model; all of it from ``seed``."""
+    device = next(denoiser.parameters()).device
+    sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
+    asked = plan.condition_model.sample(np.random.default_rng(seed))
+    condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
+    noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
+    return sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])[0]
