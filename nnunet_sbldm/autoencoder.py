@@ -100,8 +100,9 @@ class SliceAutoencoder(nn.Module):
         h = self.decode_bottom(self.from_latent(latent), embedding)
         for conv, block in zip(self.after_upsampling, self.decode_blocks, strict=True):
             h = block(conv(F.interpolate(h, scale_factor=2.0, mode="nearest")), embedding)
-        h = F.silu(self.norm_out(h))
-        return self.image_head(h), self.label_head(h)
+        h = F.silu(self.norm_out(h)).float()
+        with torch.autocast(h.device.type, enabled=False):  # bf16 would leave 256 grey values between 1 and 2
+            return self.image_head(h), self.label_head(h)
 
     def forward(
         self, image: Tensor, one_hot: Tensor, position: Tensor, generator: torch.Generator

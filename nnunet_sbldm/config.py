@@ -144,7 +144,7 @@ class SamplerConfig:
         guidance_scale: classifier-free guidance; 1 samples the plain conditional model.
         batch_size: cases denoised together (short batches are filled up); recorded, because float rounding depends on
             it. More than 1 pays on GPUs alone.
-        precision: arithmetic of the denoiser, one of ``PRECISIONS``; recorded, because rounding depends on it too.
+        precision: arithmetic of both networks, one of ``PRECISIONS``; recorded, because rounding depends on it too.
         max_corrections: further draws, at most, of a case that misses the asked volume; see ``size_correction``.
     """
 

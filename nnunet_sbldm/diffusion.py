@@ -33,6 +33,11 @@ def best_precision(device: str) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
+def arithmetic(device: torch.device, precision: str) -> torch.autocast:
+    """Context in which networks compute in one of ``PRECISIONS``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
     """A solver on the configured schedule (cosine: Nichol & Dhariwal 2021, eq. 17), steps spaced from the noisy end."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -156,7 +161,7 @@ def sample(
     z = noise
     estimates = [torch.zeros_like(z)] if config.self_conditioning else []
     for i, t in enumerate(scheduler.timesteps):
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=sampler.precision == "bf16"):
+        with arithmetic(z.device, sampler.precision):
             prediction = _guided(denoise, z, t, condition, sampler.guidance_scale, *estimates)
         if estimates:
             estimates = [clean_of(scheduler, prediction, z, t.expand(len(z)))]

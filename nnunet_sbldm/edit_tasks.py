@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from nnunet_sbldm.checkpoint import Generator, refuse_mismatch
 from nnunet_sbldm.conditions import AXES, FEATURES, as_dict
@@ -21,7 +19,6 @@ from nnunet_sbldm.diffusion import derived_seed
 from nnunet_sbldm.files import sha256_of_json
 from nnunet_sbldm.grid import FILL, bounding_box
 from nnunet_sbldm.hosts import Host, HostTransform, load_host
-from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.memorisation import left_right_axis
 from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.regions import (
@@ -108,7 +105,7 @@ class PreparedHost:
         lesions: [D, H, W] bool, every foreground voxel.
         ignored: [D, H, W] bool, voxels of the ignore label; they always stay.
         image: [C, D, H, W] network scale, ``FILL`` outside.
-        latent: [Z, D, h, w] standardised.
+        classes: [D, H, W] class indices.
     """
 
     host: Host
@@ -117,7 +114,7 @@ class PreparedHost:
     lesions: np.ndarray
     ignored: np.ndarray
     image: FloatArray
-    latent: Tensor
+    classes: np.ndarray
 
     def kept(self, kind: str) -> np.ndarray:
         """[D, H, W] bool, labelled voxels that stay."""
@@ -215,7 +212,7 @@ class EditPlanner:
     # --- hosts on the grid ---
 
     def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
-        """A host with its latents, where the model's grid lies on it; the latest ones are kept."""
+        """A host where the model's grid lies on it; the latest ones are kept."""
         axis = left_right_axis(self.generator.plan)
         host = _recent(
             self._hosts,
@@ -227,15 +224,12 @@ class EditPlanner:
         return _recent(self._prepared, (choice.host, choice.transform, window), lambda: self._prepare(host, window))
 
     def _prepare(self, host: Host, window: Window) -> PreparedHost:
-        generator, plan = self.generator, self.generator.plan
-        label = window.take(host.label, OUTSIDE)
+        plan, label = self.generator.plan, window.take(host.label, OUTSIDE)
         classes = plan.encoding.encode(label)
         image = np.where(classes == 0, FILL, window.take(plan.intensity.scaled(host.image), 0)).astype(np.float32)
-        latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
-        mean, std = (v[0] for v in generator.latent_statistics())
         ignored = label == plan.encoding.ignore_label if plan.encoding.ignore_label is not None else np.zeros(label.shape, bool)
         lesions = (label > 0) & ~ignored
-        return PreparedHost(host, window, label, lesions, ignored, image, (latent - mean) / std)
+        return PreparedHost(host, window, label, lesions, ignored, image, classes)
 
     def _centre(self, host: Host, request: Request, choice: EditChoice) -> list[float]:
         """Host voxel around which a host larger than the grid is looked at: the old lesion, or where a new one is asked."""

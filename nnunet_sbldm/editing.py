@@ -26,7 +26,7 @@ from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import remove_specks
-from nnunet_sbldm.latents import decode_volume
+from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size
@@ -51,7 +51,7 @@ class DecodedEdit:
 
     Attributes:
         task: what was to be done.
-        latent: [Z, D, h, w] standardised.
+        latent: [Z, D, h, w] standardised; 0 beyond what the denoiser saw.
         decoded: [C, D, H, W] as decoded around the region, network scale; the host's image elsewhere.
         label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
         focus: [D, H, W] the label of the region alone, background elsewhere in the anatomy.
@@ -131,29 +131,50 @@ def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig
     """
     names = generator.plan.condition_scaling.names
     for task in tasks:
-        decoded_host, _, _ = _decoded(generator, task, task.prepared.latent)
-        make = partial(_edit_one, generator, task, sampler)
+        latent = _latent_of_host(generator, task, sampler.precision)
+        decoded_host, _, _ = _decoded(generator, task, latent, sampler.precision)
+        make = partial(_edit_one, generator, task, sampler, latent)
         asked, told = as_vector(names, task.asked), task.condition
         ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
         image = _blended(drawn, decoded_host)
         yield EditedDraw(**vars(drawn), image=image, decoded_host=decoded_host, num_draws=num_draws)
 
 
+def _part(generator: Generator, task: EditTask) -> Part:
+    """The latents that the denoiser sees: those to be made, and some around them."""
+    return generator.denoiser.part_around(task.free, CONTEXT_LATENTS)
+
+
+def _latent_of_host(generator: Generator, task: EditTask, precision: str) -> Tensor:
+    """[Z, D, h, w] standardised latents of the host in the part that the denoiser sees, 0 elsewhere."""
+    grid, part, prepared = generator.plan.grid, _part(generator, task), task.prepared
+    mean, std = (v[0] for v in generator.latent_statistics())
+    image, classes = torch.from_numpy(prepared.image), torch.from_numpy(prepared.classes.astype(np.int64))
+    encoded = encode_volume(generator.autoencoder, image, classes, part, precision)
+    latent = encoded.new_zeros(len(encoded), *grid.latent_shape)
+    latent[(slice(None), *part)] = (encoded - mean) / std
+    return latent
+
+
 def _edit_one(
-    generator: Generator, task: EditTask, sampler: SamplerConfig, _: Sequence[int], told: Sequence[np.ndarray]
+    generator: Generator,
+    task: EditTask,
+    sampler: SamplerConfig,
+    latent_of_host: Tensor,
+    _: Sequence[int],
+    told: Sequence[np.ndarray],
 ) -> list[DecodedEdit]:
     """An edit, with what the denoiser is told of it; latents far from the region take no part."""
-    plan, device, latent = generator.plan, generator.device, task.prepared.latent.clone()
-    part = generator.denoiser.part_around(task.free, CONTEXT_LATENTS)
+    plan, device, latent, part = generator.plan, generator.device, latent_of_host.clone(), _part(generator, task)
     place = (slice(None), *part)
     free = torch.from_numpy(task.free[part])[None, None]
-    known = Known(latent[place][None].to(device), free.to(device).float())
+    known = Known(latent[place][None], free.to(device).float())
     condition = torch.from_numpy(plan.condition_scaling.scaled(np.stack(told))).float().to(device)
     denoise = partial(generator.denoiser, part=part)
     (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
     latent[place] = made.to(latent)
     task = replace(task, condition=told[0])
-    decoded, logits, voxels = _decoded(generator, task, latent)
+    decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
     rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
     decoded_label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
@@ -164,13 +185,13 @@ def _edit_one(
     return [DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)]
 
 
-def _decoded(generator: Generator, task: EditTask, latent: Tensor) -> tuple[FloatArray, Tensor, Part]:
+def _decoded(generator: Generator, task: EditTask, latent: Tensor, precision: str) -> tuple[FloatArray, Tensor, Part]:
     """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label logits of the voxels decoded."""
     image, f = task.prepared.image.copy(), generator.plan.grid.downsampling
     mean, std = (v[0] for v in generator.latent_statistics())
     d, h, w = bounding_box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
     voxels = (d, slice(f * h.start, f * h.stop), slice(f * w.start, f * w.stop))
-    decoded, logits = decode_volume(generator.autoencoder, latent.to(mean) * std + mean, (d, h, w))
+    decoded, logits = decode_volume(generator.autoencoder, latent * std + mean, (d, h, w), precision)
     image[(slice(None), *voxels)] = decoded.cpu().numpy()
     return image, logits, voxels
 

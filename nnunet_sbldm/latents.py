@@ -14,11 +14,13 @@ from torch import Tensor
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.denoiser import Part
+from nnunet_sbldm.diffusion import arithmetic
 from nnunet_sbldm.grid import BACKGROUND, IGNORED
 from nnunet_sbldm.slices import TrainingArrays, slice_positions
 from nnunet_sbldm.types import FloatArray
 
 EVERYTHING: Part = (slice(None), slice(None), slice(None))
+ENCODED_MARGIN = 2
 PIXELS_PER_PASS = 2**18
 """Pixels of slices that go through the autoencoder together: bounds its memory, which would exceed the denoiser's."""
 MIN_STD = 1e-4
@@ -35,28 +37,44 @@ def slices_per_pass(in_plane: Sequence[int]) -> int:
 
 
 @torch.inference_mode()
-def encode_volume(autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor) -> Tensor:
-    """Posterior means of all slices.
+def encode_volume(
+    autoencoder: SliceAutoencoder, image: Tensor, classes: Tensor, part: Part = EVERYTHING, precision: str = "fp32"
+) -> Tensor:
+    """Posterior means of slices.
 
     Args:
         autoencoder: first stage.
         image: [C, D, H, W] in network scale.
         classes: [D, H, W] int64.
+        part: which latents (D, h, w) to make; within slices, pixels of ``ENCODED_MARGIN`` latents around them are seen.
+        precision: one of ``PRECISIONS``.
 
     Returns:
-        [Z, D, h, w].
+        [Z, D, h, w] of that part.
     """
-    device = next(autoencoder.parameters()).device
-    position = torch.from_numpy(slice_positions(image.shape[1])).to(device)
-    slices, one_hot = image.movedim(1, 0).to(device), one_hot_of(classes.to(device), autoencoder.num_classes)
-    size = slices_per_pass(image.shape[2:])
+    device, f = next(autoencoder.parameters()).device, autoencoder.downsampling
+    seen, kept = zip(*(_with_margin(s, n // f) for s, n in zip(part[1:], image.shape[2:], strict=True)), strict=True)
+    pixels = (part[0], *(slice(f * s.start, f * s.stop) for s in seen))
+    position = torch.from_numpy(slice_positions(image.shape[1])).to(device)[part[0]]
+    slices = image[(slice(None), *pixels)].movedim(1, 0).to(device)
+    one_hot = one_hot_of(classes[pixels].to(device), autoencoder.num_classes)
+    size = slices_per_pass(slices.shape[2:])
     passes = zip(slices.split(size), one_hot.split(size), position.split(size), strict=True)
-    return torch.cat([autoencoder.encode(*p).mean for p in passes]).movedim(0, 1)
+    with arithmetic(device, precision):
+        means = [autoencoder.encode(*p).mean.float() for p in passes]
+    return torch.cat(means)[(..., *kept)].movedim(0, 1)
+
+
+def _with_margin(part: slice, num_latents: int) -> tuple[slice, slice]:
+    """A part of an axis with ``ENCODED_MARGIN`` on either side, and where the part lies in that."""
+    first, last, _ = part.indices(num_latents)
+    start, stop = max(first - ENCODED_MARGIN, 0), min(last + ENCODED_MARGIN, num_latents)
+    return slice(start, stop), slice(first - start, last - start)
 
 
 @torch.inference_mode()
 def decode_volume(
-    autoencoder: SliceAutoencoder, latent: Tensor, part: Part = EVERYTHING
+    autoencoder: SliceAutoencoder, latent: Tensor, part: Part = EVERYTHING, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor]:
     """Decode a latent volume slice by slice.
 
@@ -64,6 +82,7 @@ def decode_volume(
         autoencoder: first stage.
         latent: [Z, D, h, w], not standardised.
         part: which latents (D, h, w) to decode; within slices, what lies at its faces is decoded without its surroundings.
+        precision: one of ``PRECISIONS``.
 
     Returns:
         image [C, D, H, W] in network scale, label logits [K, D, H, W], of that part.
@@ -72,7 +91,8 @@ def decode_volume(
     slices = latent[(slice(None), *part)].movedim(1, 0)
     size = slices_per_pass([n * autoencoder.downsampling for n in slices.shape[2:]])
     passes = zip(slices.split(size), position.split(size), strict=True)
-    images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
+    with arithmetic(latent.device, precision):
+        images, logits = zip(*(autoencoder.decode(*p) for p in passes), strict=True)
     return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
 
 

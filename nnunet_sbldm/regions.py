@@ -101,9 +101,11 @@ def room_for_lesions(label: LabelArray, spacing_mm: Sequence[float], min_depth_m
 
 def dilated(mask: np.ndarray, reach: float, sampling: Sequence[float]) -> np.ndarray:
     """All voxels within ``reach`` of a mask, in the unit of ``sampling``, the size of a voxel along every axis."""
-    if not mask.any():
-        return mask
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=sampling) <= reach)
+    out = np.zeros_like(mask)
+    if mask.any():
+        box = bounding_box(mask, [math.ceil(reach / s) for s in sampling])
+        out[box] = ndimage.distance_transform_edt(~mask[box], sampling=sampling) <= reach
+    return out
 
 
 def fading_widths(spacing_mm: Sequence[float]) -> tuple[float, ...]:
@@ -149,10 +151,13 @@ def region_around(core: np.ndarray, label: LabelArray, spacing_mm: Sequence[floa
     outside = label == OUTSIDE
     reached = dilated(core, 1 + max(widths), widths) & ~dilated(kept, max(spacing_mm), spacing_mm)
     changes = reached & ~outside
-    if (changes | outside).all():
-        return Region(changes.astype(np.float32))
-    x = np.minimum(ndimage.distance_transform_edt(changes | outside, sampling=widths), 1)
-    return Region(np.where(changes, x * x * (3 - 2 * x), 0).astype(np.float32))
+    weight = changes.astype(np.float32)
+    box = bounding_box(changes, [math.ceil(1 / s) for s in widths])
+    stays = ~(changes | outside)[box]
+    if stays.any():
+        x = np.minimum(ndimage.distance_transform_edt(~stays, sampling=widths), 1)
+        weight[box] *= x * x * (3 - 2 * x)
+    return Region(weight)
 
 
 def ellipsoids(

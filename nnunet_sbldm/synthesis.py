@@ -159,7 +159,7 @@ def _draw_some(
     """Those draws of a batch, with what the denoiser is told of each."""
     latents = sample_latents(generator, [requests[i] for i in chosen], told, sampler)
     for i, condition, latent in zip(chosen, told, latents, strict=True):
-        yield _decode(generator, requests[i], conditions[i], condition, latent)
+        yield _decode(generator, requests[i], conditions[i], condition, latent, sampler.precision)
 
 
 def draw_again(generator: Generator, request: Request, sampler: SamplerConfig, told: Mapping[str, float]) -> Draw:
@@ -198,10 +198,12 @@ def sample_latents(
     return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
 
 
-def _decode(generator: Generator, request: Request, condition: np.ndarray, told: np.ndarray, latent: Tensor) -> Draw:
+def _decode(
+    generator: Generator, request: Request, condition: np.ndarray, told: np.ndarray, latent: Tensor, precision: str
+) -> Draw:
     plan = generator.plan
     mean, std = (v[0] for v in generator.latent_statistics())
-    image, decoded = decode_volume(generator.autoencoder, latent * std + mean)
+    image, decoded = decode_volume(generator.autoencoder, latent * std + mean, precision=precision)
     logits = decoded.float().cpu().numpy()
     anatomy = anatomy_of(logits.argmax(0), plan.grid)
     classes = plan.outlines.draw(logits, np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))

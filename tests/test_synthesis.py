@@ -9,7 +9,7 @@ import pytest
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.label_maps import remove_specks
-from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, synthesise
+from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, draw, synthesise
 from nnunet_sbldm.types import UserError
 
 SAMPLER = SamplerConfig(num_steps=4)
@@ -34,6 +34,16 @@ def test_a_short_batch_gives_the_same_case_bit_for_bit_and_another_batch_size_ne
     spread = np.ptp(single[3].image)
     assert single[3].image.shape == full[3].image.shape
     assert np.abs(single[3].image - full[3].image).mean() < 1e-3 * spread
+
+
+def test_bf16_is_close_to_fp32_and_does_not_round_images_to_few_grey_values(generator):
+    request, plan, once = Request("s", 3, {}), generator.plan, replace(SAMPLER, max_corrections=0)
+    still = replace(generator, plan=replace(plan, texture=replace(plan.texture, std=np.zeros_like(plan.texture.std).tolist())))
+    (exact,), (rounded,) = (list(draw(still, [request], replace(once, precision=p))) for p in ("fp32", "bf16"))
+    inside = exact.anatomy & rounded.anatomy
+    error = np.abs(exact.image - rounded.image)[:, inside]
+    assert 0 < error.mean() < 0.05 * exact.image[:, inside].std()
+    assert len(np.unique(rounded.image[0, inside])) > 0.5 * inside.sum()
 
 
 def test_cases_have_every_channel_real_labels_and_exact_zeros_outside_the_head(generator):
