@@ -26,6 +26,7 @@ from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
+from nnunet_sbldm.features import halo
 from nnunet_sbldm.files import write_atomically, write_json
 from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.nnunet import NnunetDataset
@@ -46,6 +47,8 @@ NUMBERS = {
     "seam_in_range": "share whose seam scores all lie within the central 95 % of real borders",
     "host_seam_in_range": "the same of the unedited hosts at the same places",
     "seam_excess": "seam score of the edit minus that of the unedited host at the same place: median of the largest channel's",
+    "lesion_halo": "share of the lesion's contrast that is left just outside its mask: median of the largest channel's",
+    "host_lesion_halo": "the same of the lesions of the unedited hosts",
     "texture_in_range": "share whose lesion texture lies within the range of real lesions",
     "unchanged_outside": "share whose raw voxels outside the region are the host's, bit for bit",
 }
@@ -112,6 +115,7 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
     seconds = time.monotonic() - start
     before, after = seams_of(cases, drawn)
     asked, obtained = record.condition_asked, record.condition_obtained
+    prepared, spacing_mm = drawn.task.prepared, cases.generator.plan.grid.spacing_mm
     return {
         "case_id": request.case_id,
         "kind": drawn.task.choice.kind,
@@ -125,6 +129,8 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "seam_in_range": _within(cases, after, "/seam", CENTRAL_PERCENTILES),
         "host_seam_in_range": _within(cases, before, "/seam", CENTRAL_PERCENTILES),
         "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
+        "lesion_halo": largest_halo(drawn.image, drawn.focus, spacing_mm),
+        "host_lesion_halo": largest_halo(prepared.image, prepared.label, spacing_mm),
         "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
         "unchanged_outside": unchanged_outside(drawn, cases.generator),
         "scores": verdict["scores"],
@@ -152,6 +158,12 @@ def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], d
     scaled = cases.generator.plan.intensity.normalised
     before, after = (seam_scores(scaled(i), drawn.task.region.weight, tissue) for i in (host.image, drawn.image))
     return before, after
+
+
+def largest_halo(image: np.ndarray, label: np.ndarray, spacing_mm: Sequence[float]) -> float | None:
+    """The largest of the channels' :func:`nnunet_sbldm.features.halo`; None where no channel has one."""
+    found = halo(image, label > 0, label != OUTSIDE, spacing_mm)
+    return float(np.nanmax(found)) if np.isfinite(found).any() else None
 
 
 def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -> float | None:

@@ -25,7 +25,8 @@ SECTIONS = {
         "title": "Does the image show what the mask says?",
         "columns": ("synthetic", "held-out cases"),
         "note": "contrast: median inside the mask minus median in the shell around it, over the standard deviation in the "
-        "anatomy. edge: gradient at the mask's surface over that in the anatomy.",
+        "anatomy. edge: gradient at the mask's surface over that in the anatomy. halo: share of the contrast that is left 1.5 "
+        "to 3 voxels outside the mask, in channels in which it stands out.",
     },
     "coherence": {
         "title": "Coherence of neighbouring slices",

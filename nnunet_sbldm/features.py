@@ -10,10 +10,15 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from nnunet_sbldm.conditions import ANATOMY, AXES, Target, feature_names, measure
+from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_VOXELS = 3
 """Thickness of the shell around a mask, in voxels of the plan's median spacing."""
+RIM_VOXELS, FAR_VOXELS = (1.5, 3.0), (4.0, 8.0)
+"""Distances from a mask, in voxels of the smallest spacing, between which :func:`halo` compares brightness."""
+MIN_HALO_CONTRAST = 0.5
+"""Standard deviations in the anatomy by which a mask must stand out before its halo means anything."""
 LAGS = (1, 2)
 LATENT_CELLS = 2
 MASK_INTENSITY = ("p10", "median", "p90", "shell_median", "contrast", "edge")
@@ -102,6 +107,36 @@ def mask_intensities(channel: FloatArray, mask: np.ndarray, inside: np.ndarray, 
     edge = magnitude[surface].mean() / max(float(magnitude[_core(inside)].mean()), 1e-6)
     contrast = (middle - around) / max(float(channel[inside].std()), 1e-6)
     return [float(low), float(middle), float(high), around, float(contrast), float(edge)]
+
+
+def halo(image: FloatArray, mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """How much of the contrast inside a mask is left just outside it, [C].
+
+    The median at a distance of ``RIM_VOXELS`` from the mask over that in the mask, both above the median at
+    ``FAR_VOXELS``. 0 where image and mask end together, towards 1 where the image shows more than the mask says.
+
+    Args:
+        image: [C, D, H, W].
+        mask: [D, H, W] bool.
+        inside: [D, H, W] bool, the anatomy.
+        spacing_mm: voxel size along (D, H, W).
+
+    Returns:
+        NaN where the mask, its rim or its surroundings are empty, and in channels in which it hardly stands out.
+    """
+    unknown = np.full(len(image), np.nan)
+    if not mask.any():
+        return unknown
+    sampling = np.divide(spacing_mm, min(spacing_mm))
+    box = bounding_box(mask, np.ceil(FAR_VOXELS[1] / sampling).astype(int).tolist())
+    away = np.where(inside[box], ndimage.distance_transform_edt(~mask[box], sampling=sampling), np.inf)
+    rim, far = (((away > low) & (away <= high)) for low, high in (RIM_VOXELS, FAR_VOXELS))
+    if not rim.any() or not far.any():
+        return unknown
+    cut = image[(slice(None), *box)]
+    own, around, base = (np.median(cut[:, region], axis=1).astype(np.float64) for region in (mask[box], rim, far))
+    stands_out = np.abs(own - base) >= MIN_HALO_CONTRAST * np.maximum(image[:, inside].std(axis=1), 1e-6)
+    return np.where(stands_out, (around - base) / np.where(stands_out, own - base, 1), np.nan)
 
 
 def _core(inside: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ surroundings, gradients across borders where nothing was edited, and the lesions
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_sbldm.conditions import Target
+from nnunet_sbldm.features import halo
 from nnunet_sbldm.gate import MARGIN_CASES, MIN_MARGIN_SHARE, mask_and_shell, measure_appearance
 from nnunet_sbldm.regions import depth_mm, dilated, fading_widths, region_around, room_for_lesions
 from nnunet_sbldm.seams import seam_scores, texture_scores
@@ -117,9 +119,10 @@ def _cropped(mask: np.ndarray) -> np.ndarray:
 
 
 def lesion_scores(image: FloatArray, label: LabelArray, spacing_mm: Sequence[float]) -> dict[str, float]:
-    """Fine texture of a lesion over that of the tissue around it; ``channel_C/lesion_fine`` and so on."""
+    """Texture of a lesion over that of the tissue around it, ``channel_C/lesion_fine`` and so on; ``channel_C/lesion_halo``."""
     lesion, shell = mask_and_shell(label > 0, label != OUTSIDE, spacing_mm)
-    return texture_scores(image, lesion, shell, "lesion")
+    halos = enumerate(halo(image, lesion, label != OUTSIDE, spacing_mm).tolist())
+    return texture_scores(image, lesion, shell, "lesion") | {f"channel_{c}/lesion_halo": v for c, v in halos if math.isfinite(v)}
 
 
 def border_scores(

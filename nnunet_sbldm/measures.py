@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.conditions import Target, measure, roughness_of_targets
-from nnunet_sbldm.features import case_features, pooled_latents
+from nnunet_sbldm.features import case_features, halo, pooled_latents
 from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.memorisation import KINDS, descriptors, left_right_axis
@@ -78,6 +78,7 @@ class Measures:
         contact: [N, pairs] see :func:`contacts`.
         specks: [N] components smaller than the smallest of their label in the training cases.
         features: [N, P] shape, intensity and texture.
+        halo: [N, targets * channels] see :func:`nnunet_sbldm.features.halo`.
         latents: [N, Q] pooled standardised latents.
         coherence: [N, 4].
         reconstruction: [N, labels + 2] Dice per label, PSNR, SSIM.
@@ -95,6 +96,7 @@ class Measures:
     contact: np.ndarray
     specks: np.ndarray
     features: np.ndarray
+    halo: np.ndarray
     latents: np.ndarray
     coherence: np.ndarray
     reconstruction: np.ndarray
@@ -138,6 +140,7 @@ def _measure_case(generator: Generator, cases: CaseSet, index: int) -> dict[str,
         "contact": contacts(label, plan.targets),
         "specks": np.array(count_specks(label, plan.min_component_voxels)),
         "features": np.array(list(features.values())),
+        "halo": np.concatenate([halo(image, np.isin(label, t.label_values), inside, spacing_mm) for t in plan.targets]),
         "latents": pooled_latents(latent),
         "coherence": coherence(image, label, inside),
         "reconstruction": np.array([*again.dice, again.psnr_db, again.ssim]),
@@ -164,6 +167,11 @@ def feature_columns(generator: Generator, cases: CaseSet) -> list[str]:
     """Names of the columns of :attr:`Measures.features`."""
     plan = generator.plan
     return list(case_features(cases.image(0), cases.label(0), plan.targets, plan.grid.spacing_mm, plan.channel_names))
+
+
+def halo_columns(plan: GeneratorPlan) -> list[str]:
+    """Names of the columns of :attr:`Measures.halo`."""
+    return [f"{target.name}/{channel}/halo" for target in plan.targets for channel in plan.channel_names]
 
 
 def contact_columns(targets: Sequence[Target]) -> list[str]:

@@ -22,7 +22,7 @@ from nnunet_sbldm.conditions import feature_names
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.evaluated_cases import RealCases, make_cases
 from nnunet_sbldm.files import temporary_folder
-from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, measure_cases
+from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
 from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality import (
@@ -117,7 +117,7 @@ def compare(
     sections = {
         "condition": condition_results(asked, sets, targets, before_gate if first else None),
         "masks": mask_results(sets, rng, targets),
-        "agreement": agreement_results(sets, columns, rng, targets),
+        "agreement": agreement_results(sets, columns, halo_columns(plan), rng, targets),
         "coherence": coherence_results(sets, targets),
         "features": distribution_results(measured.features, held_out.features, training.features, rng),
         "latents": distribution_results(measured.latents, held_out.latents, training.latents, rng),

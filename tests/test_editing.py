@@ -441,7 +441,8 @@ def test_sbldm_evaluate_measures_edits(generator, tmp_path):
     result = read_json(out / "edit_evaluation.json")
     assert result["all"]["num"] == 3
     assert result["all"]["unchanged_outside"] == 1.0
-    assert "channel_0/seam" in result["real_tissue"]
+    assert {"channel_0/seam", "channel_0/lesion_halo"} <= set(result["real_tissue"])
+    assert abs(result["all"]["host_lesion_halo"]) < 0.3  # the phantom's lesions end where their masks do
     assert "data:image/png;base64," in (out / "edit_evaluation.html").read_text()
 
 

@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 from nnunet_sbldm.adherence import condition_errors
 from nnunet_sbldm.conditions import FEATURES, Target
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
-from nnunet_sbldm.features import autocorrelation, case_features, mask_intensities, standardised
+from nnunet_sbldm.features import autocorrelation, case_features, halo, mask_intensities, standardised
 from nnunet_sbldm.measures import contacts, count_specks
 from nnunet_sbldm.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
 from nnunet_sbldm.quality import _wasserstein_result, distribution_results, random_pairs
@@ -225,6 +225,21 @@ def test_contrast_and_edge_are_those_of_the_image_at_its_own_mask(rng):
     assert fitting[4] == pytest.approx(2 / image.std(), rel=0.05)
     assert abs(elsewhere[4]) < 0.1 * fitting[4]
     assert fitting[5] > 3 * elsewhere[5]
+
+
+def test_a_halo_is_what_the_image_shows_beyond_the_mask():
+    mask = np.zeros((9, 40, 40), bool)
+    mask[3:6, 15:25, 15:25] = True
+    inside = np.ones_like(mask)
+    inside[:, :8] = False
+    around = ndimage.binary_dilation(mask, np.ones((1, 3, 3)), 3) & ~mask
+    sharp, faint = np.where(mask, 5.0, 1.0).astype(np.float32), np.where(mask, 1.1, 1.0).astype(np.float32)
+    glowing, dark = np.where(around, 2.0, sharp), np.where(around, 0.0, sharp)
+    hardly_seen = np.where(np.indices(mask.shape)[1] > 35, 9, faint)
+    found = halo(np.stack([sharp, glowing, dark, -glowing, hardly_seen]), mask, inside, (6, 1, 1))
+    np.testing.assert_allclose(found, [0, 0.25, -0.25, 0.25, np.nan], atol=1e-6)
+    assert np.isnan(halo(sharp[None], np.zeros_like(mask), inside, (6, 1, 1))).all()
+    assert np.isnan(halo(sharp[None], mask, mask, (6, 1, 1))).all()
 
 
 def test_missing_values_take_the_real_mean_and_constant_features_are_dropped():
