@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.config import training_options
+from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.study import Arm, Study
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
@@ -239,19 +240,23 @@ def predictions_folder(run: ArmRun) -> str:
 def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
     """Settings of an arm's configuration in nnU-Net's plans; how they train is the same for all, without validation."""
     training = study.training
-    settings: dict[str, Any] = {
-        "ratio": arm.ratio, "num_epochs": training.num_epochs, "num_iterations_per_epoch": training.num_iterations_per_epoch,
-        "num_val_iterations_per_epoch": training.num_val_iterations_per_epoch, "final_validation": False,
-    }
-    if training.cpu_precision != "fp32":
-        settings["cpu_precision"] = training.cpu_precision
-    if arm.schedule != "constant":
-        settings["schedule"] = arm.schedule
+    on_the_fly: dict[str, Any] = {}
     if arm.kind == "on_the_fly":
-        settings |= {"model": arm.preset or study.generator.preset}
-        settings |= {"sbldm_device": study.run.generator_device} if study.run.generator_device else {}
-        settings |= {"wait_s": arm.wait_s} if arm.wait_s else {}
-    return settings
+        on_the_fly = {
+            "model": arm.preset or study.generator.preset,
+            "sbldm_device": study.run.generator_device or None,
+            "wait_s": arm.wait_s or None,
+        }
+    return MixingSettings(
+        ratio=arm.ratio,
+        num_epochs=training.num_epochs,
+        num_iterations_per_epoch=training.num_iterations_per_epoch,
+        num_val_iterations_per_epoch=training.num_val_iterations_per_epoch,
+        schedule=arm.schedule,
+        cpu_precision=training.cpu_precision,
+        final_validation=False,
+        **on_the_fly,
+    ).to_block()
 
 
 def base_settings(study: Study) -> dict[str, Any]:
