@@ -13,6 +13,7 @@ from typing import NoReturn
 from nnunet_sbldm import __version__
 from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig, known_preset
 from nnunet_sbldm.known_models import is_shared
+from nnunet_sbldm.threads import wait_passively
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 DEFAULT_PLANS = "nnUNetPlans"
@@ -42,6 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command and turn its errors into one sentence and an exit code."""
+    wait_passively()
     try:
         main()
     except UserError as e:

@@ -110,8 +110,7 @@ def _prepare(output: Path) -> dict[str, str]:
             folder.mkdir(exist_ok=True)
     except OSError as e:
         raise UserError(f"{output} cannot be written ({e.strerror}); give a folder of your own with -o.") from e
-    return {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1",
-            "OMP_WAIT_POLICY": "PASSIVE"}
+    return {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1"}
 
 
 def _write_report(output: Path, results: list[StepResult]) -> Path:

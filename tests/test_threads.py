@@ -3,6 +3,7 @@ import os
 import pytest
 
 from nnunet_sbldm import threads
+from nnunet_sbldm.cli_options import run
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", 4), ("2", 2), ("9", 4), ("0", 4), ("4,2", 4), ("many", 4)])
@@ -20,3 +21,13 @@ def test_a_process_bound_to_one_core_uses_one():
         assert threads.usable_cores() == threads.usable_threads() == 1
     finally:
         os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_of_commands_sleep_unless_the_user_says_otherwise(monkeypatch, said, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", said or "")
+    if said is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    seen = []
+    run(lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
+    assert seen == [expected]
