@@ -101,7 +101,7 @@ class SliceAutoencoder(nn.Module):
         for conv, block in zip(self.after_upsampling, self.decode_blocks, strict=True):
             h = block(conv(F.interpolate(h, scale_factor=2.0, mode="nearest")), embedding)
         h = F.silu(self.norm_out(h)).float()
-        with torch.autocast(h.device.type, enabled=False):  # bf16 would leave 256 grey values between 1 and 2
+        with torch.autocast(h.device.type, enabled=False):  # bf16 has 128 grey values between 1 and 2
             return self.image_head(h), self.label_head(h)
 
     def forward(
