@@ -54,10 +54,13 @@ NEGLIGIBLE = {
     "sphericity": 0.05,
     "std": math.log(1.25),
     "contrast": 0.1,
-    **dict.fromkeys(INTENSITIES, 0.1),
+    "mean": 0.1,
+    "percentile_1": 0.2,
+    "percentile_99": 0.2,
 }
 """No margin and no tolerance is smaller: a factor (as its logarithm) for sizes, a share of the anatomy for centroids, a
-share of the anatomy's standard deviation for intensities. It is what voxels and noise alone may do to a feature."""
+share of the anatomy's standard deviation for intensities. It is what voxels and noise alone may do to a feature, most to the
+extremes of brightness."""
 
 
 @dataclass(frozen=True)
