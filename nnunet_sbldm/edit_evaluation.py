@@ -115,7 +115,6 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
     seconds = time.monotonic() - start
     before, after = seams_of(cases, drawn)
     asked, obtained = record.condition_asked, record.condition_obtained
-    prepared, spacing_mm = drawn.task.prepared, cases.generator.plan.grid.spacing_mm
     return {
         "case_id": request.case_id,
         "kind": drawn.task.choice.kind,
@@ -129,8 +128,8 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "seam_in_range": _within(cases, after, "/seam", CENTRAL_PERCENTILES),
         "host_seam_in_range": _within(cases, before, "/seam", CENTRAL_PERCENTILES),
         "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
-        "lesion_halo": largest_halo(drawn.image, drawn.focus, spacing_mm),
-        "host_lesion_halo": largest_halo(prepared.image, prepared.label, spacing_mm),
+        "lesion_halo": max((v for n, v in verdict["scores"].items() if n.endswith("/lesion_halo")), default=None),
+        "host_lesion_halo": halo_of_host(drawn, cases.generator),
         "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
         "unchanged_outside": unchanged_outside(drawn, cases.generator),
         "scores": verdict["scores"],
@@ -160,9 +159,10 @@ def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], d
     return before, after
 
 
-def largest_halo(image: np.ndarray, label: np.ndarray, spacing_mm: Sequence[float]) -> float | None:
-    """The largest of the channels' :func:`nnunet_sbldm.features.halo`; None where no channel has one."""
-    found = halo(image, label > 0, label != OUTSIDE, spacing_mm)
+def halo_of_host(drawn: EditedDraw, generator: Generator) -> float | None:
+    """The largest of the channels' :func:`nnunet_sbldm.features.halo` of the host's lesions; None where none has one."""
+    host = drawn.task.prepared
+    found = halo(host.image, host.lesions, host.label != OUTSIDE, generator.plan.grid.spacing_mm)
     return float(np.nanmax(found)) if np.isfinite(found).any() else None
 
 

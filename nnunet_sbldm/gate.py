@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_sbldm.conditions import ANATOMY, LOG_FEATURES, ConditionScaling, Target
+from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_MM = 4.0
@@ -143,10 +144,7 @@ def mask_and_shell(mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[fl
     if not mask.any():
         return mask, shell
     reach_mm = max(SHELL_MM, *spacing_mm)
-    room = [math.ceil(reach_mm / s) for s in spacing_mm]
-    voxels = np.argwhere(mask)
-    low, high = np.maximum(voxels.min(axis=0) - room, 0), voxels.max(axis=0) + 1 + room
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    box = bounding_box(mask, [math.ceil(reach_mm / s) for s in spacing_mm])
     away_mm = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
     shell[box] = (away_mm > 0) & (away_mm <= reach_mm + TINY) & inside[box]
     return mask, shell

@@ -196,13 +196,13 @@ def coherence_results(sets: Sets, targets: QualityTargets) -> list[Result]:
 
 
 def agreement_results(
-    sets: Sets, columns: Sequence[str], halo_names: Sequence[str], rng: np.random.Generator, targets: QualityTargets
+    sets: Sets, columns: Sequence[str], rng: np.random.Generator, targets: QualityTargets
 ) -> list[Result]:
     """Contrast, edge and halo of the image at the mask: means, and the Wasserstein-1 distance with its floor as details."""
-    results, names = [], (*columns, *halo_names)
+    results = []
     measured = (sets.synthetic, sets.held_out, sets.training)
     tables = [np.concatenate([m.features, m.halo], axis=1).T for m in measured]
-    for name, synthetic, held_out, training in zip(names, *tables, strict=True):
+    for name, synthetic, held_out, training in zip(columns, *tables, strict=True):
         if name.rsplit("/", 1)[1] not in ("contrast", "edge", "halo"):
             continue
         distance = _wasserstein_result(name, synthetic, held_out, training, rng, targets)

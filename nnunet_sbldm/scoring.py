@@ -112,12 +112,12 @@ def compare(
     asked = _table([r.condition_asked for r in records], names)
     first = [r for r in draws if r.attempt == 0]
     before_gate = _table([r.condition_asked for r in first], names), _table([r.condition_obtained for r in first], names)
-    columns = feature_columns(generator, reference.cases.held_out)
+    columns = [*feature_columns(generator, reference.cases.held_out), *halo_columns(plan)]
     memorised, nearest = memorisation_results(sets, rng, targets)
     sections = {
         "condition": condition_results(asked, sets, targets, before_gate if first else None),
         "masks": mask_results(sets, rng, targets),
-        "agreement": agreement_results(sets, columns, halo_columns(plan), rng, targets),
+        "agreement": agreement_results(sets, columns, rng, targets),
         "coherence": coherence_results(sets, targets),
         "features": distribution_results(measured.features, held_out.features, training.features, rng),
         "latents": distribution_results(measured.latents, held_out.latents, training.latents, rng),
