@@ -39,20 +39,27 @@ class ArmKind:
 
 
 _MIXING = ("name", "ratio", "schedule")
+_POOL = ("preset", "size_range")
 ARM_KINDS = {
     REFERENCE: ArmKind("real cases alone"),
     "real_only_no_augmentation": ArmKind("real cases alone, no augmentation", "nnUNetTrainerSBLDMNoDA"),
     "copy_paste": ArmKind("copy-paste", "nnUNetTrainerSBLDMCopyPaste", _MIXING, ratio=0.25),
-    "sbldm": ArmKind("SBLDM, whole volumes", options=(*_MIXING, "preset"), pool="generate", ratio=0.25),
-    "sbldm_edit": ArmKind("SBLDM, edited real cases", options=(*_MIXING, "preset", "edit_kinds"), pool="edit", ratio=0.25),
+    "sbldm": ArmKind("SBLDM, whole volumes", options=(*_MIXING, *_POOL), pool="generate", ratio=0.25),
+    "sbldm_edit": ArmKind("SBLDM, edited real cases", options=(*_MIXING, *_POOL, "edit_kinds"), pool="edit", ratio=0.25),
     "sbldm_both": ArmKind(
-        "SBLDM, whole volumes and edits", options=(*_MIXING, "preset", "edit_kinds"), pool="both", ratio=0.25
+        "SBLDM, whole volumes and edits", options=(*_MIXING, *_POOL, "edit_kinds"), pool="both", ratio=0.25
     ),
     "on_the_fly": ArmKind("SBLDM, made on the fly", "nnUNetTrainerSBLDMOnTheFly", (*_MIXING, "preset", "wait_s"), ratio=0.25),
-    "pretrain": ArmKind("SBLDM first, then real", options=("name", "ratio", "preset"), pool="generate", ratio=0.5),
-    "synthetic_only": ArmKind("synthetic cases alone", options=("name", "preset"), pool="generate", ratio=1.0),
+    "pretrain": ArmKind("SBLDM first, then real", options=("name", "ratio", *_POOL), pool="generate", ratio=0.5),
+    "synthetic_only": ArmKind("synthetic cases alone", options=("name", *_POOL), pool="generate", ratio=1.0),
     "oracle": ArmKind("more real cases", options=("name", "num_cases")),
 }
+
+
+def pool_words(size_range: tuple[float, float] | None, edit_kinds: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What an arm asks of its synthetic cases, as words of its name and of the name of its dataset."""
+    sizes = (f"{size_range[0]:g}to{size_range[1]:g}ml".replace(".", "p"),) if size_range else ()
+    return (*sizes, *(edit_kinds or ()))
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Arm:
         ratio: share of synthetic cases among the drawn cases.
         schedule: how the share goes over the epochs.
         preset: of the generator; None is that of the study.
+        size_range: volumes of the first label that are asked for, ml; None: as the condition model draws them.
         edit_kinds: which edits are made; None are those of the study.
         num_cases: real training cases of the oracle.
         wait_s: seconds that ``on_the_fly`` waits, at most, for its first cases before the first epoch.
@@ -75,6 +83,7 @@ class Arm:
     ratio: float = 0.0
     schedule: str = "constant"
     preset: str | None = None
+    size_range: tuple[float, float] | None = None
     edit_kinds: tuple[str, ...] | None = None
     num_cases: int | None = None
     wait_s: float = 0.0

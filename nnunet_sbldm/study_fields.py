@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,15 @@ def _several(parse: Parser) -> Parser:
     return parse_all
 
 
+def _volume_range(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError
+    low, high = (_number(0.0, sys.float_info.max)(v) for v in value)
+    if not 0 < low <= high:
+        raise ValueError
+    return low, high
+
+
 def _numbers_list(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) != 3:
         raise ValueError
@@ -167,6 +177,7 @@ ARM_FIELDS: Fields = {
     "ratio": (_several(_number(0, 1)), "a number from 0 to 1, or a list of such"),
     "schedule": (_one_of(*SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
     "preset": _PRESET,
+    "size_range": (_volume_range, "a list of two volumes in ml, LOW and HIGH, with 0 < LOW <= HIGH"),
     "edit_kinds": _EDIT_KINDS,
     "num_cases": _COUNT,
     "wait_s": (_number(0, MAX_WAIT_S), f"a number of seconds from 0 to {MAX_WAIT_S}"),

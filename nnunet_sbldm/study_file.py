@@ -17,6 +17,7 @@ from nnunet_sbldm.study import (
     RunSettings,
     Study,
     TrainingSettings,
+    pool_words,
 )
 from nnunet_sbldm.study_fields import (
     ARM_FIELDS,
@@ -123,12 +124,12 @@ def _arm_options(kind: str, options: Any, where: str) -> dict[str, Any]:
 
 
 def _default_name(kind: str, ratio: float, given: Mapping[str, Any]) -> str:
-    """The kind, with the ratio in percent where it can be chosen, and with schedule, preset and edits where they are."""
+    """The kind, with the ratio in percent where it can be chosen, and with schedule, preset, volumes and edits where they are."""
     parts = [kind]
     if "ratio" in ARM_KINDS[kind].options:
         parts.append(f"{100 * ratio:.6g}".replace(".", "p"))
     chosen = [given[k] for k in ("schedule", "preset") if k in given and given[k] not in ("constant", kind)]
-    return "_".join([*parts, *chosen, *given.get("edit_kinds", ())])
+    return "_".join([*parts, *chosen, *pool_words(given.get("size_range"), given.get("edit_kinds"))])
 
 
 def _refuse_bad_arms(arms: list[Arm], where: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_sbldm.config import training_options
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS
-from nnunet_sbldm.study import Arm, Study
+from nnunet_sbldm.study import Arm, Study, pool_words
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
 
 STAGES = ("plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate", "surface")
@@ -131,8 +131,8 @@ class _Planner:
         return f"{self.subset}_{self.preset}_{self._made(pool)}" if pool else self.subset
 
     def _made(self, mode: str) -> str:
-        """What is made in a mode: its name, and the edits where the arm chooses them."""
-        return "_".join([mode, *(self.arm.edit_kinds or ())]) if mode != "generate" else mode
+        """What is made in a mode: its name, and the volumes and edits where the arm chooses them."""
+        return "_".join([mode, *pool_words(self.arm.size_range, self.arm.edit_kinds if mode != "generate" else None)])
 
     def _device(self) -> tuple[str, str]:
         return ("-device", self.study.run.device)
@@ -152,6 +152,7 @@ class _Planner:
         settings, target = self.study.generator, self.ids[f"{self.subset}_{self.preset}_{self._made(mode)}"]
         kinds = self.arm.edit_kinds or settings.edit_kinds
         options: list[str] = ["-mode", "edit", "-kind", *kinds] if mode == "edit" else []
+        options += ["-size_range", *(f"{ml:g}" for ml in self.arm.size_range)] if self.arm.size_range else []
         options += ["-steps", str(settings.steps)] if settings.steps else []
         options += ["-guidance", f"{settings.guidance:g}"] if settings.guidance is not None else []
         options += [] if settings.gate else ["--no_gate"]
@@ -163,7 +164,7 @@ class _Planner:
     def _join(self) -> StudyJob:
         made = [self._made(mode) for mode in ("generate", "edit")]
         sources = [str(self.ids[f"{self.subset}_{self.preset}_{name}"]) for name in made]
-        return StudyJob(f"{self.subset}.join.{'_'.join([self.preset, *(self.arm.edit_kinds or ())])}", "join", (
+        return StudyJob(f"{self.subset}.join.{self.preset}.{self._made('both')}", "join", (
             "python", "-m", "nnunet_sbldm.study_steps", "join", "-d", *sources, "-o", self.ids.name(self.data_key)),
             tuple(f"{self.subset}.expand.{self.preset}.{name}" for name in made), self.subset)
 

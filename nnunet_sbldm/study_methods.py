@@ -81,10 +81,11 @@ def _arms(study: Study) -> str:
         share = f", share of draws {arm.ratio:g}" if arm.ratio else ""
         schedule = f", schedule {arm.schedule}" if arm.schedule != "constant" else ""
         preset = f", preset {arm.preset}" if arm.preset else ""
+        sizes = f", {arm.size_range[0]:g} to {arm.size_range[1]:g} ml asked for" if arm.size_range else ""
         edits = f", edits {', '.join(arm.edit_kinds)}" if arm.edit_kinds else ""
         number = f", {arm.num_cases} cases" if arm.num_cases else ""
         wait = f", after waiting at most {arm.wait_s:g} s for its first cases" if arm.wait_s else ""
-        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{edits}{number}{wait})")
+        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{sizes}{edits}{number}{wait})")
     return "Arms: " + "; ".join(named) + "."
 
 

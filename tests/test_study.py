@@ -80,6 +80,9 @@ def raw(tmp_path, monkeypatch):
     ({"arms": ["real_only", {"on_the_fly": {"wait_s": -1}}]}, "wait_s must be a number of seconds from 0 to 600"),
     ({"arms": ["real_only", {"sbldm": {"edit_kinds": ["add"]}}]}, "the key 'edit_kinds' is unknown"),
     ({"arms": ["real_only", {"sbldm": {"wait_s": 10}}]}, "the key 'wait_s' is unknown"),
+    ({"arms": ["real_only", {"sbldm": {"size_range": [30]}}]}, "size_range must be a list of two volumes in ml"),
+    ({"arms": ["real_only", {"sbldm_edit": {"size_range": [60, 30]}}]}, "size_range must be a list of two volumes in ml"),
+    ({"arms": ["real_only", {"copy_paste": {"size_range": [30, 60]}}]}, "the key 'size_range' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
 ])
 def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, message):
@@ -304,6 +307,20 @@ def test_arms_may_choose_their_edits_and_share_the_generator(study_of):
     (joined,) = [j for j in jobs.values() if j.stage == "join"]
     assert set(joined.needs) == {"n2_f0_s0.expand.small.generate", "n2_f0_s0.expand.small.edit_replace_remove"}
     assert "share of draws 0.25, edits replace, remove)" in methods_paragraph(study, {}, 3)
+
+
+def test_arms_may_ask_for_volumes_and_share_the_generator(study_of):
+    large = {"size_range": [0.5, 150]}
+    study = study_of(arms=["real_only", "sbldm_edit", {"sbldm_edit": {**large, "edit_kinds": ["add"]}}, {"sbldm_both": large}])
+    assert [a.name for a in study.arms][2:] == ["sbldm_edit_25_0p5to150ml_add", "sbldm_both_25_0p5to150ml"]
+    jobs = {j.job_id: j for j in plan_study_jobs(study, DatasetIds({})) if j.job_id.startswith("n2_f0_s0")}
+    assert len([j for j in jobs.values() if j.stage == "generator"]) == 1
+    asked = {i.removeprefix("n2_f0_s0.expand.small."): j.command[j.command.index("-size_range") :][1:3]
+             for i, j in jobs.items() if j.stage == "expand" and "-size_range" in j.command}
+    assert asked == dict.fromkeys(("edit_0p5to150ml_add", "edit_0p5to150ml", "generate_0p5to150ml"), ("0.5", "150"))
+    assert "n2_f0_s0.expand.small.edit" in jobs
+    assert len({j.command[1] for j in jobs.values() if j.stage == "train"}) == 4
+    assert "share of draws 0.25, 0.5 to 150 ml asked for, edits add)" in methods_paragraph(study, {}, 3)
 
 
 def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
