@@ -17,7 +17,8 @@ from nnunet_sbldm.study_jobs import ArmRun, StudyJob, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
 from nnunet_sbldm.study_pictures import best_median_worst, difference_plot, learning_curves
 from nnunet_sbldm.study_results import (
-    METRICS,
+    OVERLAP,
+    SURFACE,
     CaseScore,
     case_scores,
     check_generators,
@@ -25,6 +26,7 @@ from nnunet_sbldm.study_results import (
     score_tables,
     sizes_ml,
     time_per_arm,
+    training_losses,
     unfinished,
 )
 from nnunet_sbldm.study_setup import SPLIT_FILE, STUDY_FILE
@@ -91,7 +93,8 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     write_json(results.output / "results.json", {
         **read_json(folder / STUDY_FILE), "test_cases": list(results.cases), "generators_checked": results.num_generators,
         "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
-        "time": time_per_arm(study, jobs, folder), "unfinished": unfinished(jobs, folder), "methods": methods})
+        "metrics": _further_metrics(results), "time": time_per_arm(study, jobs, folder),
+        "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
     _write_text(report, _html(results, methods))
     return report
@@ -143,7 +146,7 @@ def _html(results: _Results, methods: str) -> str:
     curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
     learning_curves(rows, curves)
     has_differences = difference_plot(rows, differences)
-    names, details = _details(results)
+    metrics = _further_metrics(results)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
         dataset=study.dataset, num_cases=", ".join(map(str, numbers)), num_test=len(results.cases),
         num_generators=results.num_generators, num_runs=len(results.runs), num_planned=len(runs_of(study)),
@@ -155,7 +158,8 @@ def _html(results: _Results, methods: str) -> str:
         size_rows=[[r["arm"], r["num_cases"], *map(points_text, r["thirds"])] for r in rows if r["thirds"]],
         baseline=baseline_name(rows),
         baseline_rows=[[r["arm"], str(r["num_cases"]), *baseline_cells(r["baseline"])] for r in rows if r["baseline"]],
-        thirds=_third_sizes(results), detail_names=names, detail_rows=details, surface=study.evaluation.surface_distances,
+        thirds=_third_sizes(results), metrics=list(metrics[0]["scores"]), metric_rows=[_metric_row(r) for r in metrics],
+        surface=study.evaluation.surface_distances,
         pictures=_pictures(results), time_rows=_time_rows(results), methods=methods,
     )
 
@@ -193,16 +197,23 @@ def _third_sizes(results: _Results) -> str:
     return "; ".join(f"{sizes[t].min():.2f} to {sizes[t].max():.2f} ml" if len(t) else NOT_MEASURED for t in terciles(sizes))
 
 
-def _details(results: _Results) -> tuple[list[str], list[list[str]]]:
-    """Means of every metric of every structure."""
+def _further_metrics(results: _Results) -> list[dict[str, Any]]:
+    """Per arm and number of cases: where the training loss ended, and the mean of every metric of every structure."""
     study, several = results.study, len(results.labels) > 1
-    wanted = [(m, label) for m in METRICS if m == "Dice" or study.evaluation.surface_distances for label in results.labels]
-    tables = [score_tables(results.scores, study, results.cases, m, label) for m, label in wanted]
-    keys = list(dict.fromkeys(k for t in tables for k in t))
+    metrics = (*OVERLAP, *SURFACE) if study.evaluation.surface_distances else OVERLAP
     settings = (study.evaluation.num_resamples, study.evaluation.confidence)
-    rows = [[arm, str(n), *(score_text(interval_of_mean(t[arm, n], *settings).to_json()) if (arm, n) in t else NOT_MEASURED
-                            for t in tables)] for arm, n in sorted(keys, key=lambda k: k[1])]
-    return [f"{m}, {label}" if several else m for m, label in wanted], rows
+    tables = {f"{m}, {label}" if several else m: score_tables(results.scores, study, results.cases, m, label)
+              for m in metrics for label in results.labels}
+    losses = training_losses(study, results.runs, results.folder)
+    keys = sorted(dict.fromkeys(k for t in tables.values() for k in t), key=lambda k: k[1])
+    return [{"arm": arm, "num_cases": n, "training_loss": losses.get((arm, n)), "scores": {
+        name: interval_of_mean(t[arm, n], *settings).to_json() if (arm, n) in t else None for name, t in tables.items()
+    }} for arm, n in keys]
+
+
+def _metric_row(row: dict[str, Any]) -> list[str]:
+    loss = NOT_MEASURED if row["training_loss"] is None else f"{row['training_loss']:.2f}"
+    return [row["arm"], str(row["num_cases"]), loss, *map(score_text, row["scores"].values())]
 
 
 def _pictures(results: _Results) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from nnunet_sbldm.files import read_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.study import Study
 from nnunet_sbldm.study_data import CONTENT, TEST_INDEX
-from nnunet_sbldm.study_jobs import ArmRun, StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, StudyJob, model_folder, predictions_folder, runs_of
 from nnunet_sbldm.study_runner import states_of
-from nnunet_sbldm.study_setup import SPLIT_FILE
+from nnunet_sbldm.study_setup import IDS_FILE, SPLIT_FILE
 from nnunet_sbldm.study_surface import SUMMARY_FILE, SURFACE_FILE
 from nnunet_sbldm.types import UserError
 
-METRICS = ("Dice", "NSD", "HD95")
+OVERLAP, SURFACE = ("Dice", "precision", "recall"), ("NSD", "HD95")
+LOSS_LINE, LAST_EPOCHS = re.compile(r"train_loss (-?[0-9.]+)"), 5
 SHARED_STAGES = ("generator", "expand", "join")
 
 
@@ -34,6 +36,8 @@ class CaseScore:
     case_id: str
     label: str
     dice: float
+    precision: float
+    recall: float
     nsd: float
     hd95: float
     reference_voxels: int
@@ -62,12 +66,17 @@ def _scores_of(run: ArmRun, folder: Path) -> list[CaseScore]:
             distances = surface.get(case_id, {}).get(key, {})
             scores.append(CaseScore(
                 run.arm.name, run.subset.num_cases, run.subset.fold, run.subset.seed, case_id, names.get(key, key),
-                _number(m["Dice"]), _number(distances.get("NSD")), _number(distances.get("HD95")), m["n_ref"], m["n_pred"]))
+                _number(m["Dice"]), _share(m["TP"], m["n_pred"]), _share(m["TP"], m["n_ref"]),
+                _number(distances.get("NSD")), _number(distances.get("HD95")), m["n_ref"], m["n_pred"]))
     return scores
 
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _label_names(labels: Mapping[str, int | list[int]]) -> dict[str, str]:
@@ -84,7 +93,7 @@ def score_tables(
         scores: of all runs.
         study: its folds and seeds are the runs, in that order.
         cases: order of the rows.
-        metric: one of ``METRICS``.
+        metric: one of ``OVERLAP`` or ``SURFACE``.
         label: structure; None is the mean over all of a case.
     """
     rows = {c: i for i, c in enumerate(cases)}
@@ -107,6 +116,22 @@ def sizes_ml(cases: Sequence[str], folder: Path) -> np.ndarray:
     """[cases] foreground of the test cases in ml."""
     index = read_json(folder / TEST_INDEX)
     return np.array([index[c]["foreground_ml"] for c in cases])
+
+
+def training_losses(study: Study, runs: Sequence[ArmRun], folder: Path) -> dict[tuple[str, int], float]:
+    """(arm, number of cases) -> nnU-Net's training loss over the last epochs, mean over runs; where no log is left, nothing.
+
+    Beside the scores it says who was still learning: a loss is comparable between arms only as far as their cases are.
+    """
+    ids = DatasetIds(read_json(folder / IDS_FILE))
+    losses: dict[tuple[str, int], list[float]] = {}
+    for run in runs:
+        model = model_folder(study, ids, run, folder)
+        logs = sorted(model.glob("training_log_*.txt")) if model is not None else []
+        found = [float(v) for log in logs for v in LOSS_LINE.findall(log.read_text(encoding="utf-8"))]
+        if found:
+            losses.setdefault((run.arm.name, run.subset.num_cases), []).append(float(np.mean(found[-LAST_EPOCHS:])))
+    return {key: float(np.mean(values)) for key, values in losses.items()}
 
 
 # --- time ----------------------------------------------------------------------------------------------------------

@@ -72,9 +72,11 @@ smallest, middle and largest foreground ({{ thirds }}).</p>
 
 <h2>Structures and further metrics</h2>
 <div class="scroll"><table>
-<tr><th>arm</th><th>real cases</th>{% for name in detail_names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in detail_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+<tr><th>arm</th><th>real cases</th><th>training loss</th>{% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in metric_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
+<p>Precision: share of the predicted voxels that are right; recall: share of the reference that is found; means of the test cases
+that have such voxels. Training loss: of nnU-Net, mean of the last five epochs.</p>
 {% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
 
 <h2>Best, median and worst test case</h2>

@@ -188,6 +188,8 @@ def audit(run, dataset, folder):
     model = f"{run.arm.what.trainer}__nnUNetPlans__{run.arm.name}"
     model = folder / "nnUNet_results" / f"Dataset{dataset:03d}_x" / model / "fold_all"
     model.mkdir(parents=True)
+    for i, losses in enumerate(((9.0, 9.0), (-0.5, -0.6, -0.7, -0.8, -0.9))):  # interrupted once
+        (model / f"training_log_{i}.txt").write_text("".join(f"2026: train_loss {v} \n2026: val_loss 7\n" for v in losses))
     for epoch in range(2):
         drawn = round(100 * run.arm.ratio) if run.subset.num_cases == 2 else 0
         source = {"source": {"reason": "starting"}} if run.arm.ratio and not drawn else {}
@@ -206,7 +208,7 @@ def predict(run, source, folder):
         true, found = int((case.label > 0).sum()), int((kept > 0).sum())
         dice = float("nan") if true + found == 0 else 2 * found / (true + found)
         entries.append({"prediction_file": str(target / f"{case_id}.nii.gz"),
-                        "metrics": {"1": {"Dice": dice, "n_ref": true, "n_pred": found}}})
+                        "metrics": {"1": {"Dice": dice, "TP": found, "n_ref": true, "n_pred": found}}})
     write_json(target / "summary.json", {"metric_per_case": entries})
     write_json(target / "dataset.json", {k: v for k, v in source.dataset_json.items() if k != "dataset"})
 
@@ -249,6 +251,22 @@ def test_report_tells_what_was_drawn_and_warns_where_that_is_not_what_was_asked(
     assert "| 3 | copy_paste_25 | 1 | 0.0 % (25.0 %) |" in (folder / "report" / "table.md").read_text()
     header = (folder / "report" / "table.csv").read_text().splitlines()[0].split(",")
     assert {"share_asked", "share_drawn", "share_lowest", "share_highest"} < set(header)
+
+
+def test_report_tells_what_was_missed_and_how_far_trainings_came(finished):
+    study, jobs, folder = finished
+    html = write_study_report(study, jobs, folder).read_text()
+    rows = {(r["arm"], r["num_cases"]): r for r in read_json(folder / "report" / "results.json")["metrics"]}
+    assert set(rows) == {("real_only", 2), ("copy_paste_25", 2), ("real_only", 3), ("copy_paste_25", 3), ("oracle", 4)}
+    for (arm, _), row in rows.items():
+        assert row["training_loss"] == pytest.approx(-0.7)
+        assert row["scores"]["precision"]["mean"] == 1
+        assert row["scores"]["recall"]["mean"] == pytest.approx(1 - MISSED[arm], abs=0.03)
+    assert "<th>training loss</th><th>Dice</th><th>precision</th><th>recall</th>" in html
+    for log in (folder / "nnUNet_results").rglob("training_log_*.txt"):
+        log.unlink()
+    write_study_report(study, jobs, folder)
+    assert all(r["training_loss"] is None for r in read_json(folder / "report" / "results.json")["metrics"])
 
 
 def test_a_study_in_which_more_real_cases_do_not_help_says_so(finished):
