@@ -1,10 +1,10 @@
-"""What is added to the decoder's most probable answer is worth what? Texture of images and outlines of labels, on and off.
+"""What is added to what the decoder returns is worth what? Texture, outlines, mixed neighbouring slices, each left out.
 
     python benchmarks/decoding.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -n 64 -o decoding
 
-draws the same cases (same conditions, same noise, raw draws) four times, with and without texture and outlines, and measures
-them against real cases that are measured once. Writes ``decoding.csv`` and prints a table; columns: see
-``nnunet_sbldm.scoring.headline``.
+draws the same cases (same conditions, same noise, raw draws) four times, with everything, and without texture, outlines or the
+mixing of neighbouring slices, and measures them against real cases that are measured once. Writes ``decoding.csv`` and prints a
+table; columns: see ``nnunet_sbldm.scoring.headline``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nnunet_sbldm.nnunet import open_dataset
 from nnunet_sbldm.scoring import Reference, score
 from nnunet_sbldm.texture import NO_TEXTURE
 
-COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "w1_roughness", "neighbour_ssim", "gradient_ratio", "frechet",
-           "frechet_floor", "kid", "coverage", "memorisation", "flagged", "accepted_share")
+COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "w1_roughness", "neighbour_ssim", "gradient_ratio", "banding",
+           "frechet", "frechet_floor", "kid", "coverage", "memorisation", "flagged", "accepted_share")
 
 
 def main() -> None:
@@ -46,14 +46,17 @@ def main() -> None:
     reference = Reference.measure(generator, dataset, real)
     sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
     requests = numbered_requests(args.n, args.seed)
+    print(f"outlines: noise {plan.outlines.strength}, smoothing {plan.outlines.smoothing}; neighbours: {plan.neighbour_weight}")
     rows = []
-    for texture in (plan.texture, NO_TEXTURE):
-        for outlines in (plan.outlines, MOST_PROBABLE):
-            changed = replace(generator, plan=replace(plan, texture=texture, outlines=outlines))
-            row = score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)
-            with_both = {"texture": texture is plan.texture, "noise": outlines.strength, "smoothing": outlines.smoothing}
-            rows.append({**with_both, **row})
-            print(with_both, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
+    left_out = {
+        "nothing": {}, "texture": {"texture": NO_TEXTURE}, "outlines": {"outlines": MOST_PROBABLE},
+        "neighbours": {"neighbour_weight": 0.0},
+    }
+    for name, change in left_out.items():
+        changed = replace(generator, plan=replace(plan, **change))
+        row = {"left_out": name, **score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)}
+        rows.append(row)
+        print(name, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
     write_csv(args.o / "decoding.csv", rows)
 
 

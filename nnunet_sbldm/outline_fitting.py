@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from scipy import special
 from torch import nn
 from tqdm import tqdm
@@ -20,9 +19,9 @@ from tqdm import tqdm
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import roughness_of_targets
+from nnunet_sbldm.decoding import decoded
 from nnunet_sbldm.grid import anatomy_of
 from nnunet_sbldm.label_maps import Outlines, cleaned_label
-from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.training_samples import sampled_latent
@@ -59,14 +58,13 @@ def as_rough_as_real(
     plan: GeneratorPlan, arrays: TrainingArrays, autoencoder: SliceAutoencoder, denoiser: nn.Module
 ) -> Outlines:
     """The plan's outlines, with what samples of its trained networks need to be as rough as the training cases' masks."""
-    device, real_classes = next(denoiser.parameters()).device, arrays.classes[: min(len(plan.condition_table), MAX_REAL)]
-    mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
+    real_classes = arrays.classes[: min(len(plan.condition_table), MAX_REAL)]
 
     def roughness(label: LabelArray) -> np.ndarray:
         return roughness_of_targets(label, plan.targets, plan.grid.spacing_mm)
 
     def roughness_of_sample(seed: int) -> list[np.ndarray]:
-        logits = decode_volume(autoencoder, sampled_latent(plan, denoiser, seed) * std + mean)[1].float().cpu().numpy()
+        _, logits = decoded(plan, autoencoder, sampled_latent(plan, denoiser, seed))
         anatomy = anatomy_of(logits.argmax(0), plan.grid)
         drawn = (at_level(plan.outlines, level).draw(logits, np.random.default_rng(seed)) for level in LEVELS)
         return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.min_component_voxels)) for c in drawn]

@@ -21,12 +21,12 @@ from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.decoding import decoded_volume
 from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.formats import write_case
-from nnunet_sbldm.grid import FILL, anatomy_of, from_grid, to_grid
-from nnunet_sbldm.label_maps import cleaned_label
-from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.grid import FILL, from_grid, to_grid
+from nnunet_sbldm.latents import encode_volume, mixed_with_neighbours
 from nnunet_sbldm.nnunet import NnunetDataset, known_case_ids, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
@@ -35,8 +35,6 @@ from nnunet_sbldm.size_correction import draw_to_size
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 MAX_PANELS = 12
-TEXTURE_STREAM, OUTLINE_STREAM = 2, 3
-"""Random numbers of a case's seed; 1 draws its condition, see :func:`condition_of`."""
 
 
 def check_asked(generator: Generator, asked: Mapping[str, float]) -> list[str]:
@@ -195,23 +193,17 @@ def sample_latents(
     c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
     seeds = [requests[i].noise_seed for i in filled]
     noise = initial_noise(seeds, (len(plan.latent_mean), *plan.grid.latent_shape)).to(generator.device)
-    return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
+    latents = sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
+    return mixed_with_neighbours(latents, plan.neighbour_weight)
 
 
 def _decode(
     generator: Generator, request: Request, condition: np.ndarray, told: np.ndarray, latent: Tensor, precision: str
 ) -> Draw:
     plan = generator.plan
-    mean, std = (v[0] for v in generator.latent_statistics())
-    image, decoded = decode_volume(generator.autoencoder, latent * std + mean, precision=precision)
-    logits = decoded.float().cpu().numpy()
-    anatomy = anatomy_of(logits.argmax(0), plan.grid)
-    classes = plan.outlines.draw(logits, np.random.default_rng([request.noise_seed, OUTLINE_STREAM]))
-    label = cleaned_label(classes, anatomy, plan.encoding, plan.min_component_voxels)
-    rng = np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
-    textured = plan.texture.added_to(image.cpu().numpy(), plan.encoding.encode(label), rng)
-    obtained = measure(label, plan.targets, plan.grid.spacing_mm)
-    return Draw(request, condition, told, obtained, latent.cpu(), textured, label, anatomy)
+    volume = decoded_volume(plan, generator.autoencoder, latent, request.noise_seed, precision)
+    obtained = measure(volume.label, plan.targets, plan.grid.spacing_mm)
+    return Draw(request, condition, told, obtained, latent.cpu(), volume.image, volume.label, volume.anatomy)
 
 
 class NearestRealCase:

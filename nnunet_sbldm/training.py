@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
+from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
 from nnunet_sbldm.diffusion import Denoise, best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
@@ -112,6 +113,7 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
+    plan = replace(plan, neighbour_weight=as_coherent_as_real(plan, arrays, autoencoder, denoiser))
     return replace(plan, outlines=as_rough_as_real(plan, arrays, autoencoder, denoiser))
 
 

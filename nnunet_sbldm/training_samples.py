@@ -1,4 +1,4 @@
-"""What a denoiser makes while it is trained: random conditions, few steps."""
+"""What a denoiser makes in training, and right after it for what is fitted to its samples: random conditions, few steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
+from nnunet_sbldm.latents import mixed_with_neighbours
 
 NUM_STEPS = 10
 
@@ -20,4 +21,5 @@ def sampled_latent(plan: GeneratorPlan, denoiser: nn.Module, seed: int) -> Tenso
     asked = plan.condition_model.sample(np.random.default_rng(seed))
     condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
     noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
-    return sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])[0]
+    latent = sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])[0]
+    return mixed_with_neighbours(latent, plan.neighbour_weight)

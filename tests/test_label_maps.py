@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage, special
 
-from nnunet_sbldm import synthesis
+from nnunet_sbldm import decoding
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, _gumbel
 from nnunet_sbldm.random_fields import MAX_LAG, SIZE
@@ -56,13 +56,13 @@ def test_draws_depend_on_the_random_numbers_alone():
 
 
 def test_synthetic_cases_carry_it(generator, monkeypatch):
-    real_decode = synthesis.decode_volume
+    real_decode = decoding.decode_volume
 
     def decode(autoencoder, latent, precision):
         image, logits = real_decode(autoencoder, latent, precision=precision)
         return image, torch.from_numpy(ball(4, 0.5, logits.shape[1:]))
 
-    monkeypatch.setattr(synthesis, "decode_volume", decode)
+    monkeypatch.setattr(decoding, "decode_volume", decode)
     rough = replace(generator, plan=replace(generator.plan, outlines=Outlines(2.0, tuple(WHITE.ravel()))))
     smooth = replace(generator, plan=replace(generator.plan, outlines=MOST_PROBABLE))
     requests, sampler = [Request("a", 3, {}, 1.0)], SamplerConfig(num_steps=3, max_corrections=0)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from nnunet_sbldm import outline_fitting
@@ -79,7 +78,7 @@ def fitted(generator, monkeypatch):
     plan = replace(generator.plan, outlines=Outlines(0.0, tuple(WHITE.ravel())), min_component_voxels={})
 
     def fit(logits, real):
-        monkeypatch.setattr(outline_fitting, "decode_volume", lambda *_: (None, torch.from_numpy(logits)))
+        monkeypatch.setattr(outline_fitting, "decoded", lambda *_: (None, logits))
         arrays = TrainingArrays(np.zeros((1, 1, *real.shape)), real[None].astype(np.uint8))
         return as_rough_as_real(plan, arrays, generator.autoencoder, generator.denoiser)
 

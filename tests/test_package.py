@@ -14,10 +14,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIPELINE = """
 types config files threads known_models folds provenance pool grid conditions gate _startup formats groups nnunet schedule
 mixing configure mixed_dataset draw_audit copy_paste sources portable blocks autoencoder losses denoiser diffusion inpainting
-random_fields texture label_maps checkpoint model_card_template model_card model_sharing slices latents similarity
-augmentation transfer preparation pictures plots novelty optimisation training_samples outline_fitting training spec requests
-size_correction synthesis reconstruction features distances memorisation measures adherence hosts regions blending seams
-lesions edit_gate edit_tasks editing edited_cases quality_targets quality report_style evaluation_template nnunet_encoder
+random_fields texture label_maps checkpoint model_card_template model_card model_sharing slices latents decoding similarity
+augmentation transfer preparation pictures plots novelty optimisation training_samples coherence_fitting outline_fitting training
+spec requests size_correction synthesis reconstruction features distances memorisation measures adherence hosts regions blending
+seams lesions edit_gate edit_tasks editing edited_cases quality_targets quality report_style evaluation_template nnunet_encoder
 destinations production evaluated_cases scoring installation trace regeneration ring case_maker generator_process
 generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy phantom edit_samples edit_evaluation
 blinded_montage cli_options model_commands edit_options edit_commands dataset_conversion train_command expand_command

@@ -1,0 +1,63 @@
+"""From the latents of a whole volume to an image and its labels on the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.checkpoint import GeneratorPlan
+from nnunet_sbldm.grid import anatomy_of
+from nnunet_sbldm.label_maps import cleaned_label
+from nnunet_sbldm.latents import decode_volume
+from nnunet_sbldm.types import FloatArray, LabelArray
+
+TEXTURE_STREAM, OUTLINE_STREAM = 2, 3
+"""Random numbers of a case's seed; 1 draws its condition, see :func:`nnunet_sbldm.synthesis.condition_of`."""
+
+
+@dataclass(frozen=True)
+class DecodedVolume:
+    """A volume on the generator's grid.
+
+    Attributes:
+        image: [C, D, H, W] in network scale, with texture.
+        label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
+        anatomy: [D, H, W] bool.
+    """
+
+    image: FloatArray
+    label: LabelArray
+    anatomy: np.ndarray
+
+
+def decoded_volume(
+    plan: GeneratorPlan, autoencoder: SliceAutoencoder, latent: Tensor, seed: int, precision: str = "fp32"
+) -> DecodedVolume:
+    """Decode a standardised latent volume [Z, D, h, w] and add what the plan says of outlines and texture.
+
+    Args:
+        plan: of a generator whose first stage is trained.
+        autoencoder: its first stage.
+        latent: on the autoencoder's device.
+        seed: of outlines and texture.
+        precision: one of ``PRECISIONS``.
+    """
+    image, logits = decoded(plan, autoencoder, latent, precision)
+    anatomy = anatomy_of(logits.argmax(0), plan.grid)
+    classes = plan.outlines.draw(logits, np.random.default_rng([seed, OUTLINE_STREAM]))
+    label = cleaned_label(classes, anatomy, plan.encoding, plan.min_component_voxels)
+    rng = np.random.default_rng([seed, TEXTURE_STREAM])
+    return DecodedVolume(plan.texture.added_to(image, plan.encoding.encode(label), rng), label, anatomy)
+
+
+def decoded(
+    plan: GeneratorPlan, autoencoder: SliceAutoencoder, latent: Tensor, precision: str = "fp32"
+) -> tuple[FloatArray, FloatArray]:
+    """Image [C, D, H, W] in network scale and label logits [K, D, H, W] as the decoder returns them; arguments as above."""
+    mean, std = (torch.tensor(v, device=latent.device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
+    image, logits = decode_volume(autoencoder, latent * std + mean, precision=precision)
+    return image.cpu().numpy(), logits.float().cpu().numpy()
