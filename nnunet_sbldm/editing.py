@@ -26,7 +26,7 @@ from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import remove_specks
-from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.latents import decode_volume, encode_volume, mixed_with_neighbours
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size
@@ -167,12 +167,12 @@ def _edit_one(
     """An edit, with what the denoiser is told of it; latents far from the region take no part."""
     plan, device, latent, part = generator.plan, generator.device, latent_of_host.clone(), _part(generator, task)
     place = (slice(None), *part)
-    free = torch.from_numpy(task.free[part])[None, None]
-    known = Known(latent[place][None], free.to(device).float())
+    free = torch.from_numpy(task.free[part])[None, None].to(device)
+    known = Known(latent[place][None], free.float())
     condition = torch.from_numpy(plan.condition_scaling.scaled(np.stack(told))).float().to(device)
     denoise = partial(generator.denoiser, part=part)
     (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
-    latent[place] = made.to(latent)
+    latent[place] = torch.where(free[0], mixed_with_neighbours(made, plan.neighbour_weight), made).to(latent)
     task = replace(task, condition=told[0])
     decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
