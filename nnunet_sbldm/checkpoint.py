@@ -8,7 +8,7 @@ that touched any part of it, ``dataset.json`` the labels and channels. Nothing i
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.known_models import WEIGHTS, is_complete
-from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
+from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
@@ -83,6 +83,8 @@ class GeneratorPlan:
         condition_scaling: condition features, their mean and std.
         condition_table: training conditions in physical units, None where missing.
         min_component_voxels: label value (as text) -> voxels of its smallest component in the training cases.
+        component_intensity: label value (as text) -> per channel, mean intensities (network scale) that its components can have,
+            see :func:`nnunet_sbldm.label_maps.intensity_range`; empty if they were not measured.
         gate: what the training cases allow a synthetic case to be.
         template: geometry of one training case.
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
@@ -114,6 +116,7 @@ class GeneratorPlan:
     template: Geometry
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
+    component_intensity: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     texture: Texture = NO_TEXTURE
     outlines: Outlines = MOST_PROBABLE
     neighbour_weight: float = 0.0
@@ -125,6 +128,11 @@ class GeneratorPlan:
         """The condition model fitted to the training cases, in their own scale: the networks' may be of an initial model."""
         table = np.array([[math.nan if v is None else v for v in row] for row in self.condition_table], dtype=np.float64)
         return ConditionModel(ConditionScaling.fit(self.condition_scaling.names, table), table)
+
+    @cached_property
+    def components(self) -> dict[str, RealComponents]:
+        """Label value (as text) -> what its connected components are in the training cases."""
+        return {v: RealComponents(n, self.component_intensity.get(v, ())) for v, n in self.min_component_voxels.items()}
 
     def with_first_stage(self, mean: torch.Tensor, std: torch.Tensor, texture: Texture, outlines: Outlines) -> GeneratorPlan:
         """The same plan with what is measured once the first stage is trained, of it the latent statistics [Z], [Z]."""

@@ -49,7 +49,7 @@ def decoded_volume(
     image, logits = decoded(plan, autoencoder, latent, precision)
     anatomy = anatomy_of(logits.argmax(0), plan.grid)
     classes = plan.outlines.draw(logits, np.random.default_rng([seed, OUTLINE_STREAM]))
-    label = cleaned_label(classes, anatomy, plan.encoding, plan.min_component_voxels)
+    label = cleaned_label(classes, anatomy, plan.encoding, plan.components, image)
     rng = np.random.default_rng([seed, TEXTURE_STREAM])
     return DecodedVolume(plan.texture.added_to(image, plan.encoding.encode(label), rng), label, anatomy)
 

@@ -18,14 +18,14 @@ from skimage.transform import resize
 from torch import Tensor
 
 from nnunet_sbldm.blending import blend
-from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
-from nnunet_sbldm.label_maps import remove_specks
+from nnunet_sbldm.label_maps import without_strays
 from nnunet_sbldm.latents import decode_volume, encode_volume, mixed_with_neighbours
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
@@ -178,8 +178,8 @@ def _edit_one(
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
     rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
     decoded_label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
-    label, focus = _labels(task, decoded_label, plan.min_component_voxels)
-    drawn = remove_specks(np.where(region.mask, decoded_label, 0), plan.min_component_voxels) > 0
+    label, focus = _labels(task, decoded_label, plan, decoded)
+    drawn = without_strays(np.where(region.mask, decoded_label, 0), plan.components, decoded) > 0
     cut_share = float((drawn & (region.weight < 1)).sum() / max(drawn.sum(), 1))
     obtained = measure(focus, plan.targets, plan.grid.spacing_mm)
     return [DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)]
@@ -210,12 +210,12 @@ def _blended(drawn: DecodedEdit, decoded_host: FloatArray) -> FloatArray:
     )
 
 
-def _labels(task: EditTask, decoded: LabelArray, min_component_voxels: dict[str, int]) -> tuple[LabelArray, LabelArray]:
-    """The edited label map, and its part in the region alone."""
+def _labels(task: EditTask, decoded: LabelArray, plan: GeneratorPlan, image: FloatArray) -> tuple[LabelArray, LabelArray]:
+    """The edited label map, and its part in the region alone; what was decoded, label and image, on the whole grid."""
     host = task.prepared.label
     new = task.region.weight > HALF_NEW  # within the anatomy
     focus = np.where(new, decoded, np.where(host == OUTSIDE, OUTSIDE, 0)).astype(np.int16)
-    focus = remove_specks(focus, min_component_voxels)
+    focus = without_strays(focus, plan.components, image)
     return np.where(new, focus, host).astype(np.int16), focus
 
 

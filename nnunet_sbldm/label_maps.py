@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
+from nnunet_sbldm.gate import MIN_MARGIN_SHARE
 from nnunet_sbldm.grid import LabelEncoding
 from nnunet_sbldm.random_fields import gaussian_field
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 CONNECTED = np.ones((3, 3, 3))
+MIN_INTENSITY_MARGIN = 0.1
+"""In network scale, in which 99 % of the intensities lie between about -1 and 1."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +50,69 @@ MOST_PROBABLE = Outlines(0.0, ())
 """The most probable class of every voxel."""
 
 
+@dataclass(frozen=True)
+class RealComponents:
+    """What connected components of a label can be, by the training cases.
+
+    Attributes:
+        min_voxels: of the smallest.
+        intensity: per channel, lowest and highest mean of a component in network scale, widened; empty if unknown.
+    """
+
+    min_voxels: int
+    intensity: tuple[tuple[float, float], ...] = ()
+
+
+def components_of(mask: np.ndarray, image: FloatArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Connected components of a mask [D, H, W] in an image [C, D, H, W].
+
+    Returns:
+        Number of every voxel's component [D, H, W], from 1, 0 outside; voxels of each [N]; mean intensities of each [N, C].
+    """
+    numbers, num = ndimage.label(mask, CONNECTED)
+    means = [ndimage.mean(channel, numbers, np.arange(1, num + 1)) for channel in image]
+    voxels = np.bincount(numbers.ravel(), minlength=num + 1)[1:]
+    return numbers, voxels, np.array(means, dtype=np.float64).reshape(len(image), num).T
+
+
+def intensity_range(means: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Per channel, lowest and highest of the mean intensities [N, C] of real components, widened by a share of the range.
+
+    Not by more where there are few, as the gate does: it costs little to lose a stray component that is right after all.
+    """
+    low, high = means.min(axis=0), means.max(axis=0)
+    margin = np.maximum(MIN_MARGIN_SHARE * (high - low), MIN_INTENSITY_MARGIN)
+    return tuple((round(float(a), 5), round(float(b), 5)) for a, b in zip(low - margin, high + margin, strict=True))
+
+
 def cleaned_label(
-    classes: np.ndarray, anatomy: np.ndarray, encoding: LabelEncoding, min_component_voxels: Mapping[str, int]
+    classes: np.ndarray, anatomy: np.ndarray, encoding: LabelEncoding, real: Mapping[str, RealComponents], image: FloatArray
 ) -> LabelArray:
-    """Label values [D, H, W] of drawn class indices: without specks, ``OUTSIDE`` where there is no anatomy."""
-    label = np.where(anatomy, encoding.decode(classes), OUTSIDE).astype(np.int16)
-    return remove_specks(label, min_component_voxels)
+    """Label values [D, H, W] of drawn class indices: without specks and strays, ``OUTSIDE`` where there is no anatomy."""
+    return without_strays(np.where(anatomy, encoding.decode(classes), OUTSIDE).astype(np.int16), real, image)
 
 
-def remove_specks(label: LabelArray, min_component_voxels: Mapping[str, int]) -> LabelArray:
-    """Turn components smaller than the smallest real one of their label into background.
+def without_strays(label: LabelArray, real: Mapping[str, RealComponents], image: FloatArray) -> LabelArray:
+    """Turn components that no training case has into background.
+
+    These are the ones smaller than the smallest real one of their label, and those whose intensities are of other tissue, or of
+    air, unless all are: then it is the gate that judges.
 
     Args:
         label: [D, H, W] label values.
-        min_component_voxels: label value (as text) -> voxels.
+        real: label value (as text) -> its components in the training cases.
+        image: [C, D, H, W] in network scale.
     """
     out = label.copy()
-    for value, smallest in min_component_voxels.items():
-        components, _ = ndimage.label(label == int(value), CONNECTED)
-        sizes = np.bincount(components.ravel())
-        out[(sizes < smallest)[components] & (components > 0)] = 0
+    for value, known in real.items():
+        mask = label == int(value)
+        if not mask.any():
+            continue
+        numbers, voxels, means = components_of(mask, image)
+        low, high = np.array(known.intensity or [(-np.inf, np.inf)] * len(image)).T
+        strange = ((means < low) | (means > high)).any(axis=1)
+        dropped = np.concatenate([[False], (strange & ~strange.all()) | (voxels < known.min_voxels)])
+        out[dropped[numbers]] = 0
     return out
 
 

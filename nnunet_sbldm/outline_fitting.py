@@ -64,10 +64,10 @@ def as_rough_as_real(
         return roughness_of_targets(label, plan.targets, plan.grid.spacing_mm)
 
     def roughness_of_sample(seed: int) -> list[np.ndarray]:
-        _, logits = decoded(plan, autoencoder, sampled_latent(plan, denoiser, seed))
+        image, logits = decoded(plan, autoencoder, sampled_latent(plan, denoiser, seed))
         anatomy = anatomy_of(logits.argmax(0), plan.grid)
         drawn = (at_level(plan.outlines, level).draw(logits, np.random.default_rng(seed)) for level in LEVELS)
-        return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.min_component_voxels)) for c in drawn]
+        return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.components, image)) for c in drawn]
 
     real = np.array([roughness(plan.encoding.decode(c)) for c in real_classes])
     samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
@@ -18,6 +17,7 @@ from nnunet_sbldm.config import Preset
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import fit_gate, measure_appearance
 from nnunet_sbldm.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
+from nnunet_sbldm.label_maps import components_of, intensity_range
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.transfer import Start
@@ -40,7 +40,7 @@ class CaseSummary:
         raw: [C, 2] the same of the raw intensities.
         condition: [F] condition vector.
         appearance: intensities and contrasts, see :func:`nnunet_sbldm.gate.measure_appearance`.
-        smallest: label value -> voxels of its smallest component.
+        components: label value -> voxels [N] and mean normalised intensities [N, C] of its connected components.
         geometry: of the raw case.
     """
 
@@ -50,7 +50,7 @@ class CaseSummary:
     raw: np.ndarray
     condition: np.ndarray
     appearance: dict[str, float]
-    smallest: dict[int, int]
+    components: dict[int, tuple[np.ndarray, np.ndarray]]
     geometry: Geometry
 
 
@@ -90,7 +90,7 @@ def summarise(dataset: NnunetDataset, case_id: str, encoding: LabelEncoding, tar
         raw=np.array([np.percentile(c[raw_inside], (LOW, HIGH)) for c in raw.image]),
         condition=measure(label, targets, dataset.config.spacing),
         appearance=measure_appearance(image, label, targets, dataset.config.spacing),
-        smallest={v: _smallest_component(label == v) for v in encoding.values if v > 0 and (label == v).any()},
+        components={v: components_of(label == v, image)[1:] for v in encoding.values if v > 0 and (label == v).any()},
         geometry=raw.geometry,
     )
 
@@ -104,11 +104,6 @@ def _check(dataset: NnunetDataset, case_id: str, image: FloatArray, label: Label
     unknown = sorted(set(np.unique(label).tolist()) - set(encoding.values) - {encoding.ignore_label})
     if unknown:
         raise UserError(f"Case {case_id} of {dataset.name} has the label(s) {unknown}, which dataset.json does not define.")
-
-
-def _smallest_component(mask: np.ndarray) -> int:
-    labelled, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    return int(np.bincount(labelled.ravel())[1:].min())
 
 
 def intensity_scaling(dataset: NnunetDataset, summaries: Sequence[CaseSummary]) -> IntensityScaling:
@@ -176,7 +171,7 @@ def prepare(
     if start:
         start.match(dataset.name, dataset.channel_names, encoding, targets)
     summaries = [summarise(dataset, c, encoding, targets) for c in tqdm(case_ids, desc="reading cases", unit="case")]
-    if not any(s.smallest for s in summaries):
+    if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(dataset, fold, preset, seed, encoding, targets, summaries)
@@ -216,9 +211,9 @@ def _plan(
     summaries: Sequence[CaseSummary],
 ) -> GeneratorPlan:
     table = np.array([s.condition for s in summaries])
-    smallest: dict[str, int] = {}
-    for value, voxels in (item for s in summaries for item in s.smallest.items()):
-        smallest[str(value)] = min(voxels, smallest.get(str(value), voxels))
+    values = sorted({v for s in summaries for v in s.components})
+    components = {str(v): [s.components[v] for s in summaries if v in s.components] for v in values}
+    intensity = intensity_scaling(dataset, summaries)
     grid = configure_grid(
         [s.shape for s in summaries],
         dataset.config.spacing,
@@ -238,10 +233,12 @@ def _plan(
         encoding=encoding,
         targets=targets,
         grid=grid,
-        intensity=intensity_scaling(dataset, summaries),
+        intensity=intensity,
         condition_scaling=ConditionScaling.fit(feature_names(targets), table),
         condition_table=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table),
-        min_component_voxels=smallest,
+        min_component_voxels={v: min(int(voxels.min()) for voxels, _ in known) for v, known in components.items()},
+        component_intensity={v: intensity_range(intensity.scaled(np.concatenate([means for _, means in known]).T).T)
+                             for v, known in components.items()},
         gate=fit_gate(table, feature_names(targets), [s.appearance for s in summaries]),
         template=summaries[0].geometry,
     )

@@ -8,7 +8,8 @@ import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.label_maps import remove_specks
+from nnunet_sbldm.label_maps import RealComponents, components_of, intensity_range, without_strays
+from nnunet_sbldm.nnunet import load_preprocessed
 from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, draw, synthesise
 from nnunet_sbldm.types import UserError
 
@@ -85,8 +86,44 @@ def test_a_training_case_is_its_own_nearest_case_at_distance_zero(generator, pha
 def test_specks_become_background_and_the_rest_stays():
     label = np.zeros((6, 8, 8), np.int16)
     label[1:3, 1:3, 1:3], label[5, 7, 7], label[4, 6, 1] = 1, 1, 2
-    cleaned = remove_specks(label, {"1": 5, "2": 1})
+    real = {"1": RealComponents(5), "2": RealComponents(1), "3": RealComponents(1)}
+    cleaned = without_strays(label, real, np.zeros((1, 6, 8, 8)))
     assert (cleaned[5, 7, 7], cleaned[4, 6, 1], (cleaned == 1).sum()) == (0, 2, 8)
+
+
+def test_components_in_tissue_that_no_real_one_has_become_background_unless_they_are_all_there_is():
+    label, image = np.zeros((6, 8, 8), np.int16), np.full((2, 6, 8, 8), 0.4)
+    label[1:3, 1:4, 1:3], label[5, 6:, 6:], label[5, 0, 0], label[0, 7, :2] = 1, 1, 1, 2
+    image[1, 5, 6:, 6:] = -1.0  # air, in one channel
+    image[1, 0, 7] = -1.0
+    real = {v: RealComponents(1, ((0.0, 0.8), (0.1, 0.9))) for v in ("1", "2")}
+    cleaned = without_strays(label, real, image)
+    assert (cleaned[5, 6, 6], cleaned[5, 0, 0], (cleaned == 1).sum(), (cleaned == 2).sum()) == (0, 1, 13, 2)
+    image[1, 1:3] = -1.0  # the largest, too
+    assert np.argwhere(without_strays(label, real, image) == 1).tolist() == [[5, 0, 0]]
+    assert np.array_equal(without_strays(label, {v: RealComponents(1) for v in real}, image), label)
+
+
+def test_the_intensities_of_real_components_are_measured_and_widened():
+    mask, image = np.zeros((4, 8, 8), bool), np.zeros((1, 4, 8, 8))
+    mask[0, :2, :2] = mask[3, 5:, 5:] = True
+    image[0, 0], image[0, 3] = 0.2, 0.6
+    numbers, voxels, means = components_of(mask, image)
+    assert (numbers.max(), voxels.tolist()) == (2, [4, 9])
+    np.testing.assert_allclose(means, [[0.2], [0.6]])
+    assert intensity_range(means)[0] == pytest.approx((0.1, 0.7))
+    assert intensity_range(means[:1])[0] == pytest.approx((0.1, 0.3))
+
+
+def test_a_trained_generator_knows_them(generator, phantom_dataset):
+    ((low, high),) = generator.plan.component_intensity["1"][:1]
+    means = []
+    for case in generator.seen:
+        image, label = load_preprocessed(phantom_dataset, case.case_id)
+        means.append(float(generator.plan.intensity.scaled(image)[0][label == 1].mean()))
+    assert low < min(means)
+    assert max(means) < high
+    assert low > -1
 
 
 def test_sbldm_sample_writes_pairs_records_and_a_montage(generator, tmp_path, capsys):
