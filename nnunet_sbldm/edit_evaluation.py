@@ -29,11 +29,13 @@ from nnunet_sbldm.editing import EditedDraw
 from nnunet_sbldm.features import halo
 from nnunet_sbldm.files import write_atomically, write_json
 from nnunet_sbldm.gate import mask_and_shell
+from nnunet_sbldm.label_maps import CONNECTED
 from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.pictures import Panel
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.seams import seam_scores
-from nnunet_sbldm.types import OUTSIDE
+from nnunet_sbldm.similarity import coherence
+from nnunet_sbldm.types import OUTSIDE, FloatArray
 
 MAX_PICTURED = 8
 CENTRAL_PERCENTILES = (2.5, 97.5)
@@ -49,6 +51,12 @@ NUMBERS = {
     "seam_excess": "seam score of the edit minus that of the unedited host at the same place: median of the largest channel's",
     "lesion_halo": "share of the lesion's contrast that is left just outside its mask: median of the largest channel's",
     "host_lesion_halo": "the same of the lesions of the unedited hosts",
+    "lesion_ssim": "similarity of neighbouring slices (SSIM) inside the lesion: median",
+    "host_lesion_ssim": "the same of the lesions of the unedited hosts",
+    "lesion_gradient": "differences between neighbouring slices inside the lesion, over those within slices: median",
+    "host_lesion_gradient": "the same of the lesions of the unedited hosts",
+    "lesion_components": "connected components of the lesion: mean",
+    "host_lesion_components": "the same of the lesions of the unedited hosts",
     "texture_in_range": "share whose lesion texture lies within the range of real lesions",
     "unchanged_outside": "share whose raw voxels outside the region are the host's, bit for bit",
 }
@@ -130,6 +138,8 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
         "lesion_halo": max((v for n, v in verdict["scores"].items() if n.endswith("/lesion_halo")), default=None),
         "host_lesion_halo": halo_of_host(drawn, cases.generator),
+        **lesion_structure(drawn.image, drawn.focus > 0),
+        **{f"host_{k}": v for k, v in lesion_structure(drawn.task.prepared.image, drawn.task.prepared.lesions).items()},
         "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
         "unchanged_outside": unchanged_outside(drawn, cases.generator),
         "scores": verdict["scores"],
@@ -164,6 +174,15 @@ def halo_of_host(drawn: EditedDraw, generator: Generator) -> float | None:
     host = drawn.task.prepared
     found = halo(host.image, host.lesions, host.label != OUTSIDE, generator.plan.grid.spacing_mm)
     return float(np.nanmax(found)) if np.isfinite(found).any() else None
+
+
+def lesion_structure(image: FloatArray, mask: np.ndarray) -> dict[str, float | None]:
+    """Coherence along slices and components of a lesion [D, H, W] in an image [C, D, H, W]; None where there is none."""
+    if not mask.any():
+        return dict.fromkeys(("lesion_ssim", "lesion_gradient", "lesion_components"))
+    similarity, gradient, *_ = (float(v) if np.isfinite(v) else None for v in coherence(image, mask.astype(np.int16), mask))
+    return {"lesion_ssim": similarity, "lesion_gradient": gradient,
+            "lesion_components": float(ndimage.label(mask, CONNECTED)[1])}
 
 
 def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -> float | None:
@@ -211,7 +230,7 @@ def summarise_edits(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | int 
     }
     for name in list(NUMBERS)[3:]:
         values = [float(r[name]) for r in rows if r[name] is not None]
-        middle = np.mean if name.endswith(("range", "outside")) else np.median
+        middle = np.mean if name.endswith(("range", "outside", "components")) else np.median
         found[name] = float(middle(values)) if values else None
     return found
 

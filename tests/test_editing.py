@@ -12,7 +12,7 @@ from nnunet_sbldm.blending import blend, same_spectrum
 from nnunet_sbldm.conditions import as_dict
 from nnunet_sbldm.config import EDIT_SAMPLER
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
-from nnunet_sbldm.edit_evaluation import unchanged_outside
+from nnunet_sbldm.edit_evaluation import lesion_structure, unchanged_outside
 from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
@@ -456,7 +456,14 @@ def test_sbldm_evaluate_measures_edits(generator, tmp_path):
     assert result["all"]["unchanged_outside"] == 1.0
     assert {"channel_0/seam", "channel_0/lesion_halo"} <= set(result["real_tissue"])
     assert abs(result["all"]["host_lesion_halo"]) < 0.3  # the phantom's lesions end where their masks do
+    assert 0 < result["all"]["host_lesion_ssim"] < 1
+    assert result["all"]["host_lesion_gradient"] > 0
+    assert result["all"]["host_lesion_components"] == 1  # a phantom has one tumour
     assert "data:image/png;base64," in (out / "edit_evaluation.html").read_text()
+
+
+def test_a_lesion_that_was_removed_has_no_structure():
+    assert set(lesion_structure(np.zeros((1, 4, 5, 5)), np.zeros((4, 5, 5), bool)).values()) == {None}
 
 
 def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator, phantom_dataset, tmp_path, monkeypatch):
