@@ -91,7 +91,7 @@ class GeneratorPlan:
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.
         outlines: how outlines of labels vary around the most probable ones; not at all until it is done.
-        neighbour_weight: share of each neighbouring slice in the latents of a whole volume, so that slices belong together.
+        neighbour_weight: share of each neighbouring slice in latents that were made, so that slices belong together.
         initial: what it was fine-tuned from.
         layout: the denoiser's layout where it is that of the initial model; None where the grid decides.
     """

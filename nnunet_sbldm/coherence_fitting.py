@@ -64,11 +64,11 @@ def most_coherent_weight(samples: np.ndarray, real: np.ndarray) -> float:
     Returns:
         A weight in the range of ``WEIGHTS``; 0 if nothing is known.
     """
-    known = samples[np.isfinite(samples).all(axis=(1, 2)) & (samples > 0).all(axis=(1, 2))]
+    known = samples[np.isfinite(samples).all(axis=(1, 2))]
     known_real = real[np.isfinite(real).all(axis=1)]
     if not len(known) or not len(known_real):
         return 0.0
-    ratios = np.log(known.mean(axis=0) / known_real.mean(axis=0).clip(TINY))
+    ratios = np.log(known.mean(axis=0).clip(TINY) / known_real.mean(axis=0).clip(TINY))
     tried = np.arange(0, WEIGHTS[-1] + RESOLUTION / 2, RESOLUTION)
     deviation = np.max([np.abs(np.interp(tried, WEIGHTS, ratio)) for ratio in ratios.T], axis=0)
     return round(float(tried[deviation.argmin()]), 4)

@@ -44,6 +44,7 @@ def test_slices_too_far_apart_are_brought_together_until_either_measure_would_su
     assert weight == pytest.approx(0.125, abs=0.02)  # both meet real cases about half way
     reluctant = most_coherent_weight(samples_with((0.4, 0.6), (2.0, 1.0)), REAL)
     assert 0 < reluctant < weight
+    assert most_coherent_weight(samples_with((-0.2, 0.5), (2.0, 2.0)), REAL) == WEIGHTS[-1]
 
 
 @pytest.mark.parametrize(("similarity", "difference"), [
