@@ -31,6 +31,7 @@ from nnunet_sbldm.regions import (
     impossible,
     region_around,
     room_for_lesions,
+    tissue_like,
 )
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
@@ -81,17 +82,20 @@ class EditChoice:
         host: id of the real case.
         transform: what is done to the host first.
         min_depth_mm: lesions lie at least so deep below the anatomy's surface.
+        tissue: they lie in tissue of these normalised intensities, a range per channel; empty for any.
     """
 
     kind: str
     host: str
     transform: HostTransform
     min_depth_mm: float = 0.0
+    tissue: tuple[tuple[float, float], ...] = ()
 
     @staticmethod
     def from_record(edit: Mapping[str, Any]) -> EditChoice:
         """The choice that a record stores."""
-        return EditChoice(edit["kind"], edit["host"], HostTransform(**edit["transform"]), edit["min_depth_mm"])
+        tissue = tuple((low, high) for low, high in edit.get("tissue", ()))
+        return EditChoice(edit["kind"], edit["host"], HostTransform(**edit["transform"]), edit["min_depth_mm"], tissue)
 
 
 @dataclass(frozen=True)
@@ -206,8 +210,12 @@ class EditPlanner:
         return EditTask(request, choice, prepared, condition, asked, region, free)
 
     def _room(self, prepared: PreparedHost, choice: EditChoice) -> np.ndarray:
-        kept = prepared.kept(choice.kind)
-        return room_for_lesions(prepared.label, self.generator.plan.grid.spacing_mm, choice.min_depth_mm, kept)
+        plan, kept = self.generator.plan, prepared.kept(choice.kind)
+        room = room_for_lesions(prepared.label, plan.grid.spacing_mm, choice.min_depth_mm, kept)
+        if choice.tissue:
+            image, inside = plan.intensity.normalised(prepared.image), prepared.label != OUTSIDE
+            room &= prepared.gone(choice.kind) | tissue_like(image, inside, choice.tissue, plan.grid.spacing_mm)
+        return room
 
     # --- hosts on the grid ---
 
@@ -269,7 +277,11 @@ def _mm(spacing: Sequence[float]) -> str:
 
 
 def edit_choices(
-    settings: EditSettings, request: Request, min_depth_mm: float, with_lesion: Collection[str]
+    settings: EditSettings,
+    request: Request,
+    with_lesion: Collection[str],
+    min_depth_mm: float = 0.0,
+    tissue: tuple[tuple[float, float], ...] = (),
 ) -> list[EditChoice]:
     """Kinds and hosts of a request, in the order in which they are tried; its seed decides.
 
@@ -278,8 +290,9 @@ def edit_choices(
     Args:
         settings: kinds and hosts.
         request: what is asked.
-        min_depth_mm: lesions lie at least so deep.
         with_lesion: the hosts that have a lesion to replace or remove.
+        min_depth_mm: lesions lie at least so deep.
+        tissue: and in tissue of these intensities.
 
     Raises:
         UserError: no host has a lesion to replace or remove.
@@ -296,4 +309,4 @@ def edit_choices(
     pairs = [(kind, host) for kind in kinds for host in order if kind == "add" or host in with_lesion]
     if not pairs:
         raise UserError(f"None of the {len(order)} possible host(s) has a lesion to {' or '.join(kinds)}; use -kind add.")
-    return [EditChoice(kind, host, transform, min_depth_mm) for kind, host in pairs]
+    return [EditChoice(kind, host, transform, min_depth_mm, tissue) for kind, host in pairs]

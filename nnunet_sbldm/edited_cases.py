@@ -52,8 +52,9 @@ class EditedCases:
         Raises:
             UserError: no host has room for what is asked.
         """
+        real = self.real
         tasks = [
-            self.planner.first_fitting(r, edit_choices(self.settings, r, self.real.min_depth_mm, self.real.patches))
+            self.planner.first_fitting(r, edit_choices(self.settings, r, real.patches, real.min_depth_mm, real.tissue))
             for r in requests
         ]
         yield from edit(self.generator, tasks, sampler)

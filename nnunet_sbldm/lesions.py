@@ -36,6 +36,7 @@ MIN_DISTANCE_SHARE = 0.5
 MIN_MARGIN = 0.15
 """No bound of a log ratio or a contrast is narrower than this on either side."""
 SEED = 7
+TISSUE_PERCENTILES, VOXELS_PER_CASE = (5, 95), 2000
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class RealLesions:
 
     Attributes:
         min_depth_mm: depth below the anatomy's surface that all but a few lesion voxels have.
+        tissue: per channel, range of nnU-Net's normalised intensities of the tissue around lesions; empty without lesions.
         values: score -> what it is in the real cases.
         patches: case id -> [C, *PATCH_VOXELS] its lesion, see :func:`lesion_patch`.
         smallest_distance: smallest distance between the lesions of two real cases; None with fewer than two.
     """
 
     min_depth_mm: float
+    tissue: tuple[tuple[float, float], ...] = ()
     values: dict[str, list[float]] = field(default_factory=dict)
     patches: dict[str, FloatArray] = field(default_factory=dict)
     smallest_distance: float | None = None
@@ -86,6 +89,7 @@ def measure_real_lesions(
     patches: dict[str, FloatArray] = {}
     values: dict[str, list[float]] = {}
     shapes: list[np.ndarray] = []
+    around: list[np.ndarray] = []
     for case_id in case_ids:
         image, label = load(case_id)
         patch = lesion_patch(image, label)
@@ -95,6 +99,7 @@ def measure_real_lesions(
             if (label == OUTSIDE).any():
                 depths.append(float(np.percentile(depth_mm(label, spacing_mm)[label > 0], DEPTH_PERCENTILE)))
             _collect(values, lesion_scores(image, label, spacing_mm))
+            around.append(_voxels_around(image, label, spacing_mm))
     min_depth = min(depths, default=0.0)
     rng = np.random.default_rng(SEED)
     for i, case_id in enumerate(case_ids[:MAX_CASES_PLACED] if shapes else ()):
@@ -103,7 +108,20 @@ def measure_real_lesions(
             _collect(values, scores)
     pairs = itertools.combinations(patches.values(), 2)
     smallest = min((lesion_distance(a, b) for a, b in pairs), default=None)
-    return RealLesions(min_depth, values, patches, smallest)
+    return RealLesions(min_depth, _ranges(np.concatenate(around, axis=1)) if around else (), values, patches, smallest)
+
+
+def _voxels_around(image: FloatArray, label: LabelArray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Intensities [C, N] in the shell around the lesions of a case, drawn with replacement, so that all cases count alike."""
+    _, shell = mask_and_shell(label > 0, label != OUTSIDE, spacing_mm)
+    found = image[:, shell]
+    return np.random.default_rng(SEED).choice(found, VOXELS_PER_CASE, axis=1) if found.size else found
+
+
+def _ranges(voxels: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Central range of every channel of voxels [C, N]; empty without any."""
+    low, high = np.percentile(voxels, TISSUE_PERCENTILES, axis=1) if voxels.size else np.zeros((2, 0))
+    return tuple((round(float(a), 4), round(float(b), 4)) for a, b in zip(low, high, strict=True))
 
 
 def _collect(values: dict[str, list[float]], scores: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
 from nnunet_sbldm.grid import bounding_box
-from nnunet_sbldm.types import OUTSIDE, LabelArray, UserError
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 FEATHER_MM = 10.0
 """Width over which an edit fades into the host; at least ``MIN_FADING_VOXELS`` along every axis."""
@@ -27,6 +27,8 @@ LESION_MARGIN = 1.2
 """A lesion fits into its ellipsoid enlarged by this factor, with few exceptions."""
 MIN_SHARE_IN_ROOM = 0.97
 MAX_TRIES = 100
+TISSUE_SCALE_MM = 3.0
+"""Standard deviation of what counts as around a voxel."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,24 @@ def room_for_lesions(label: LabelArray, spacing_mm: Sequence[float], min_depth_m
     """
     room: np.ndarray = (depth_mm(label, spacing_mm) >= min_depth_mm) & (label != OUTSIDE)
     return np.asarray(room & ~dilated(kept, CLEARANCE_WIDTHS, fading_widths(spacing_mm)))
+
+
+def tissue_like(
+    image: FloatArray, inside: np.ndarray, tissue: Sequence[tuple[float, float]], spacing_mm: Sequence[float]
+) -> np.ndarray:
+    """Voxels [D, H, W] around which most of the anatomy is as bright as tissue in which real lesions lie: no bone, eye, or air.
+
+    Args:
+        image: [C, D, H, W] in nnU-Net's normalised intensities.
+        inside: [D, H, W] bool, the anatomy.
+        tissue: range of every channel.
+        spacing_mm: voxel size.
+    """
+    bounds = np.array(tissue).reshape(len(image), 2, 1, 1, 1)
+    alike = inside & ((image >= bounds[:, 0]) & (image <= bounds[:, 1])).all(axis=0)
+    sigma = [TISSUE_SCALE_MM / s for s in spacing_mm]
+    share, whole = (ndimage.gaussian_filter(m.astype(np.float32), sigma) for m in (alike, inside))
+    return np.asarray(inside & (share > 0.5 * whole))
 
 
 def dilated(mask: np.ndarray, reach: float, sampling: Sequence[float]) -> np.ndarray:

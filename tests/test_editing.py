@@ -1,5 +1,6 @@
 """Editing: what is not in the region stays bit for bit, hosts obey the fold rule, and an edit can be made again."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -23,18 +24,54 @@ from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.latents import decode_volume, encode_volume, mixed_with_neighbours
 from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
-from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, open_dataset, read_case
+from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
 from nnunet_sbldm.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.regeneration import regenerate
-from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around
+from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.requests import Request, Wish
 from nnunet_sbldm.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SAMPLER = replace(EDIT_SAMPLER, num_steps=3, max_corrections=0)
 SPACING_MM = (2.0, 2.0, 2.0)
+
+
+# --- tissue ----------------------------------------------------------------------------------------------------------
+
+
+def test_tissue_is_what_is_mostly_as_bright_as_around_real_lesions():
+    rng = np.random.default_rng(0)
+    inside = np.ones((10, 30, 30), bool)
+    inside[:, :, :4] = False
+    image = np.where(inside, rng.normal(0, 1, (2, 10, 30, 30)), -9).astype(np.float32)
+    image[1, 2:8, 10:20, 20:28] = -5.0  # an eye, say, in one channel
+    found = tissue_like(image, inside, ((-1.5, 1.5), (-1.5, 1.5)), SPACING_MM)
+    assert not found[3:7, 12:18, 22:26].any()
+    assert found[:, :8, 4:].mean() > 0.99  # noise makes no holes, and neither does the edge of the anatomy
+    assert not found[~inside].any()
+
+
+def test_new_lesions_lie_in_tissue_like_that_around_real_ones(generator, phantom_dataset):
+    cases = edited_cases(generator, phantom_dataset, EditSettings((), ("add",)))
+    ((low, high), *_), request = cases.real.tissue, Request("e0", 0, {})
+    image, label = load_preprocessed(phantom_dataset, cases.settings.hosts[0])
+    inside = image[0][label != OUTSIDE]
+    assert inside.min() < low < high < inside.max()
+    (drawn,) = cases.draw([request], SAMPLER)
+    choice, host = drawn.task.choice, drawn.task.prepared
+    assert choice.tissue == cases.real.tissue
+    assert EditChoice.from_record(json.loads(json.dumps(drawn.record(generator, SAMPLER).edit))) == choice
+    laid = ellipsoids(drawn.task.condition, generator.plan.targets, host.label, generator.plan.grid.spacing_mm)
+    alike = tissue_like(
+        generator.plan.intensity.normalised(host.image), host.label != OUTSIDE, choice.tissue, generator.plan.grid.spacing_mm)
+    assert alike[laid].mean() > 0.96
+    nowhere = replace(choice, tissue=tuple((99.0, 100.0) for _ in choice.tissue))
+    with pytest.raises(UserError, match="has no room"):
+        cases.planner.first_fitting(request, [nowhere])
+    replaced = replace(nowhere, kind="replace")  # where the old lesion was is always room
+    assert cases.planner._room(cases.planner.prepared(request, replaced), replaced).sum() > 0
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------
@@ -227,7 +264,7 @@ def test_kinds_do_to_old_and_new_lesions_what_they_say(generator, phantom_datase
 def test_an_edit_belongs_to_its_seed_whatever_its_company(generator, phantom_dataset):
     planner, settings = EditPlanner(generator, phantom_dataset), EditSettings(("phantom_001", "phantom_002"))
     with_lesion = settings.hosts
-    tasks = [planner.first_fitting(r, edit_choices(settings, r, 0.0, with_lesion)) for r in
+    tasks = [planner.first_fitting(r, edit_choices(settings, r, with_lesion)) for r in
              (Request(f"e{s}", s, {}) for s in (5, 6, 7))]
     together = {d.request.seed: d.image for d in edit(generator, tasks, SAMPLER)}
     for task in tasks[::-1]:
@@ -337,9 +374,9 @@ def test_a_host_of_another_resolution_is_edited_at_its_own(generator, phantom_da
 def test_absence_asked_for_removes(generator, phantom_dataset):
     settings = EditSettings(("phantom_001",), ("add",))
     asked = {"tumour/presence": 0.0}
-    assert edit_choices(settings, Request("a", 0, asked), 0.0, settings.hosts)[0].kind == "remove"
+    assert edit_choices(settings, Request("a", 0, asked), settings.hosts)[0].kind == "remove"
     with pytest.raises(UserError, match="None of the 1 possible host.s. has a lesion to remove"):
-        edit_choices(settings, Request("a", 0, asked), 0.0, ())
+        edit_choices(settings, Request("a", 0, asked), ())
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
