@@ -45,17 +45,17 @@ class RealLesions:
 
     Attributes:
         min_depth_mm: depth below the anatomy's surface that all but a few lesion voxels have.
-        tissue: per channel, range of nnU-Net's normalised intensities of the tissue around lesions; empty without lesions.
         values: score -> what it is in the real cases.
         patches: case id -> [C, *PATCH_VOXELS] its lesion, see :func:`lesion_patch`.
         smallest_distance: smallest distance between the lesions of two real cases; None with fewer than two.
+        tissue: per channel, range of nnU-Net's normalised intensities of the tissue around lesions; empty without lesions.
     """
 
     min_depth_mm: float
-    tissue: tuple[tuple[float, float], ...] = ()
     values: dict[str, list[float]] = field(default_factory=dict)
     patches: dict[str, FloatArray] = field(default_factory=dict)
     smallest_distance: float | None = None
+    tissue: tuple[tuple[float, float], ...] = ()
 
     def bounds(self, name: str) -> tuple[float, float] | None:
         """Range of a score over the real cases, widened as the gate widens its own; None if they do not have it."""
@@ -108,7 +108,8 @@ def measure_real_lesions(
             _collect(values, scores)
     pairs = itertools.combinations(patches.values(), 2)
     smallest = min((lesion_distance(a, b) for a, b in pairs), default=None)
-    return RealLesions(min_depth, _ranges(np.concatenate(around, axis=1)) if around else (), values, patches, smallest)
+    tissue = _ranges(np.concatenate(around, axis=1)) if around else ()
+    return RealLesions(min_depth, values, patches, smallest, tissue)
 
 
 def _voxels_around(image: FloatArray, label: LabelArray, spacing_mm: Sequence[float]) -> np.ndarray:
