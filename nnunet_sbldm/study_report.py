@@ -84,6 +84,7 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
         UserError: no run of the reference is finished, or a generator has seen a test case.
     """
     results = _collect(study, jobs, folder)
+    metrics = _further_metrics(results)
     methods = methods_paragraph(study, read_json(folder / STUDY_FILE)["versions"], len(results.cases))
     write_csv(results.output / "cases.csv", [asdict(s) for s in results.scores], [f.name for f in fields(CaseScore)])
     table = [flat(row) for row in results.rows]
@@ -93,10 +94,10 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     write_json(results.output / "results.json", {
         **read_json(folder / STUDY_FILE), "test_cases": list(results.cases), "generators_checked": results.num_generators,
         "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
-        "metrics": _further_metrics(results), "time": time_per_arm(study, jobs, folder),
+        "metrics": metrics, "time": time_per_arm(study, jobs, folder),
         "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
-    _write_text(report, _html(results, methods))
+    _write_text(report, _html(results, metrics, methods))
     return report
 
 
@@ -139,14 +140,13 @@ def _write_text(path: Path, text: str) -> None:
 # --- HTML ----------------------------------------------------------------------------------------------------------
 
 
-def _html(results: _Results, methods: str) -> str:
+def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) -> str:
     import jinja2
 
     study, rows, numbers = results.study, results.rows, sorted(results.study.num_cases)
     curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
     learning_curves(rows, curves)
     has_differences = difference_plot(rows, differences)
-    metrics = _further_metrics(results)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
         dataset=study.dataset, num_cases=", ".join(map(str, numbers)), num_test=len(results.cases),
         num_generators=results.num_generators, num_runs=len(results.runs), num_planned=len(runs_of(study)),
