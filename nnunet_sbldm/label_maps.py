@@ -96,7 +96,7 @@ def without_strays(label: LabelArray, real: Mapping[str, RealComponents], image:
     """Turn components that no training case has into background.
 
     These are the ones smaller than the smallest real one of their label, and those whose intensities are of other tissue, or of
-    air, unless all are: then it is the gate that judges.
+    air, unless all that are large enough are: then it is the gate that judges.
 
     Args:
         label: [D, H, W] label values.
@@ -110,9 +110,9 @@ def without_strays(label: LabelArray, real: Mapping[str, RealComponents], image:
             continue
         numbers, voxels, means = components_of(mask, image)
         low, high = np.array(known.intensity or [(-np.inf, np.inf)] * len(image)).T
-        strange = ((means < low) | (means > high)).any(axis=1)
-        dropped = np.concatenate([[False], (strange & ~strange.all()) | (voxels < known.min_voxels)])
-        out[dropped[numbers]] = 0
+        large = voxels >= known.min_voxels
+        real_one = large & ((means >= low) & (means <= high)).all(axis=1)
+        out[np.concatenate([[False], ~(real_one if real_one.any() else large)])[numbers]] = 0
     return out
 
 

@@ -101,6 +101,8 @@ def test_components_in_tissue_that_no_real_one_has_become_background_unless_they
     assert (cleaned[5, 6, 6], cleaned[5, 0, 0], (cleaned == 1).sum(), (cleaned == 2).sum()) == (0, 1, 13, 2)
     image[1, 1:3] = -1.0  # the largest, too
     assert np.argwhere(without_strays(label, real, image) == 1).tolist() == [[5, 0, 0]]
+    real["1"] = replace(real["1"], min_voxels=2)  # a speck of the right brightness does not speak against the others
+    assert (without_strays(label, real, image) == 1).sum() == 16
     assert np.array_equal(without_strays(label, {v: RealComponents(1) for v in real}, image), label)
 
 
