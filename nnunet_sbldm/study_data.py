@@ -7,7 +7,7 @@ A fold is one random order of all other cases; the first n of it are the trainin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.files import copy_file, read_json, read_user_json, write_json
-from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.formats import geometry_of, side_files
-from nnunet_sbldm.nnunet import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, fingerprint_of, nnunet_folder
+from nnunet_sbldm.nnunet import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, nnunet_folder
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
 from nnunet_sbldm.types import Case, UserError
 
 MAX_NAMED = 10
-TEST_IMAGES, TEST_LABELS, TEST_INDEX = "test/imagesTs", "test/labelsTs", "test/cases.json"
-CONTENT = "content_hashes.json"
+TEST_IMAGES, TEST_LABELS = "test/imagesTs", "test/labelsTs"
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,19 @@ class Split:
         """Training cases of a subset."""
         return self.order[subset.fold][: subset.num_cases]
 
+    def ever_trained(self, study: Study) -> list[str]:
+        """Cases that some subset of a study trains on, sorted."""
+        return sorted({c for order in self.order.values() for c in order[: largest_subset(study)]})
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"test": self.test, "order": {str(f): o for f, o in self.order.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Split:
+        """Inverse of :meth:`to_json`."""
+        return cls(tuple(value["test"]), {int(f): tuple(o) for f, o in value["order"].items()})
+
 
 # --- the source ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +174,7 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
     test = _test_cases(study, source, by_patient)
     straddling = sorted(p for p, ids in by_patient.items() if set(ids) & set(test) and not set(ids) <= set(test))
     if straddling:
-        raise UserError(f"The test cases hold only some scans of {_named(straddling)}: test all scans of a patient, or none.")
+        raise UserError(f"The test cases hold only some scans of {named(straddling)}: test all scans of a patient, or none.")
     free = [p for p in sorted(by_patient) if not set(by_patient[p]) & set(test)]
     split = Split(tuple(sorted(test)), {f: _ordered(free, by_patient, study.split_seed, f) for f in study.folds})
     available = sum(len(by_patient[p]) for p in free)
@@ -186,7 +197,7 @@ def _patients(study: Study, source: SourceDataset) -> dict[str, str]:
     groups = read_user_json(Path(study.groups), "groups") if study.groups else {}
     missing = sorted(set(source.case_files) - set(groups)) if groups else []
     if missing:
-        raise UserError(f"groups {study.groups} gives no patient for {_named(missing)}; it must name every case.")
+        raise UserError(f"groups {study.groups} gives no patient for {named(missing)}; it must name every case.")
     return {c: groups.get(c, c) for c in source.case_files}
 
 
@@ -196,12 +207,12 @@ def _test_cases(study: Study, source: SourceDataset, by_patient: Mapping[str, Se
             raise UserError(f"{source.folder / TEST_FOLDER} holds no case: give a number of test_cases.")
         both = sorted(set(source.test_files) & set(source.case_files))
         if both:
-            raise UserError(f"{_named(both)} stand in imagesTr and in {TEST_FOLDER}: leave them in one.")
+            raise UserError(f"{named(both)} stand in imagesTr and in {TEST_FOLDER}: leave them in one.")
         return list(source.test_files)
     if isinstance(study.test_cases, tuple):
         unknown = sorted(set(study.test_cases) - set(source.case_files))
         if unknown:
-            raise UserError(f"test_cases names {_named(unknown)}, which {source.folder.name} does not have.")
+            raise UserError(f"test_cases names {named(unknown)}, which {source.folder.name} does not have.")
         return list(study.test_cases)
     wanted = int(study.test_cases)
     chosen: list[str] = []
@@ -217,43 +228,17 @@ def _ordered(free: Sequence[str], by_patient: Mapping[str, Sequence[str]], seed:
     return tuple(c for i in order for c in by_patient[sorted(free)[i]])
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
-
-
-# --- leaks ---------------------------------------------------------------------------------------------------------
-
-
-def refuse_content_leaks(study: Study, source: SourceDataset, split: Split, folder: Path) -> None:
-    """Raise a :class:`UserError` if a test case is a copy of a case that some subset trains on, whatever its name.
-
-    Content hashes are remembered in ``folder``.
-    """
-    training = sorted({c for order in split.order.values() for c in order[: largest_subset(study)]})
-    known = content_of(source, [*split.test, *training], folder)
-    leaks = find_leaks([known[c] for c in training], [known[c] for c in split.test])
-    if leaks:
-        raise UserError(f"{len(leaks)} test case(s) are copies of training cases: {_named([str(leak) for leak in leaks])}; "
-                        "remove one of each pair.")
-
-
-def content_of(source: SourceDataset, case_ids: Iterable[str], folder: Path) -> dict[str, CaseFingerprint]:
-    """Content hashes of cases; read once, then remembered."""
-    cache = read_json(folder / CONTENT) if (folder / CONTENT).is_file() else {}
-    missing = [c for c in case_ids if c not in cache]
-    cache |= {c: fingerprint_of(source.read(c)).to_json() for c in missing}
-    if missing:
-        write_json(folder / CONTENT, cache)
-    return {c: CaseFingerprint.from_json(v) for c, v in cache.items()}
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
 def write_test_cases(source: SourceDataset, split: Split, folder: Path) -> None:
-    """Link the test cases under nnU-Net's names, and note their size for the report."""
-    index = read_json(folder / TEST_INDEX) if (folder / TEST_INDEX).is_file() else {}
+    """Link the test cases under nnU-Net's names."""
     for case_id in split.test:
         files = source.test_files.get(case_id) or source.case_files[case_id]
         images = [folder / TEST_IMAGES / f"{case_id}_{c:04d}{source.file_ending}" for c in range(len(files["images"]))]
@@ -261,11 +246,6 @@ def write_test_cases(source: SourceDataset, split: Split, folder: Path) -> None:
         origins = [*own, Path(files["label"]), *side_files(own, Path(files["label"]))]
         for origin, link in zip(origins, [*images, label, *side_files(images, label)], strict=True):
             _link(origin, link)
-        if case_id not in index:
-            case = source.read(case_id)
-            voxel_ml = float(np.prod(case.geometry.spacing_mm)) / 1000
-            index[case_id] = {"foreground_ml": float((case.label > 0).sum()) * voxel_ml}
-    write_json(folder / TEST_INDEX, index)
 
 
 def write_raw_dataset(source: SourceDataset, name: str, case_ids: Sequence[str], folder: Path) -> None:

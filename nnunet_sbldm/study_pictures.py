@@ -20,6 +20,7 @@ from nnunet_sbldm.pictures import (
     new_figure,
     save_figure,
 )
+from nnunet_sbldm.study_cases import CaseGroup
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS
 from nnunet_sbldm.study_jobs import ArmRun, predictions_folder
 
@@ -92,6 +93,37 @@ def difference_plot(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 
     axes.tick_params(axis="y", colors=TEXT)
     save_figure(figure, path)
     return True
+
+
+def case_plot(groups: Sequence[CaseGroup], channels: Sequence[str], path: Path, width_px: int = 1000) -> None:
+    """Write a PNG: a dot per case for the volume of its foreground and for its brightness in each channel, a row per group.
+
+    Args:
+        groups: the test cases, and the training cases of the subsets.
+        channels: names of the channels.
+        path: file to write.
+        width_px: width of the picture.
+    """
+    columns = [("foreground in ml", [g.volumes_ml() for g in groups])]
+    columns += [(f"brightness AUC, {name}", [g.aucs(c) for g in groups]) for c, name in enumerate(channels)]
+    height_px = ROW_PX * len(groups) + AXIS_PX
+    figure = new_figure(width_px, height_px)
+    width = 0.85 / len(columns)
+    for i, (name, values) in enumerate(columns):
+        axes = figure.add_axes((0.13 + i * width, AXIS_PX / height_px, width - 0.02, 1 - (AXIS_PX + ROW_PX / 2) / height_px))
+        for y, (group, own) in enumerate(zip(groups, values, strict=True)):
+            colour = FAINT if group is groups[0] else LABEL_COLOURS[1]
+            axes.plot(own, [y] * len(own), color=colour, marker="o", markersize=6, linestyle="", alpha=0.55, markeredgewidth=0)
+            if own:
+                axes.plot([np.median(own)] * 2, [y - 0.35, y + 0.35], color=TEXT, linewidth=1.5)
+        if i == 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_yticks(range(len(groups)), [g.name for g in groups] if i == 0 else [""] * len(groups))
+        axes.set(xlabel=name, ylim=(len(groups) - 0.5, -0.5))
+        _make_dark(axes)
+        axes.tick_params(axis="y", colors=TEXT, length=0)
+    save_figure(figure, path)
 
 
 def _make_dark(axes: Axes) -> None:

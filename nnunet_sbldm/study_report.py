@@ -12,10 +12,12 @@ import numpy as np
 from nnunet_sbldm.files import read_json, write_atomically, write_csv, write_json
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, Study
+from nnunet_sbldm.study_cases import CaseGroup, case_groups, recorded_cases
+from nnunet_sbldm.study_data import Split
 from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
-from nnunet_sbldm.study_jobs import ArmRun, StudyJob, runs_of
+from nnunet_sbldm.study_jobs import ArmRun, StudyJob, predictions_folder, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
-from nnunet_sbldm.study_pictures import best_median_worst, difference_plot, learning_curves
+from nnunet_sbldm.study_pictures import best_median_worst, case_plot, difference_plot, learning_curves
 from nnunet_sbldm.study_results import (
     OVERLAP,
     SURFACE,
@@ -23,8 +25,8 @@ from nnunet_sbldm.study_results import (
     case_scores,
     check_generators,
     finished_runs,
+    missed_and_false,
     score_tables,
-    sizes_ml,
     time_per_arm,
     training_losses,
     unfinished,
@@ -39,6 +41,7 @@ from nnunet_sbldm.study_tables import (
     markdown_table,
     p_text,
     points_text,
+    range_text,
     score_text,
 )
 from nnunet_sbldm.study_template import TEMPLATE
@@ -55,7 +58,7 @@ class _Results:
     folder: Path
     jobs: Sequence[StudyJob]
     runs: Sequence[ArmRun]
-    cases: Sequence[str]
+    groups: Sequence[CaseGroup]
     scores: Sequence[CaseScore]
     draws: Sequence[RunDraws]
     rows: list[dict[str, Any]]
@@ -64,6 +67,11 @@ class _Results:
     @property
     def output(self) -> Path:
         return self.folder / "report"
+
+    @property
+    def cases(self) -> list[str]:
+        """The test cases."""
+        return list(self.groups[0].records)
 
     @property
     def reference(self) -> str:
@@ -94,7 +102,7 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     write_json(results.output / "results.json", {
         **read_json(folder / STUDY_FILE), "test_cases": list(results.cases), "generators_checked": results.num_generators,
         "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
-        "metrics": metrics, "time": time_per_arm(study, jobs, folder),
+        "metrics": metrics, "cases": [g.to_json() for g in results.groups], "time": time_per_arm(study, jobs, folder),
         "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
     _write_text(report, _html(results, metrics, methods))
@@ -105,15 +113,21 @@ def _collect(study: Study, jobs: Sequence[StudyJob], folder: Path) -> _Results:
     runs = finished_runs(study, jobs, folder)
     if not any(r.arm.kind == REFERENCE for r in runs):
         raise UserError(f"No run of {REFERENCE} is finished, and all other arms are compared with it; see sbldm_ablation status.")
-    cases, scores = read_json(folder / SPLIT_FILE)["test"], case_scores(runs, folder)
+    scores, split = case_scores(runs, folder), Split.from_json(read_json(folder / SPLIT_FILE))
+    groups = case_groups(split, (r.subset for r in runs), recorded_cases(folder))
+    test = groups[0].records
     reference = next(a.name for a in study.arms if a.kind == REFERENCE)
     what = Comparison(reference, [a.name for a in study.arms], sorted(study.num_cases), {a.name: a.num_cases for a in study.arms
-                      if a.num_cases}, sizes_ml(cases, folder), study.evaluation.num_resamples, study.evaluation.confidence)
-    tables, draws = score_tables(scores, study, cases, "Dice"), draws_of(study, runs, folder)
+                      if a.num_cases}, _sizes_ml(groups[0]), study.evaluation.num_resamples, study.evaluation.confidence)
+    tables, draws = score_tables(scores, study, list(test), "Dice"), draws_of(study, runs, folder)
     baselines = _against_copy_paste(tables, study, what)
     rows = [{**row, "draws": shares(draws, row["arm"], what.oracles.get(row["arm"], row["num_cases"])),
              "baseline": baselines.get((row["arm"], row["num_cases"]))} for row in compare(tables, what)]
-    return _Results(study, folder, jobs, runs, cases, scores, draws, rows, check_generators(folder))
+    return _Results(study, folder, jobs, runs, groups, scores, draws, rows, check_generators(list(test.values()), folder))
+
+
+def _sizes_ml(test: CaseGroup) -> np.ndarray:
+    return np.array([r.foreground_ml for r in test.records.values()])
 
 
 def _against_copy_paste(tables: Scores, study: Study, what: Comparison) -> dict[tuple[str, int], dict[str, Any]]:
@@ -144,8 +158,10 @@ def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) ->
     import jinja2
 
     study, rows, numbers = results.study, results.rows, sorted(results.study.num_cases)
-    curves, differences = results.output / "learning_curves.png", results.output / "differences.png"
+    curves, differences, cases = (results.output / f"{n}.png" for n in ("learning_curves", "differences", "cases"))
+    channels = _channel_names(results)
     learning_curves(rows, curves)
+    case_plot(results.groups, channels, cases)
     has_differences = difference_plot(rows, differences)
     return jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
         dataset=study.dataset, num_cases=", ".join(map(str, numbers)), num_test=len(results.cases),
@@ -158,10 +174,21 @@ def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) ->
         size_rows=[[r["arm"], r["num_cases"], *map(points_text, r["thirds"])] for r in rows if r["thirds"]],
         baseline=baseline_name(rows),
         baseline_rows=[[r["arm"], str(r["num_cases"]), *baseline_cells(r["baseline"])] for r in rows if r["baseline"]],
+        cases=embedded(cases), channels=channels, case_rows=[_group_row(g, len(channels)) for g in results.groups],
         thirds=_third_sizes(results), metrics=list(metrics[0]["scores"]), metric_rows=[_metric_row(r) for r in metrics],
-        surface=study.evaluation.surface_distances,
+        surface=study.evaluation.surface_distances, several=len(results.labels) > 1,
         pictures=_pictures(results), time_rows=_time_rows(results), methods=methods,
     )
+
+
+def _channel_names(results: _Results) -> list[str]:
+    names = read_json(results.folder / predictions_folder(results.runs[0]) / "dataset.json")["channel_names"]
+    return [str(names[c]) for c in sorted(names, key=int)]
+
+
+def _group_row(group: CaseGroup, num_channels: int) -> list[str]:
+    aucs = (range_text(group.aucs(c), ".2f") for c in range(num_channels))
+    return [group.name, str(len(group.records)), range_text(group.volumes_ml(), ".2f"), *aucs]
 
 
 def _table_row(row: dict[str, Any]) -> list[str]:
@@ -193,7 +220,7 @@ def _without_headroom(results: _Results) -> list[str]:
 
 
 def _third_sizes(results: _Results) -> str:
-    sizes = sizes_ml(results.cases, results.folder)
+    sizes = _sizes_ml(results.groups[0])
     return "; ".join(f"{sizes[t].min():.2f} to {sizes[t].max():.2f} ml" if len(t) else NOT_MEASURED for t in terciles(sizes))
 
 
@@ -204,16 +231,18 @@ def _further_metrics(results: _Results) -> list[dict[str, Any]]:
     settings = (study.evaluation.num_resamples, study.evaluation.confidence)
     tables = {f"{m}, {label}" if several else m: score_tables(results.scores, study, results.cases, m, label)
               for m in metrics for label in results.labels}
-    losses = training_losses(study, results.runs, results.folder)
+    losses, voxels = training_losses(study, results.runs, results.folder), missed_and_false(results.scores)
     keys = sorted(dict.fromkeys(k for t in tables.values() for k in t), key=lambda k: k[1])
-    return [{"arm": arm, "num_cases": n, "training_loss": losses.get((arm, n)), "scores": {
+    return [{"arm": arm, "num_cases": n, "training_loss": losses.get((arm, n)), "missed_voxels": voxels[arm, n][0],
+             "false_voxels": voxels[arm, n][1], "scores": {
         name: interval_of_mean(t[arm, n], *settings).to_json() if (arm, n) in t else None for name, t in tables.items()
     }} for arm, n in keys]
 
 
 def _metric_row(row: dict[str, Any]) -> list[str]:
     loss = NOT_MEASURED if row["training_loss"] is None else f"{row['training_loss']:.2f}"
-    return [row["arm"], str(row["num_cases"]), loss, *map(score_text, row["scores"].values())]
+    voxels = [f"{row[k]:.0f}" for k in ("missed_voxels", "false_voxels")]
+    return [row["arm"], str(row["num_cases"]), loss, *map(score_text, row["scores"].values()), *voxels]
 
 
 def _pictures(results: _Results) -> list[tuple[str, str]]:

@@ -13,10 +13,10 @@ import numpy as np
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.study import Study
-from nnunet_sbldm.study_data import CONTENT, TEST_INDEX
+from nnunet_sbldm.study_cases import CaseRecord
 from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, StudyJob, model_folder, predictions_folder, runs_of
 from nnunet_sbldm.study_runner import states_of
-from nnunet_sbldm.study_setup import IDS_FILE, SPLIT_FILE
+from nnunet_sbldm.study_setup import IDS_FILE
 from nnunet_sbldm.study_surface import SUMMARY_FILE, SURFACE_FILE
 from nnunet_sbldm.types import UserError
 
@@ -40,6 +40,8 @@ class CaseScore:
     recall: float
     nsd: float
     hd95: float
+    missed_voxels: int
+    false_voxels: int
     reference_voxels: int
     predicted_voxels: int
 
@@ -67,7 +69,8 @@ def _scores_of(run: ArmRun, folder: Path) -> list[CaseScore]:
             scores.append(CaseScore(
                 run.arm.name, run.subset.num_cases, run.subset.fold, run.subset.seed, case_id, names.get(key, key),
                 _number(m["Dice"]), _share(m["TP"], m["n_pred"]), _share(m["TP"], m["n_ref"]),
-                _number(distances.get("NSD")), _number(distances.get("HD95")), m["n_ref"], m["n_pred"]))
+                _number(distances.get("NSD")), _number(distances.get("HD95")), m["FN"], m["FP"], m["n_ref"],
+                m["n_pred"]))
     return scores
 
 
@@ -112,10 +115,13 @@ def score_tables(
     return tables
 
 
-def sizes_ml(cases: Sequence[str], folder: Path) -> np.ndarray:
-    """[cases] foreground of the test cases in ml."""
-    index = read_json(folder / TEST_INDEX)
-    return np.array([index[c]["foreground_ml"] for c in cases])
+def missed_and_false(scores: Sequence[CaseScore]) -> dict[tuple[str, int], tuple[float, float]]:
+    """(arm, number of cases) -> voxels missed and falsely predicted per test case and structure, means over runs."""
+    found: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for score in scores:
+        found.setdefault((score.arm, score.num_cases), []).append((score.missed_voxels, score.false_voxels))
+    means = {key: np.mean(voxels, axis=0) for key, voxels in found.items()}
+    return {key: (float(missed), float(false)) for key, (missed, false) in means.items()}
 
 
 def training_losses(study: Study, runs: Sequence[ArmRun], folder: Path) -> dict[tuple[str, int], float]:
@@ -176,8 +182,12 @@ def unfinished(jobs: Sequence[StudyJob], folder: Path) -> list[dict[str, str]]:
             if (s := states[j.job_id])["state"] != "done"]
 
 
-def check_generators(folder: Path) -> int:
+def check_generators(held_out: Sequence[CaseRecord], folder: Path) -> int:
     """Compare what every generator has seen with the test cases, by id and content.
+
+    Args:
+        held_out: the test cases.
+        folder: the study's folder.
 
     Returns:
         Number of generators.
@@ -185,11 +195,9 @@ def check_generators(folder: Path) -> int:
     Raises:
         UserError: one of them has seen a test case.
     """
-    content, test = read_json(folder / CONTENT), read_json(folder / SPLIT_FILE)["test"]
-    held_out = [CaseFingerprint.from_json(content[c]) for c in test]
     lists = sorted((folder / "nnUNet_results").glob("*/SBLDM__*/fold_*/training_cases.json"))
     for file in lists:
-        leaks = find_leaks([CaseFingerprint.from_json(c) for c in read_json(file)], held_out)
+        leaks = find_leaks([CaseFingerprint.from_json(c) for c in read_json(file)], [r.content for r in held_out])
         if leaks:
             raise UserError(f"The generator in {file.parent} has seen test cases ({leaks[0]}): its results are worth nothing.")
     return len(lists)

@@ -13,11 +13,11 @@ from typing import Any
 from nnunet_sbldm import __version__
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.study import Arm, Study
+from nnunet_sbldm.study_cases import CASES, record_cases, refuse_content_leaks
 from nnunet_sbldm.study_data import (
     MAX_NAMED,
     make_folders,
     open_source,
-    refuse_content_leaks,
     split_cases,
     write_raw_dataset,
     write_test_cases,
@@ -53,14 +53,14 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
         raise UserError("surface_distances needs MONAI: pip install 'nnunet-sbldm[benchmarks]', or set it to false.")
     source = open_source(study, folder)
     split = split_cases(study, source)
-    refuse_content_leaks(study, source, split, folder)
+    refuse_content_leaks(study, split, record_cases(study, source, split, folder))
     ids = DatasetIds(read_json(folder / IDS_FILE) if (folder / IDS_FILE).is_file() else {})
     jobs = plan_study_jobs(study, ids)
     if max(ids.known.values()) > LARGEST_ID:
         raise UserError(f"The study needs {len(ids.known)} datasets, and nnU-Net numbers at most {LARGEST_ID}: split the study.")
     make_folders(folder)
     write_json(folder / STUDY_FILE, described(study))
-    write_json(folder / SPLIT_FILE, {"test": split.test, "order": {str(f): o for f, o in split.order.items()}})
+    write_json(folder / SPLIT_FILE, split.to_json())
     write_json(folder / IDS_FILE, ids.known)
     for subset in dict.fromkeys(run.subset for run in runs_of(study)):
         write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
@@ -81,7 +81,7 @@ def refuse_other_study(study: Study, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a new or empty folder with -o.")
     if not (folder / STUDY_FILE).is_file():
-        foreign = [p.name for p in folder.iterdir() if p.name not in ("source", "content_hashes.json")] if folder.is_dir() else []
+        foreign = [p.name for p in folder.iterdir() if p.name not in ("source", CASES)] if folder.is_dir() else []
         if foreign:
             raise UserError(f"{folder} holds other files ({foreign[0]}); give a new or empty folder with -o.")
         return

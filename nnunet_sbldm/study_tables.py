@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from nnunet_sbldm.study_draws import percent
@@ -94,6 +95,14 @@ def _formatted(interval: Bounds | None, factor: float, digits: str) -> str:
         return NOT_MEASURED
     text = format(factor * mean, digits)
     return text if low is None or high is None else f"{text} [{format(factor * low, digits)}, {format(factor * high, digits)}]"
+
+
+def range_text(values: Sequence[float], digits: str) -> str:
+    """The median of some values, from the lowest to the highest."""
+    if not values:
+        return NOT_MEASURED
+    middle, low, high = (format(v, digits) for v in (median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})"
 
 
 def p_text(value: float | None) -> str:

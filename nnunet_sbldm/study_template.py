@@ -72,12 +72,25 @@ smallest, middle and largest foreground ({{ thirds }}).</p>
 
 <h2>Structures and further metrics</h2>
 <div class="scroll"><table>
-<tr><th>arm</th><th>real cases</th><th>training loss</th>{% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr>
+<tr><th>arm</th><th>real cases</th><th>training loss</th>{% for name in metrics %}<th>{{ name }}</th>{% endfor %}
+<th>missed voxels</th><th>false voxels</th></tr>
 {% for row in metric_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>Precision: share of the predicted voxels that are right; recall: share of the reference that is found; means of the test cases
-that have such voxels. Training loss: of nnU-Net, mean of the last five epochs.</p>
+that have such voxels. Missed and false voxels: per test case{% if several %} and structure{% endif %}, means.
+Training loss: of nnU-Net, mean of the last five epochs.</p>
 {% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
+
+<h2>The cases</h2>
+<img alt="Volume and brightness of the foreground of each case" src="{{ cases }}">
+<div class="scroll"><table>
+<tr><th>cases</th><th>number</th><th>foreground in ml, median (range)</th>
+{% for name in channels %}<th>brightness AUC, {{ name }}</th>{% endfor %}</tr>
+{% for row in case_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>Are the training cases like the test cases? A dot per case, a line at the median. Brightness AUC: the probability that a voxel
+of the foreground is brighter than one of its surroundings; 0.5 where brightness alone tells nothing. Pasted and synthetic
+lesions repeat what few training cases have, also what no test case has.</p>
 
 <h2>Best, median and worst test case</h2>
 <p>Of the first fold and seed at the smallest number of real cases; reference above, prediction below.</p>

@@ -21,9 +21,9 @@ seams lesions edit_gate edit_tasks editing edited_cases quality_targets quality 
 destinations production evaluated_cases scoring installation trace regeneration ring case_maker generator_process
 generator_supervisor generator_choice on_the_fly injection mixin phantom_anatomy phantom edit_samples edit_evaluation
 blinded_montage cli_options model_commands edit_options edit_commands dataset_conversion train_command expand_command
-trainers report_template steps report evaluation_report evaluation demo study study_fields study_file study_data study_jobs
-study_runner study_setup study_slurm study_surface study_statistics study_results study_draws study_pictures study_methods
-study_tables study_template study_steps study_report study_commands cli
+trainers report_template steps report evaluation_report evaluation demo study study_fields study_file study_data study_cases
+study_jobs study_runner study_setup study_slurm study_surface study_statistics study_results study_draws study_pictures
+study_methods study_tables study_template study_steps study_report study_commands cli
 """.split()
 
 

@@ -14,8 +14,9 @@ from phantom_fixtures import SMALL_PHANTOM
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import ARM_KINDS
+from nnunet_sbldm.study_cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.study_commands import ablation_entry
-from nnunet_sbldm.study_data import Subset, open_source, refuse_content_leaks, split_cases
+from nnunet_sbldm.study_data import Subset, open_source, split_cases
 from nnunet_sbldm.study_file import read_study
 from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
@@ -165,10 +166,10 @@ def test_a_renamed_copy_of_a_test_case_is_a_leak(study_of, raw, tmp_path):
     study = study_of(test_cases=["phantom_000"], num_cases=[9])
     source = open_source(study, tmp_path)
     split = split_cases(study, source)
-    refuse_content_leaks(study, source, split, tmp_path / "clean")
+    refuse_content_leaks(study, split, record_cases(study, source, split, tmp_path / "clean"))
     copied = replace(source, case_files={**source.case_files, "phantom_005": source.case_files["phantom_000"]})
     with pytest.raises(UserError, match="1 test case.s. are copies of training cases: phantom_000"):
-        refuse_content_leaks(study, copied, split, tmp_path / "leaking")
+        refuse_content_leaks(study, split, record_cases(study, copied, split, tmp_path / "leaking"))
 
 
 def test_datasets_list_files_where_they_are(study_of, raw, tmp_path):

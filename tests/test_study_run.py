@@ -19,14 +19,15 @@ from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
-from nnunet_sbldm.study_data import open_source
+from nnunet_sbldm.study_cases import record_cases, recorded_cases
+from nnunet_sbldm.study_data import SourceDataset, Split, open_source
 from nnunet_sbldm.study_draws import RunDraws
 from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, predictions_folder, runs_of
 from nnunet_sbldm.study_report import write_study_report
 from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
 from nnunet_sbldm.study_setup import set_up
 from nnunet_sbldm.study_tables import NOT_MEASURED, markdown_table
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.types import Case, Geometry, UserError
 
 
 def job(name, program, *needs, **more):
@@ -207,8 +208,8 @@ def predict(run, source, folder):
                    folder / "unused" / f"{case_id}_0001.nii.gz"][: len(case.image)], target / f"{case_id}.nii.gz")
         true, found = int((case.label > 0).sum()), int((kept > 0).sum())
         dice = float("nan") if true + found == 0 else 2 * found / (true + found)
-        entries.append({"prediction_file": str(target / f"{case_id}.nii.gz"),
-                        "metrics": {"1": {"Dice": dice, "TP": found, "n_ref": true, "n_pred": found}}})
+        counts = {"TP": found, "FP": 0, "FN": true - found, "n_ref": true, "n_pred": found}
+        entries.append({"prediction_file": str(target / f"{case_id}.nii.gz"), "metrics": {"1": {"Dice": dice, **counts}}})
     write_json(target / "summary.json", {"metric_per_case": entries})
     write_json(target / "dataset.json", {k: v for k, v in source.dataset_json.items() if k != "dataset"})
 
@@ -261,12 +262,58 @@ def test_report_tells_what_was_missed_and_how_far_trainings_came(finished):
     for (arm, _), row in rows.items():
         assert row["training_loss"] == pytest.approx(-0.7)
         assert row["scores"]["precision"]["mean"] == 1
+        assert row["false_voxels"] == 0
+        assert (row["missed_voxels"] > 0) == (MISSED[arm] > 0)
         assert row["scores"]["recall"]["mean"] == pytest.approx(1 - MISSED[arm], abs=0.03)
     assert "<th>training loss</th><th>Dice</th><th>precision</th><th>recall</th>" in html
     for log in (folder / "nnUNet_results").rglob("training_log_*.txt"):
         log.unlink()
     write_study_report(study, jobs, folder)
     assert all(r["training_loss"] is None for r in read_json(folder / "report" / "results.json")["metrics"])
+
+
+def test_report_shows_what_training_and_test_cases_are_like(finished):
+    study, jobs, folder = finished
+    html = write_study_report(study, jobs, folder).read_text()
+    split, groups = read_json(folder / "split.json"), read_json(folder / "report" / "results.json")["cases"]
+    assert [g["name"] for g in groups] == ["test cases", "n = 2, fold 0", "n = 3, fold 0", "n = 4, fold 0"]
+    assert [list(g["cases"]) for g in groups] == [split["test"], *(split["order"]["0"][:n] for n in (2, 3, 4))]
+    source = open_source(study, folder)
+    for case_id, told in groups[0]["cases"].items():
+        case = source.read(case_id)
+        assert told["foreground_ml"] == pytest.approx((case.label > 0).sum() * np.prod(case.geometry.spacing_mm) / 1000)
+        assert len(told["brightness_auc"]) == len(case.image)
+    assert "<td>n = 4, fold 0</td><td>4</td>" in html
+    assert (folder / "report" / "cases.png").is_file()
+
+
+@pytest.mark.parametrize(("foreground", "around", "auc"), [(2.0, 1.0, 1.0), (1.0, 2.0, 0.0), (2.0, 2.0, 0.5)])
+def test_brightness_of_the_foreground_is_told_by_channel_and_without_ignored_voxels(tmp_path, foreground, around, auc):
+    folder = tmp_path / "Dataset901_Box"
+    image, label = np.full((2, 8, 12, 12), around, np.float32), np.zeros((8, 12, 12), np.int16)
+    image[0, :, 8:], label[:, 8:] = 9, 2  # nothing of what is ignored counts
+    image[0, 3:5, 3:5, 3:5], label[3:5, 3:5, 3:5] = foreground, 1
+    image[1] = np.arange(12) + 1.0  # as bright inside as around, in the second channel
+    case = Case("box", image, label, Geometry((2.0, 1.0, 1.0)))
+    files = [folder / "imagesTr" / f"box_000{c}.nii.gz" for c in (0, 1)]
+    write_case(case, files, folder / "labelsTr" / "box.nii.gz")
+    labels = {"background": 0, "lesion": 1, "ignore": 2}
+    source = SourceDataset(folder, {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "a", "1": "b"}},
+                           {"box": {"images": list(map(str, files)), "label": str(folder / "labelsTr" / "box.nii.gz")}}, {})
+    study = Study("901", (1,), ARMS[:1], 1)
+    record = record_cases(study, source, Split(("box",), {0: ()}), tmp_path)["box"]
+    assert record.foreground_ml == pytest.approx(8 * 2 / 1000)
+    assert record.brightness_auc[0] == auc
+    assert record.brightness_auc[1] == pytest.approx(0.5, abs=0.15)
+    assert recorded_cases(tmp_path)["box"] == record
+
+
+def test_cases_without_foreground_have_no_brightness(finished):
+    _, _, folder = finished
+    assert all(r.brightness_auc != (None,) or r.foreground_ml == 0 for r in recorded_cases(folder).values())
+    (folder / "cases.json").unlink()
+    with pytest.raises(UserError, match=r"cases.json is missing: sbldm_ablation run makes it"):
+        recorded_cases(folder)
 
 
 def test_a_study_in_which_more_real_cases_do_not_help_says_so(finished):
@@ -351,7 +398,7 @@ def test_a_study_without_the_reference_cannot_be_reported(finished):
 
 def test_a_generator_that_has_seen_a_test_case_voids_the_report(finished):
     study, jobs, folder = finished
-    seen = read_json(folder / "content_hashes.json")[read_json(folder / "split.json")["test"][0]]
+    seen = read_json(folder / "cases.json")[read_json(folder / "split.json")["test"][0]]["content"]
     write_json(folder / "nnUNet_results" / "Dataset001_x" / "SBLDM__nnUNetPlans__tiny" / "fold_all" / "training_cases.json",
                [{**seen, "case_id": "renamed"}])
     with pytest.raises(UserError, match="has seen test cases"):

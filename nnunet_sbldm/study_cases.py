@@ -1,0 +1,140 @@
+"""What the cases of a study are like: content, volume of the foreground, and how it stands out from its surroundings.
+
+Every case is read once, when the study is set up, and remembered in ``cases.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+from tqdm import tqdm
+
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.folds import CaseFingerprint, find_leaks
+from nnunet_sbldm.gate import mask_and_shell
+from nnunet_sbldm.nnunet import fingerprint_of
+from nnunet_sbldm.study import Study
+from nnunet_sbldm.study_data import SourceDataset, Split, Subset, named
+from nnunet_sbldm.types import Case, UserError
+
+CASES = "cases.json"
+IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What a study remembers of a case.
+
+    Attributes:
+        content: hashes of its images and its label map.
+        foreground_ml: volume of all labels together, without the ignore label.
+        brightness_auc: per channel the probability that a voxel of the foreground is brighter than one of the surroundings
+            (:func:`nnunet_sbldm.gate.mask_and_shell`), which is the area under the ROC curve of a threshold: 1 and 0 where a
+            threshold tells them apart, 0.5 where brightness says nothing, None without foreground or surroundings.
+    """
+
+    content: CaseFingerprint
+    foreground_ml: float
+    brightness_auc: tuple[float | None, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"content": self.content.to_json(), "foreground_ml": self.foreground_ml, "brightness_auc": self.brightness_auc}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CaseRecord:
+        """Inverse of :meth:`to_json`."""
+        return cls(CaseFingerprint.from_json(value["content"]), value["foreground_ml"], tuple(value["brightness_auc"]))
+
+
+def record_cases(study: Study, source: SourceDataset, split: Split, folder: Path) -> dict[str, CaseRecord]:
+    """Records of the test cases and of all that some subset trains on; each is read once, then remembered in ``folder``."""
+    known = _remembered(folder)
+    missing = sorted({*split.test, *split.ever_trained(study)} - known.keys())
+    if missing:
+        known |= {c: _record(source, source.read(c)) for c in tqdm(missing, "reading cases", unit="case")}
+        write_json(folder / CASES, {c: r.to_json() for c, r in known.items()})
+    return known
+
+
+def recorded_cases(folder: Path) -> dict[str, CaseRecord]:
+    """Records of a study that is set up.
+
+    Raises:
+        UserError: there are none.
+    """
+    records = _remembered(folder)
+    if not records:
+        raise UserError(f"{folder / CASES} is missing: sbldm_ablation run makes it.")
+    return records
+
+
+def _remembered(folder: Path) -> dict[str, CaseRecord]:
+    value = read_json(folder / CASES) if (folder / CASES).is_file() else {}
+    return {c: CaseRecord.from_json(r) for c, r in value.items()}
+
+
+def _record(source: SourceDataset, case: Case) -> CaseRecord:
+    ignored = source.dataset_json["labels"].get(IGNORE)
+    known = case.label != ignored  # all, without such a label
+    mask, voxel_ml = (case.label > 0) & known, float(np.prod(case.geometry.spacing_mm)) / 1000
+    foreground, surroundings = mask_and_shell(mask, (case.image != 0).any(axis=0) & known, case.geometry.spacing_mm)
+    return CaseRecord(fingerprint_of(case), float(mask.sum()) * voxel_ml,
+                      tuple(_auc(channel[foreground], channel[surroundings]) for channel in case.image))
+
+
+def _auc(foreground: np.ndarray, surroundings: np.ndarray) -> float | None:
+    """Probability that a value of the first is larger than one of the second; equal ones count half."""
+    if not len(foreground) or not len(surroundings):
+        return None
+    return float(mannwhitneyu(foreground, surroundings).statistic) / len(foreground) / len(surroundings)
+
+
+def refuse_content_leaks(study: Study, split: Split, records: dict[str, CaseRecord]) -> None:
+    """Raise a :class:`UserError` if a test case is a copy of a case that some subset trains on, whatever its name."""
+    leaks = find_leaks([records[c].content for c in split.ever_trained(study)], [records[c].content for c in split.test])
+    if leaks:
+        raise UserError(f"{len(leaks)} test case(s) are copies of training cases: {named([str(leak) for leak in leaks])}; "
+                        "remove one of each pair.")
+
+
+# --- for the report ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CaseGroup:
+    """The test cases, or the training cases of a subset.
+
+    Attributes:
+        name: as it is shown.
+        records: case -> its record.
+    """
+
+    name: str
+    records: dict[str, CaseRecord]
+
+    def volumes_ml(self) -> list[float]:
+        """Volume of the foreground of every case that has any."""
+        return [r.foreground_ml for r in self.records.values() if r.foreground_ml > 0]
+
+    def aucs(self, channel: int) -> list[float]:
+        """Brightness of the foreground of every case that has any."""
+        return [a for r in self.records.values() if (a := r.brightness_auc[channel]) is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, without hashes."""
+        return {"name": self.name, "cases": {
+            c: {"foreground_ml": r.foreground_ml, "brightness_auc": r.brightness_auc} for c, r in self.records.items()}}
+
+
+def case_groups(split: Split, subsets: Iterable[Subset], records: dict[str, CaseRecord]) -> list[CaseGroup]:
+    """The test cases, and the training cases of each number of cases and fold."""
+    training = {(s.num_cases, s.fold): split.training(s) for s in subsets}
+    lists: list[tuple[str, Sequence[str]]] = [("test cases", split.test)]
+    lists += [(f"n = {n}, fold {fold}", ids) for (n, fold), ids in sorted(training.items())]
+    return [CaseGroup(name, {c: records[c] for c in ids}) for name, ids in lists]
