@@ -1,10 +1,10 @@
-"""What is added to what the decoder returns is worth what? Texture, outlines, mixed neighbouring slices, each left out.
+"""What is fitted to samples and residuals is worth what? Texture, outlines, noise that slices share, each left out.
 
     python benchmarks/decoding.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -n 64 -o decoding
 
-draws the same cases (same conditions, same noise, raw draws) four times, with everything, and without texture, outlines or the
-mixing of neighbouring slices, and measures them against real cases that are measured once. Writes ``decoding.csv`` and prints a
-table; columns: see ``nnunet_sbldm.scoring.headline``.
+draws the same cases (same conditions, same seeds, raw draws) four times, with everything, and without texture, outlines or the
+correlation of noise between slices, and measures them against real cases that are measured once. Writes ``decoding.csv`` and
+prints a table; columns: see ``nnunet_sbldm.scoring.headline``.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def main() -> None:
     reference = Reference.measure(generator, dataset, real)
     sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
     requests = numbered_requests(args.n, args.seed)
-    print(f"outlines: noise {plan.outlines.strength}, smoothing {plan.outlines.smoothing}; neighbours: {plan.neighbour_weight}")
+    fitted = f"outlines: noise {plan.outlines.strength}, smoothing {plan.outlines.smoothing}"
+    print(f"{fitted}; correlation of noise: {plan.noise_correlation}")
     rows = []
     left_out = {
         "nothing": {}, "texture": {"texture": NO_TEXTURE}, "outlines": {"outlines": MOST_PROBABLE},
-        "neighbours": {"neighbour_weight": 0.0},
+        "noise in common": {"noise_correlation": 0.0},
     }
     for name, change in left_out.items():
         changed = replace(generator, plan=replace(plan, **change))

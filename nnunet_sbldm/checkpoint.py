@@ -91,7 +91,7 @@ class GeneratorPlan:
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.
         outlines: how outlines of labels vary around the most probable ones; not at all until it is done.
-        neighbour_weight: share of each neighbouring slice in latents that were made, so that slices belong together.
+        noise_correlation: of the noise of neighbouring slices that sampling begins with, so that slices belong together.
         initial: what it was fine-tuned from.
         layout: the denoiser's layout where it is that of the initial model; None where the grid decides.
     """
@@ -119,7 +119,7 @@ class GeneratorPlan:
     component_intensity: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     texture: Texture = NO_TEXTURE
     outlines: Outlines = MOST_PROBABLE
-    neighbour_weight: float = 0.0
+    noise_correlation: float = 0.0
     initial: InitialModel = FROM_SCRATCH
     layout: DenoiserLayout | None = None
 

@@ -130,18 +130,31 @@ def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.
     return condition.masked_fill(hidden.to(condition.device), torch.nan)
 
 
-def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Starting noise [B, *shape]; each sample's depends on its seed alone, never on its batch or device."""
+def initial_noise(seeds: Sequence[int], shape: Sequence[int], correlation: float = 0.0) -> Tensor:
+    """Starting noise [B, *shape]; each sample's depends on its seed alone, never on its batch or device.
+
+    Args:
+        seeds: [B] one per sample.
+        shape: (Z, D, h, w).
+        correlation: of the noise of neighbouring slices, 0 to below 1; that of slices k apart is its k-th power, and the variance
+            is 1 everywhere (an autoregressive process; Ge et al. 2023, arXiv 2305.10474, for the frames of a video).
+    """
 
     def one(seed: int) -> Tensor:
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(np.uint64(seed))))
 
-    return torch.stack([one(seed) for seed in seeds])
+    noise = torch.stack([one(seed) for seed in seeds])
+    if not correlation:
+        return noise
+    slices = torch.arange(noise.shape[2])
+    mixing = torch.linalg.cholesky(correlation ** (slices[:, None] - slices).abs().double())
+    return torch.einsum("de,bzehw->bzdhw", mixing.float(), noise)
 
 
 @torch.inference_mode()
 def sample(
-    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, noise: Tensor, condition: Tensor, seeds: Sequence[int]
+    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, noise: Tensor, condition: Tensor, seeds: Sequence[int],
+    correlation: float = 0.0,
 ) -> Tensor:
     """Denoise from z_T to z_0 with classifier-free guidance (Ho & Salimans 2022, eq. 6).
 
@@ -152,6 +165,7 @@ def sample(
         noise: [B, Z, D, h, w] starting point z_T.
         condition: [B, F].
         seeds: [B] one per sample, for the noise that steps add.
+        correlation: of that noise in neighbouring slices, see :func:`initial_noise`.
 
     Returns:
         [B, Z, D, h, w] samples of z_0.
@@ -167,7 +181,8 @@ def sample(
             estimates = [clean_of(scheduler, prediction, z, t.expand(len(z)))]
         extra: dict[str, Any] = {"eta": sampler.eta} if sampler.name == "ddim" else {}
         if sampler.is_stochastic:
-            extra["variance_noise"] = initial_noise([derived_seed(seed, i + 1) for seed in seeds], z.shape[1:]).to(z.device)
+            step_seeds = [derived_seed(seed, i + 1) for seed in seeds]
+            extra["variance_noise"] = initial_noise(step_seeds, z.shape[1:], correlation).to(z.device)
         z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
 

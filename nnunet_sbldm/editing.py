@@ -26,7 +26,7 @@ from nnunet_sbldm.edit_tasks import EditTask
 from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import without_strays
-from nnunet_sbldm.latents import decode_volume, encode_volume, mixed_with_neighbours
+from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size
@@ -171,8 +171,8 @@ def _edit_one(
     known = Known(latent[place][None], free.float())
     condition = torch.from_numpy(plan.condition_scaling.scaled(np.stack(told))).float().to(device)
     denoise = partial(generator.denoiser, part=part)
-    (made,) = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, [task.request.noise_seed])
-    latent[place] = torch.where(free[0], mixed_with_neighbours(made, plan.neighbour_weight), made).to(latent)
+    seeds, correlation = [task.request.noise_seed], plan.noise_correlation
+    latent[place] = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, seeds, correlation)[0].to(latent)
     task = replace(task, condition=told[0])
     decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)

@@ -70,7 +70,8 @@ def _exact_prediction(scheduler: Scheduler, noisy: Tensor, clean: Tensor, timest
 
 
 def inpaint(
-    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, known: Known, condition: Tensor, seeds: Sequence[int]
+    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, known: Known, condition: Tensor, seeds: Sequence[int],
+    correlation: float = 0.0,
 ) -> Tensor:
     """Sample the unknown latents given the known ones.
 
@@ -81,13 +82,14 @@ def inpaint(
         known: latents of the hosts and which of them stay.
         condition: [B, F] in network scale.
         seeds: [B] one per sample.
+        correlation: of the noise of neighbouring slices, see :func:`nnunet_sbldm.diffusion.initial_noise`.
 
     Returns:
         [B, Z, D, h, w] standardised latents; the known ones are exactly the hosts'.
     """
     predict = clamped(denoise, make_scheduler(config, sampler.name), known, config.masked_share > 0)
-    noise = initial_noise(seeds, known.clean.shape[1:]).to(known.clean)
-    drawn = sample(predict, config, sampler, noise, condition, seeds)
+    noise = initial_noise(seeds, known.clean.shape[1:], correlation).to(known.clean)
+    drawn = sample(predict, config, sampler, noise, condition, seeds, correlation)
     return torch.where(known.unknown > 0, drawn, known.clean)
 
 

@@ -96,14 +96,6 @@ def decode_volume(
     return torch.cat(images).movedim(0, 1), torch.cat(logits).movedim(0, 1)
 
 
-def mixed_with_neighbours(latent: Tensor, weight: float) -> Tensor:
-    """Latents [..., D, h, w], each slice averaged with its two neighbours, of which each has ``weight`` (0 to 0.25)."""
-    if not weight:
-        return latent
-    padded = torch.cat([latent[..., :1, :, :], latent, latent[..., -1:, :, :]], dim=-3)
-    return (1 - 2 * weight) * latent + weight * (padded[..., :-2, :, :] + padded[..., 2:, :, :])
-
-
 def encode_cases(autoencoder: SliceAutoencoder, arrays: TrainingArrays) -> Iterator[Tensor]:
     """Latent volume [Z, D, h, w] of every training case, on the CPU."""
     for image, classes in zip(arrays.images, arrays.classes, strict=True):

@@ -184,13 +184,19 @@ def _condition_target(name: str, value: float, targets: QualityTargets) -> tuple
 
 
 def coherence_results(sets: Sets, targets: QualityTargets) -> list[Result]:
-    """Means of the coherence measures of synthetic and of held-out cases."""
+    """Means of the coherence measures of synthetic and of held-out cases.
+
+    Held-out and training cases are both real and differ, the more the fewer there are: what is judged is how far synthetic
+    cases lie outside the range that the two means span.
+    """
     results = []
     for i, name in enumerate(COHERENCE):
         value, real, training = (_mean(m.coherence[:, i]) for m in (sets.synthetic, sets.held_out, sets.training))
         asked = name in ("neighbour_ssim", "gradient_ratio")
-        text = f"within {100 * targets.max_coherence_deviation:g} % of real" if asked else ""
-        reached = bool(abs(value / real - 1) <= targets.max_coherence_deviation) if asked else None
+        low, high = sorted((real, training))
+        text = f"within {100 * targets.max_coherence_deviation:g} % of real: {low:.3g} to {high:.3g}" if asked else ""
+        margin = targets.max_coherence_deviation
+        reached = bool(low * (1 - margin) <= value <= high * (1 + margin)) if asked else None
         results.append(Result(name, value, real, len(sets.synthetic), text, reached, {"training": training}))
     return results
 

@@ -22,7 +22,8 @@ class QualityTargets:
         min_volume_correlation: of the logarithms of asked and obtained volume, per label.
         max_centroid_error: median distance of asked and obtained centroid, as share of the field of view, per label.
         max_floor_multiple: largest Wasserstein-1 distance of volume and sphericity, in multiples of that of training cases.
-        max_coherence_deviation: largest deviation of neighbour SSIM and gradient ratio from real cases, as share.
+        max_coherence_deviation: largest deviation of neighbour SSIM and gradient ratio from the range between the means of
+            held-out and training cases, as share.
         min_memorisation_ratio: median nearest distance of synthetic cases over that of held-out cases.
     """
 

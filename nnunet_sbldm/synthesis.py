@@ -26,7 +26,7 @@ from nnunet_sbldm.diffusion import initial_noise, sample
 from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.grid import FILL, from_grid, to_grid
-from nnunet_sbldm.latents import encode_volume, mixed_with_neighbours
+from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.nnunet import NnunetDataset, known_case_ids, load_preprocessed
 from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.provenance import SyntheticRecord
@@ -192,9 +192,9 @@ def sample_latents(
     filled = [i % n for i in range(sampler.batch_size)]
     c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
     seeds = [requests[i].noise_seed for i in filled]
-    noise = initial_noise(seeds, (len(plan.latent_mean), *plan.grid.latent_shape)).to(generator.device)
-    latents = sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds)[:n]
-    return mixed_with_neighbours(latents, plan.neighbour_weight)
+    shape, correlation = (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation
+    noise = initial_noise(seeds, shape, correlation).to(generator.device)
+    return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds, correlation)[:n]
 
 
 def _decode(

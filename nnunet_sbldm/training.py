@@ -113,7 +113,7 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
-    plan = replace(plan, neighbour_weight=as_coherent_as_real(plan, arrays, autoencoder, denoiser))
+    plan = replace(plan, noise_correlation=as_coherent_as_real(plan, arrays, autoencoder, denoiser))
     return replace(plan, outlines=as_rough_as_real(plan, arrays, autoencoder, denoiser))
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
-from nnunet_sbldm.latents import mixed_with_neighbours
 
 NUM_STEPS = 10
 
@@ -20,6 +19,5 @@ def sampled_latent(plan: GeneratorPlan, denoiser: nn.Module, seed: int) -> Tenso
     sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
     asked = plan.condition_model.sample(np.random.default_rng(seed))
     condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
-    noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape)).to(device)
-    latent = sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed])[0]
-    return mixed_with_neighbours(latent, plan.neighbour_weight)
+    noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation).to(device)
+    return sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed], plan.noise_correlation)[0]

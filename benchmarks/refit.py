@@ -1,0 +1,58 @@
+"""Fits anew, with the code of today, what is measured on samples and training cases once both networks are trained.
+
+    python benchmarks/refit.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -o refitted
+
+copies the generator and replaces its noise correlation, its outlines and what tissue components may lie in; the weights stay,
+and so does what was fitted to the first stage (texture). The dataset must be there, preprocessed as it was for the training. The
+model card of the copy tells nothing of the new fit: evaluate it (``sbldm_evaluate``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.coherence_fitting import as_coherent_as_real
+from nnunet_sbldm.files import write_json
+from nnunet_sbldm.folds import names_of
+from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.nnunet import known_case_ids, open_dataset
+from nnunet_sbldm.outline_fitting import as_rough_as_real
+from nnunet_sbldm.preparation import prepare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", required=True, help="name or folder of a trained SBLDM")
+    parser.add_argument("-o", type=Path, required=True, help="new folder")
+    parser.add_argument("-device", default="cpu")
+    args = parser.parse_args()
+
+    generator = load_generator(find_model(args.m), torch.device(args.device))
+    old = generator.plan
+    dataset = open_dataset(old.dataset_name, old.plans_name, old.configuration)
+    cases = names_of(generator.seen, known_case_ids(dataset))
+    with tempfile.TemporaryDirectory() as work:
+        fresh, arrays, _ = prepare(dataset, old.fold, old.preset, cases, old.seed, Path(work))
+        if (fresh.grid, fresh.condition_table) != (old.grid, old.condition_table):
+            parser.error(f"{dataset.name} is not what {args.m} was trained on: another grid or other conditions.")
+        plan = replace(old, noise_correlation=0.0, component_intensity=fresh.component_intensity)
+        networks = generator.autoencoder, generator.denoiser
+        plan = replace(plan, noise_correlation=as_coherent_as_real(plan, arrays, *networks))
+        plan = replace(plan, outlines=as_rough_as_real(plan, arrays, *networks))
+    shutil.copytree(generator.folder, args.o)
+    write_json(args.o / "generator.json", plan.to_json())
+    for name, before, after in (("noise correlation", old.noise_correlation, plan.noise_correlation),
+                                ("noise of outlines", old.outlines.strength, plan.outlines.strength),
+                                ("smoothing of outlines", old.outlines.smoothing, plan.outlines.smoothing)):
+        print(f"{name}: {before:g} -> {after:g}")
+
+
+if __name__ == "__main__":
+    main()
