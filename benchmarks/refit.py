@@ -3,8 +3,8 @@
     python benchmarks/refit.py -m nnUNet_results/DATASET/SBLDM__nnUNetPlans__small/fold_0 -o refitted
 
 copies the generator and replaces its noise correlation, its outlines and what tissue components may lie in; the weights stay,
-and so does what was fitted to the first stage (texture). The dataset must be there, preprocessed as it was for the training. The
-model card of the copy tells nothing of the new fit: evaluate it (``sbldm_evaluate``).
+and so does what was fitted to the first stage (texture). The dataset must be there, preprocessed as it was for the training. What
+an evaluation has measured leaves the model card of the copy: evaluate it again (``sbldm_evaluate``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.files import write_json
 from nnunet_sbldm.folds import names_of
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.known_models import MANIFEST, find_model
+from nnunet_sbldm.model_card import read_card, write_card
 from nnunet_sbldm.nnunet import known_case_ids, open_dataset
 from nnunet_sbldm.outline_fitting import as_rough_as_real
 from nnunet_sbldm.preparation import prepare
@@ -46,8 +47,9 @@ def main() -> None:
         networks = generator.autoencoder, generator.denoiser
         plan = replace(plan, noise_correlation=as_coherent_as_real(plan, arrays, *networks))
         plan = replace(plan, outlines=as_rough_as_real(plan, arrays, *networks))
-    shutil.copytree(generator.folder, args.o)
+    shutil.copytree(generator.folder, args.o, ignore=shutil.ignore_patterns(MANIFEST))
     write_json(args.o / "generator.json", plan.to_json())
+    write_card(args.o, replace(read_card(args.o), evaluation={}))
     for name, before, after in (("noise correlation", old.noise_correlation, plan.noise_correlation),
                                 ("noise of outlines", old.outlines.strength, plan.outlines.strength),
                                 ("smoothing of outlines", old.outlines.smoothing, plan.outlines.smoothing)):
