@@ -26,8 +26,8 @@ from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 
-CORRELATIONS = (0.0, 0.15, 0.3, 0.45, 0.6)
-"""What is tried, in this order, until it gets worse."""
+CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4)
+"""What is tried, in this order, until it gets worse. More is too unlike the noise that the denoiser was trained on."""
 FITTED = [COHERENCE.index(name) for name in ("neighbour_ssim", "gradient_ratio")]
 NUM_SAMPLES, MAX_REAL, RESOLUTION = 8, 100, 0.01
 CONTRAST = 0.4
