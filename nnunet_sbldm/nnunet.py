@@ -101,8 +101,7 @@ class NnunetDataset:
     @property
     def channel_names(self) -> list[str]:
         """Channel names in channel order."""
-        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return [names[k] for k in sorted(names, key=int)]
+        return channel_names_of(self.dataset_json)
 
     @cached_property
     def case_files(self) -> dict[str, dict[str, Any]]:
@@ -120,6 +119,12 @@ class NnunetDataset:
     def plans_hash(self) -> str:
         """Hash of all that decides how a raw case becomes a preprocessed one in this configuration."""
         return preprocessing_hash(self.plans, self.config)
+
+
+def channel_names_of(dataset_json: dict[str, Any]) -> list[str]:
+    """Channel names in channel order; older files call them modalities."""
+    names = dataset_json.get("channel_names") or dataset_json["modality"]
+    return [names[k] for k in sorted(names, key=int)]
 
 
 def preprocessing_hash(plans: PlansManager, config: ConfigurationManager) -> str:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.files import read_json
 from nnunet_sbldm.mixing import SETTINGS_NAME
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, preprocessing_hash
+from nnunet_sbldm.nnunet import Fold, NnunetDataset, channel_names_of, preprocessing_hash
 from nnunet_sbldm.types import FloatArray, UserError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -90,8 +90,7 @@ def load_encoder(folder: Path, dataset: NnunetDataset, fold: Fold, device: torch
 
 def _refuse_other_training(predictor: nnUNetPredictor, folder: Path, fold: Fold, dataset: NnunetDataset) -> None:
     plans, config, content = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
-    names = content.get("channel_names") or content["modality"]
-    channels = [names[k] for k in sorted(names, key=int)]
+    channels = channel_names_of(content)
     if channels != dataset.channel_names:
         raise UserError(
             f"The nnU-Net in -nnunet {folder} was trained on the channels {', '.join(channels)}; "

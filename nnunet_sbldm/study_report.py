@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.files import read_json, write_atomically, write_csv, write_json
+from nnunet_sbldm.nnunet import channel_names_of
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, Study
 from nnunet_sbldm.study_cases import CaseGroup, case_groups, recorded_cases
@@ -182,8 +183,7 @@ def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) ->
 
 
 def _channel_names(results: _Results) -> list[str]:
-    names = read_json(results.folder / predictions_folder(results.runs[0]) / "dataset.json")["channel_names"]
-    return [str(names[c]) for c in sorted(names, key=int)]
+    return channel_names_of(read_json(results.folder / predictions_folder(results.runs[0]) / "dataset.json"))
 
 
 def _group_row(group: CaseGroup, num_channels: int) -> list[str]:
