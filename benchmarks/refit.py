@@ -18,14 +18,13 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.files import write_json
 from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.known_models import MANIFEST, find_model
 from nnunet_sbldm.model_card import read_card, write_card
 from nnunet_sbldm.nnunet import known_case_ids, open_dataset
-from nnunet_sbldm.outline_fitting import as_rough_as_real
 from nnunet_sbldm.preparation import prepare
+from nnunet_sbldm.training import fitted_to_samples
 
 
 def main() -> None:
@@ -44,9 +43,7 @@ def main() -> None:
         if (fresh.grid, fresh.condition_table) != (old.grid, old.condition_table):
             parser.error(f"{dataset.name} is not what {args.m} was trained on: another grid or other conditions.")
         plan = replace(old, noise_correlation=0.0, component_intensity=fresh.component_intensity)
-        networks = generator.autoencoder, generator.denoiser
-        plan = replace(plan, noise_correlation=as_coherent_as_real(plan, arrays, *networks))
-        plan = replace(plan, outlines=as_rough_as_real(plan, arrays, *networks))
+        plan = fitted_to_samples(plan, arrays, generator.autoencoder, generator.denoiser)
     shutil.copytree(generator.folder, args.o, ignore=shutil.ignore_patterns(MANIFEST))
     write_json(args.o / "generator.json", plan.to_json())
     write_card(args.o, replace(read_card(args.o), evaluation={}))

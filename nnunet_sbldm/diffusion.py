@@ -139,14 +139,12 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int], correlation: float
         correlation: of the noise of neighbouring slices, 0 to below 1; that of slices k apart is its k-th power, and the variance
             is 1 everywhere (an autoregressive process; Ge et al. 2023, arXiv 2305.10474, for the frames of a video).
     """
-    slices = torch.arange(shape[1])
-    mixing = torch.linalg.cholesky(correlation ** (slices[:, None] - slices).abs().double()).float()
-
-    def one(seed: int) -> Tensor:
-        noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(np.uint64(seed))))
-        return torch.einsum("de,zehw->zdhw", mixing, noise) if correlation else noise
-
-    return torch.stack([one(seed) for seed in seeds])
+    noise = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(np.uint64(seed)))) for seed in seeds]
+    if correlation:
+        slices = torch.arange(shape[1])
+        mixing = torch.linalg.cholesky(correlation ** (slices[:, None] - slices).abs().double()).float()
+        noise = [torch.einsum("de,zehw->zdhw", mixing, own) for own in noise]  # one by one: rounding depends on no batch
+    return torch.stack(noise)
 
 
 @torch.inference_mode()

@@ -113,6 +113,13 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
     conditions = conditions_of(arrays, plan)
     train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
+    return fitted_to_samples(plan, arrays, autoencoder, denoiser)
+
+
+def fitted_to_samples(
+    plan: GeneratorPlan, arrays: TrainingArrays, autoencoder: SliceAutoencoder, denoiser: nn.Module
+) -> GeneratorPlan:
+    """The plan with what samples of its trained networks need to be like the training cases: noise, then outlines."""
     plan = replace(plan, noise_correlation=as_coherent_as_real(plan, arrays, autoencoder, denoiser))
     return replace(plan, outlines=as_rough_as_real(plan, arrays, autoencoder, denoiser))
 
