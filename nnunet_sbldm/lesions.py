@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, signal
 
 from nnunet_sbldm.conditions import Target
 from nnunet_sbldm.features import halo
@@ -25,9 +25,10 @@ from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 Load = Callable[[str], tuple[FloatArray, LabelArray]]
 
 DEPTH_PERCENTILE = 1.0
-MAX_CASES_PLACED = 40
-PLACEMENTS_PER_CASE = 6
-TRIES_PER_CASE = 30
+MAX_CASES_PLACED, MAX_PLACEMENTS, PLACEMENTS_PER_CASE = 40, 60, 6
+"""Borders in healthy tissue are looked at in so many cases, so often in all, and so often in each."""
+SHRINKING, MIN_PLACES, MIN_SHAPE_VOXELS = 0.8, 50, 27
+"""A lesion that fits in too few places of a case's healthy tissue is scaled down by the first, unless it is too small."""
 PATCH_VOXELS = (12, 24, 24)
 """Size of the patches in which lesions are compared; larger lesions are scaled down to it, smaller ones keep their size."""
 MAX_SHIFT_VOXELS = 2
@@ -58,9 +59,9 @@ class RealLesions:
     tissue: tuple[tuple[float, float], ...] = ()
 
     def bounds(self, name: str) -> tuple[float, float] | None:
-        """Range of a score over the real cases, widened as the gate widens its own; None if they do not have it."""
+        """Range of a score over the real cases, widened as the gate widens its own; None if fewer than two have it."""
         known = self.values.get(name, [])
-        if not known:
+        if len(known) < 2:
             return None
         low, high = min(known), max(known)
         margin = max(max(MIN_MARGIN_SHARE, MARGIN_CASES / len(known)) * (high - low), MIN_MARGIN)
@@ -78,7 +79,7 @@ class RealLesions:
 def measure_real_lesions(
     case_ids: Sequence[str], load: Load, spacing_mm: Sequence[float]
 ) -> RealLesions:
-    """Measure real cases; of many, borders and healthy tissue are measured on the first ``MAX_CASES_PLACED``.
+    """Measure real cases; of many, borders and healthy tissue are measured on the first ``MAX_CASES_PLACED``, less often in each.
 
     Args:
         case_ids: the real cases.
@@ -102,9 +103,10 @@ def measure_real_lesions(
             around.append(_voxels_around(image, label, spacing_mm))
     min_depth = min(depths, default=0.0)
     rng = np.random.default_rng(SEED)
-    for i, case_id in enumerate(case_ids[:MAX_CASES_PLACED] if shapes else ()):
-        shape = shapes[(i + 1) % len(shapes)]
-        for scores in _healthy_scores(*load(case_id), shape, spacing_mm, min_depth, rng):
+    placed = case_ids[:MAX_CASES_PLACED] if shapes else ()
+    for i, case_id in enumerate(placed):
+        others = [shapes[(i + 1 + j) % len(shapes)] for j in range(_placements_each(len(placed)))]
+        for scores in _healthy_scores(*load(case_id), others, spacing_mm, min_depth, rng):
             _collect(values, scores)
     pairs = itertools.combinations(patches.values(), 2)
     smallest = min((lesion_distance(a, b) for a, b in pairs), default=None)
@@ -169,40 +171,48 @@ def healthy_contrast(
     return {n.split("/")[1] + "/healthy_contrast": v for n, v in found.items() if n.endswith("/contrast")}
 
 
+def _placements_each(num_cases: int) -> int:
+    return min(PLACEMENTS_PER_CASE, math.ceil(MAX_PLACEMENTS / num_cases))
+
+
 def _healthy_scores(
     image: FloatArray,
     label: LabelArray,
-    shape: np.ndarray,
+    shapes: Sequence[np.ndarray],
     spacing_mm: Sequence[float],
     min_depth_mm: float,
     rng: np.random.Generator,
-) -> list[dict[str, float]]:
-    """Scores of regions in which nothing was edited, around another case's lesion laid into healthy tissue."""
+) -> Iterator[dict[str, float]]:
+    """Scores of regions in which nothing was edited, around lesions of other cases laid into healthy tissue."""
     lesions = label > 0
-    room = room_for_lesions(label, spacing_mm, min_depth_mm, lesions)
-    places, scores = np.argwhere(room), []
-    for _ in range(TRIES_PER_CASE * bool(len(places))):
-        place = _laid(shape, label.shape, places[rng.integers(len(places))])
-        if place is None or not room[place].all():
-            continue
-        region = region_around(place, label, spacing_mm, lesions)
-        tissue = (label != OUTSIDE) & ~lesions
-        scores.append(
-            border_scores(image, region.weight, tissue, spacing_mm) | healthy_contrast(image, label, place, spacing_mm)
-        )
-        if len(scores) == PLACEMENTS_PER_CASE:
-            break
-    return scores
+    room, tissue = room_for_lesions(label, spacing_mm, min_depth_mm, lesions), (label != OUTSIDE) & ~lesions
+    for shape in shapes:
+        place = _laid(shape, room, rng)
+        if place is not None:
+            region = region_around(place, label, spacing_mm, lesions)
+            yield border_scores(image, region.weight, tissue, spacing_mm) | healthy_contrast(image, label, place, spacing_mm)
 
 
-def _laid(shape: np.ndarray, into: Sequence[int], centre: np.ndarray) -> np.ndarray | None:
-    """A small mask laid into a volume around a voxel; None if it does not fit."""
-    start = centre - np.array(shape.shape) // 2
-    if (start < 0).any() or (start + shape.shape > into).any():
-        return None
-    out = np.zeros(into, bool)
-    out[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))] = shape
-    return out
+def _laid(shape: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """A mask laid into the room of a case, scaled down until it has some choice of places; None if it never has."""
+    while shape.sum() >= MIN_SHAPE_VOXELS:
+        if all(n <= m for n, m in zip(shape.shape, room.shape, strict=True)):
+            overlap = signal.correlate(room.astype(np.float32), shape.astype(np.float32), "valid", "fft")
+            starts = np.argwhere(overlap > shape.sum() - 0.5)
+            if len(starts) >= MIN_PLACES:
+                out = np.zeros_like(room)
+                start = starts[rng.integers(len(starts))]
+                out[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))] = shape
+                return out
+        shape = _scaled_down(shape)
+    return None
+
+
+def _scaled_down(shape: np.ndarray) -> np.ndarray:
+    """A mask of ``SHRINKING`` times the size along every axis, or of one voxel less where that is the same."""
+    target = [max(1, min(n - 1, round(SHRINKING * n))) for n in shape.shape]
+    index = np.meshgrid(*((np.arange(t) + 0.5) * n / t for t, n in zip(target, shape.shape, strict=True)), indexing="ij")
+    return np.asarray(shape[tuple(i.astype(int) for i in index)])
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
