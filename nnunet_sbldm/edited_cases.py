@@ -16,13 +16,14 @@ from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.lesions import (
     RealLesions,
     border_scores,
-    healthy_contrast,
+    healthy_scores,
     lesion_patch,
     lesion_scores,
     measure_real_lesions,
 )
 from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
 from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.regions import dilated, fading_widths
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE
 
@@ -73,13 +74,14 @@ class EditedCases:
         return {"scores": {**whole.scores, **own.scores}, "reasons": [*whole.reasons, *own.reasons]}
 
     def scores(self, drawn: EditedDraw) -> dict[str, float]:
-        """Seams, texture and, where a lesion was removed, what is left of its contrast."""
+        """Seams, texture, and whether healthy tissue is where lesions have gone."""
         task, image, spacing_mm = drawn.task, self._normalised(drawn), self.generator.plan.grid.spacing_mm
-        tissue = (drawn.label != OUTSIDE) & (drawn.label <= 0)
-        borders = border_scores(image, task.region.weight, tissue, spacing_mm)
-        if task.choice.kind == "remove":
-            return borders | healthy_contrast(image, drawn.focus, task.prepared.lesions, spacing_mm)
-        return borders | lesion_scores(image, drawn.focus, spacing_mm)
+        tissue, new = (drawn.label != OUTSIDE) & (drawn.label <= 0), drawn.focus > 0
+        scores = border_scores(image, task.region.weight, tissue, spacing_mm)
+        away = ~dilated(new, 1.0, fading_widths(spacing_mm))
+        healed = task.prepared.gone(task.choice.kind) & away
+        scores |= healthy_scores(image, healed, tissue & away, spacing_mm)
+        return scores | lesion_scores(image, drawn.focus, spacing_mm) if new.any() else scores
 
     def _normalised(self, drawn: EditedDraw) -> np.ndarray:
         return self.generator.plan.intensity.normalised(drawn.image)

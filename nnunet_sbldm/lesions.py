@@ -162,13 +162,24 @@ def border_scores(
     return seam_scores(image, weight, tissue) | texture_scores(image, fading, beyond, "border")
 
 
-def healthy_contrast(
-    image: FloatArray, label: LabelArray, place: np.ndarray, spacing_mm: Sequence[float]
-) -> dict[str, float]:
-    """Contrast of a place that holds no lesion with its surroundings: ``channel_C/healthy_contrast``."""
-    marked = np.where(label == OUTSIDE, OUTSIDE, place.astype(np.int16))
+def healthy_scores(image: FloatArray, place: np.ndarray, tissue: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Contrast and texture of a place that should look like the healthy tissue around it.
+
+    Args:
+        image: [C, D, H, W].
+        place: [D, H, W] bool, where a lesion was painted over, or might have been.
+        tissue: [D, H, W] bool, what it is compared with, as far as that is near.
+        spacing_mm: voxel size.
+
+    Returns:
+        ``channel_C/healthy_contrast``, ``healthy_fine`` and ``healthy_medium``; empty for a place of a few voxels.
+    """
+    if place.sum() < MIN_SHAPE_VOXELS:
+        return {}
+    marked = np.where(tissue | place, place.astype(np.int16), OUTSIDE)
     found = measure_appearance(image, marked, (Target("healthy", (1,)),), spacing_mm)
-    return {n.split("/")[1] + "/healthy_contrast": v for n, v in found.items() if n.endswith("/contrast")}
+    contrast = {n.split("/")[1] + "/healthy_contrast": v for n, v in found.items() if n.endswith("/contrast")}
+    return contrast | texture_scores(image, *mask_and_shell(place, tissue | place, spacing_mm), "healthy")
 
 
 def _placements_each(num_cases: int) -> int:
@@ -190,7 +201,7 @@ def _healthy_scores(
         place = _laid(shape, room, rng)
         if place is not None:
             region = region_around(place, label, spacing_mm, lesions)
-            yield border_scores(image, region.weight, tissue, spacing_mm) | healthy_contrast(image, label, place, spacing_mm)
+            yield border_scores(image, region.weight, tissue, spacing_mm) | healthy_scores(image, place, tissue, spacing_mm)
 
 
 def _laid(shape: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnunet_sbldm.lesions import MAX_PLACEMENTS, PLACEMENTS_PER_CASE, RealLesions, measure_real_lesions
+from nnunet_sbldm.lesions import MAX_PLACEMENTS, PLACEMENTS_PER_CASE, RealLesions, healthy_scores, measure_real_lesions
 from nnunet_sbldm.types import OUTSIDE
 
 SHAPE, SPACING = (12, 40, 40), (3.0, 2.0, 2.0)
@@ -42,6 +42,22 @@ def test_borders_differ_from_place_to_place_so_bounds_hold_other_real_ones():
         within = [low <= v <= high for v in others.values[name]]
         assert np.mean(within) > 0.9, name
         assert len(set(few.values[name])) > 20, name
+
+
+def test_a_lesion_left_in_place_and_mottled_tissue_are_no_healthy_tissue():
+    bounds = measured(5, 6).bounds
+    image, label = case_with_lesion(9, 6)
+    place, tissue = label == 1, label == 0
+
+    def outside(image: np.ndarray) -> set[str]:
+        scores = healthy_scores(image, place, tissue, SPACING)
+        return {n.split("_")[-1] for n, v in scores.items() if not bounds(n)[0] <= v <= bounds(n)[1]}
+
+    healed = image - 2 * place
+    assert outside(image) == {"contrast"}
+    assert outside(healed) == set()
+    assert outside(np.where(place, 3 * healed, healed)) == {"fine", "medium"}
+    assert healthy_scores(image, np.zeros_like(place), tissue, SPACING) == {}
 
 
 def test_one_real_value_bounds_nothing():
