@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from nnunet_sbldm.conditions import Target
 from nnunet_sbldm.features import halo
@@ -27,8 +27,8 @@ Load = Callable[[str], tuple[FloatArray, LabelArray]]
 DEPTH_PERCENTILE = 1.0
 MAX_CASES_PLACED, MAX_PLACEMENTS, PLACEMENTS_PER_CASE = 40, 60, 6
 """Borders in healthy tissue are looked at in so many cases, so often in all, and so often in each."""
-SHRINKING, MIN_PLACES, MIN_SHAPE_VOXELS = 0.8, 50, 27
-"""A lesion that fits in too few places of a case's healthy tissue is scaled down by the first, unless it is too small."""
+TRIES, SHRINKING, MIN_SHAPE_VOXELS = 30, 0.8, 27
+"""A lesion that fits in none of so many places of a case's healthy tissue is scaled down, unless it is too small."""
 PATCH_VOXELS = (12, 24, 24)
 """Size of the patches in which lesions are compared; larger lesions are scaled down to it, smaller ones keep their size."""
 MAX_SHIFT_VOXELS = 2
@@ -205,22 +205,22 @@ def _healthy_scores(
 
 
 def _laid(shape: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """A mask laid into the room of a case, scaled down until it has some choice of places; None if it never has."""
-    while shape.sum() >= MIN_SHAPE_VOXELS:
-        if all(n <= m for n, m in zip(shape.shape, room.shape, strict=True)):
-            overlap = signal.correlate(room.astype(np.float32), shape.astype(np.float32), "valid", "fft")
-            starts = np.argwhere(overlap > shape.sum() - 0.5)
-            if len(starts) >= MIN_PLACES:
+    """A mask laid into the room of a case somewhere, scaled down where it hardly fits anywhere; None if it is too small then."""
+    centres = np.argwhere(room)
+    while len(centres) and shape.sum() >= MIN_SHAPE_VOXELS:
+        for centre in centres[rng.integers(len(centres), size=TRIES)]:
+            start = centre - np.array(shape.shape) // 2
+            box = tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))
+            if (start >= 0).all() and (start + shape.shape <= room.shape).all() and room[box][shape].all():
                 out = np.zeros_like(room)
-                start = starts[rng.integers(len(starts))]
-                out[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))] = shape
+                out[box] = shape
                 return out
         shape = _scaled_down(shape)
     return None
 
 
 def _scaled_down(shape: np.ndarray) -> np.ndarray:
-    """A mask of ``SHRINKING`` times the size along every axis, or of one voxel less where that is the same."""
+    """A mask of ``SHRINKING`` times the size along every axis, at least one voxel less where there are two."""
     target = [max(1, min(n - 1, round(SHRINKING * n))) for n in shape.shape]
     index = np.meshgrid(*((np.arange(t) + 0.5) * n / t for t, n in zip(target, shape.shape, strict=True)), indexing="ij")
     return np.asarray(shape[tuple(i.astype(int) for i in index)])
