@@ -39,7 +39,7 @@ class ArmKind:
 
 
 _MIXING = ("name", "ratio", "schedule")
-_POOL = ("preset", "size_range")
+_POOL = ("preset", "size_range", "generator_cases")
 ARM_KINDS = {
     REFERENCE: ArmKind("real cases alone"),
     "real_only_no_augmentation": ArmKind("real cases alone, no augmentation", "nnUNetTrainerSBLDMNoDA"),
@@ -56,10 +56,13 @@ ARM_KINDS = {
 }
 
 
-def pool_words(size_range: tuple[float, float] | None, edit_kinds: tuple[str, ...] | None) -> tuple[str, ...]:
+def pool_words(
+    size_range: tuple[float, float] | None, edit_kinds: tuple[str, ...] | None, generator_cases: int | None
+) -> tuple[str, ...]:
     """What an arm asks of its synthetic cases, as words of its name and of the name of its dataset."""
+    origin = (f"from{generator_cases}",) if generator_cases else ()
     sizes = (f"{size_range[0]:g}to{size_range[1]:g}ml".replace(".", "p"),) if size_range else ()
-    return (*sizes, *(edit_kinds or ()))
+    return (*origin, *sizes, *(edit_kinds or ()))
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Arm:
         preset: of the generator; None is that of the study.
         size_range: volumes of the first label that are asked for, ml; None: as the condition model draws them.
         edit_kinds: which edits are made; None are those of the study.
+        generator_cases: real cases that the generator is trained on, as one that is shared would be; None: those of the arm.
         num_cases: real training cases of the oracle.
         wait_s: seconds that ``on_the_fly`` waits, at most, for its first cases before the first epoch.
     """
@@ -85,6 +89,7 @@ class Arm:
     preset: str | None = None
     size_range: tuple[float, float] | None = None
     edit_kinds: tuple[str, ...] | None = None
+    generator_cases: int | None = None
     num_cases: int | None = None
     wait_s: float = 0.0
 

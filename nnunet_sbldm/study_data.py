@@ -190,7 +190,7 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
 
 def largest_subset(study: Study) -> int:
     """The largest number of training cases of any arm."""
-    return max([*study.num_cases, *(arm.num_cases or 0 for arm in study.arms)])
+    return max([*study.num_cases, *(n or 0 for arm in study.arms for n in (arm.num_cases, arm.generator_cases))])
 
 
 def _patients(study: Study, source: SourceDataset) -> dict[str, str]:

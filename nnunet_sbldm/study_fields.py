@@ -179,6 +179,7 @@ ARM_FIELDS: Fields = {
     "preset": _PRESET,
     "size_range": (_volume_range, "a list of two volumes in ml, LOW and HIGH, with 0 < LOW <= HIGH"),
     "edit_kinds": _EDIT_KINDS,
+    "generator_cases": _COUNT,
     "num_cases": _COUNT,
     "wait_s": (_number(0, MAX_WAIT_S), f"a number of seconds from 0 to {MAX_WAIT_S}"),
 }

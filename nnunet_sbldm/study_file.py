@@ -129,7 +129,7 @@ def _default_name(kind: str, ratio: float, given: Mapping[str, Any]) -> str:
     if "ratio" in ARM_KINDS[kind].options:
         parts.append(f"{100 * ratio:.6g}".replace(".", "p"))
     chosen = [given[k] for k in ("schedule", "preset") if k in given and given[k] not in ("constant", kind)]
-    return "_".join([*parts, *chosen, *pool_words(given.get("size_range"), given.get("edit_kinds"))])
+    return "_".join([*parts, *chosen, *pool_words(*map(given.get, ("size_range", "edit_kinds", "generator_cases")))])
 
 
 def _refuse_bad_arms(arms: list[Arm], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class ArmRun:
         """As in file names."""
         return f"{self.subset.key}.{self.arm.name}"
 
+    @property
+    def generator_subset(self) -> Subset:
+        """The cases that its generator is trained on."""
+        return replace(self.subset, num_cases=self.arm.generator_cases or self.subset.num_cases)
+
 
 def runs_of(study: Study) -> list[ArmRun]:
     """Every training of a study; an oracle is trained once per fold and seed, whatever n it is compared at."""
@@ -101,9 +106,9 @@ class _Planner:
     run: ArmRun
 
     def jobs(self) -> list[StudyJob]:
-        jobs = [self._plan()]
+        jobs = [self._plan(self.subset)]
         if self.arm.what.needs_generator():
-            jobs.append(self._generator())
+            jobs += [self._plan(self.generator), self._generator()]
         if self.arm.what.pool:
             modes = ("generate", "edit") if self.arm.what.pool == "both" else (self.arm.what.pool,)
             jobs += [self._expand(mode) for mode in modes]
@@ -121,6 +126,11 @@ class _Planner:
         return self.run.subset.key
 
     @property
+    def generator(self) -> str:
+        """Key of the subset that the generator is trained on."""
+        return self.run.generator_subset.key
+
+    @property
     def preset(self) -> str:
         return self.arm.preset or self.study.generator.preset
 
@@ -132,21 +142,22 @@ class _Planner:
 
     def _made(self, mode: str) -> str:
         """What is made in a mode: its name, and the volumes and edits where the arm chooses them."""
-        return "_".join([mode, *pool_words(self.arm.size_range, self.arm.edit_kinds if mode != "generate" else None)])
+        kinds = self.arm.edit_kinds if mode != "generate" else None
+        return "_".join([mode, *pool_words(self.arm.size_range, kinds, self.arm.generator_cases)])
 
     def _device(self) -> tuple[str, str]:
         return ("-device", self.study.run.device)
 
-    def _plan(self) -> StudyJob:
+    def _plan(self, subset: str) -> StudyJob:
         processes = str(self.study.run.processes)
-        return StudyJob(f"{self.subset}.plan", "plan", (
-            "nnUNetv2_plan_and_preprocess", "-d", str(self.ids[self.subset]), "-c", DEFAULT_CONFIGURATION,
-            "-np", processes, "-npfp", processes, "--no_pbar"), subset=self.subset)
+        return StudyJob(f"{subset}.plan", "plan", (
+            "nnUNetv2_plan_and_preprocess", "-d", str(self.ids[subset]), "-c", DEFAULT_CONFIGURATION,
+            "-np", processes, "-npfp", processes, "--no_pbar"), subset=subset)
 
     def _generator(self) -> StudyJob:
-        return StudyJob(f"{self.subset}.generator.{self.preset}", "generator", (
-            "sbldm_train", "-d", str(self.ids[self.subset]), "-f", FOLD, *training_options(self.preset),
-            "-seed", str(self.run.subset.seed), *self._device()), (f"{self.subset}.plan",), self.subset, uses_device=True)
+        return StudyJob(f"{self.generator}.generator.{self.preset}", "generator", (
+            "sbldm_train", "-d", str(self.ids[self.generator]), "-f", FOLD, *training_options(self.preset),
+            "-seed", str(self.run.subset.seed), *self._device()), (f"{self.generator}.plan",), self.generator, uses_device=True)
 
     def _expand(self, mode: str) -> StudyJob:
         settings, target = self.study.generator, self.ids[f"{self.subset}_{self.preset}_{self._made(mode)}"]
@@ -158,8 +169,15 @@ class _Planner:
         options += [] if settings.gate else ["--no_gate"]
         return StudyJob(f"{self.subset}.expand.{self.preset}.{self._made(mode)}", "expand", (
             "sbldm_expand_dataset", "-d", str(self.ids[self.subset]), "-o", str(target), "-f", FOLD,
-            "-ratio", f"{settings.cases_per_real:g}", "-preset", self.preset, "-seed", str(self.run.subset.seed), *options,
-            *self._device()), (f"{self.subset}.generator.{self.preset}",), self.subset, uses_device=True)
+            "-ratio", f"{settings.cases_per_real:g}", *self._model(), "-seed", str(self.run.subset.seed), *options,
+            *self._device()), (f"{self.subset}.plan", f"{self.generator}.generator.{self.preset}"), self.subset, uses_device=True)
+
+    def _model(self) -> tuple[str, str]:
+        """Which generator makes the cases: that of the preset, or one that was trained on other cases than are expanded."""
+        if self.generator == self.subset:
+            return "-preset", self.preset
+        folder = f"SBLDM__{DEFAULT_PLANS}__{self.preset}/fold_{FOLD}"
+        return "-m", f"nnUNet_results/{self.ids.name(self.generator)}/{folder}"
 
     def _join(self) -> StudyJob:
         made = [self._made(mode) for mode in ("generate", "edit")]
@@ -185,7 +203,7 @@ class _Planner:
     def _train(self) -> StudyJob:
         needs = [f"{self.data_key}.configure"]
         if self.arm.what.needs_generator() and not self.arm.what.pool:
-            needs.append(f"{self.subset}.generator.{self.preset}")
+            needs.append(f"{self.generator}.generator.{self.preset}")
         workers = {"nnUNet_n_proc_DA": str(self.study.run.background_workers)}  # not while planning, which 0 breaks
         return self._own("train", (
             "nnUNetv2_train", str(self.ids[self.data_key]), self.arm.name, FOLD, "-tr", self.arm.what.trainer, *self._device(),

@@ -69,9 +69,9 @@ def _generator(study: Study) -> str:
     guidance = f", guidance {g.guidance:g}" if g.guidance is not None else ""
     gate = "judged by the quality gate" if g.gate else "unjudged"
     return (
-        f"For every n, draw and seed one slice-based latent diffusion model (preset {g.preset}) was trained on the same n cases "
-        f"and shared by the arms that use it; it made {g.cases_per_real:g} synthetic cases per real case and mode"
-        f"{steps}{guidance}, {gate}."
+        f"For every n, draw and seed one slice-based latent diffusion model (preset {g.preset}) was trained on the same n cases, "
+        f"where nothing else is said, and shared by the arms that use it; it made {g.cases_per_real:g} synthetic cases per "
+        f"real case and mode{steps}{guidance}, {gate}."
     )
 
 
@@ -83,9 +83,10 @@ def _arms(study: Study) -> str:
         preset = f", preset {arm.preset}" if arm.preset else ""
         sizes = f", {arm.size_range[0]:g} to {arm.size_range[1]:g} ml asked for" if arm.size_range else ""
         edits = f", edits {', '.join(arm.edit_kinds)}" if arm.edit_kinds else ""
+        origin = f", generator trained on {arm.generator_cases} cases" if arm.generator_cases else ""
         number = f", {arm.num_cases} cases" if arm.num_cases else ""
         wait = f", after waiting at most {arm.wait_s:g} s for its first cases" if arm.wait_s else ""
-        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{sizes}{edits}{number}{wait})")
+        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{sizes}{edits}{origin}{number}{wait})")
     return "Arms: " + "; ".join(named) + "."
 
 

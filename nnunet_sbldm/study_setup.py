@@ -62,7 +62,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
     write_json(folder / STUDY_FILE, described(study))
     write_json(folder / SPLIT_FILE, split.to_json())
     write_json(folder / IDS_FILE, ids.known)
-    for subset in dict.fromkeys(run.subset for run in runs_of(study)):
+    for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
         write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
     write_test_cases(source, split, folder)
     environment = job_environment(str(folder), study.run.processes)

@@ -16,7 +16,7 @@ from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import ARM_KINDS
 from nnunet_sbldm.study_cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.study_commands import ablation_entry
-from nnunet_sbldm.study_data import Subset, open_source, split_cases
+from nnunet_sbldm.study_data import Subset, largest_subset, open_source, split_cases
 from nnunet_sbldm.study_file import read_study
 from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
@@ -322,6 +322,27 @@ def test_arms_may_ask_for_volumes_and_share_the_generator(study_of):
     assert "n2_f0_s0.expand.small.edit" in jobs
     assert len({j.command[1] for j in jobs.values() if j.stage == "train"}) == 4
     assert "share of draws 0.25, 0.5 to 150 ml asked for, edits add)" in methods_paragraph(study, {}, 3)
+
+
+def test_arms_may_use_a_generator_of_more_cases(study_of):
+    study = study_of(num_cases=[2, 3], arms=["real_only", "sbldm_edit", {"sbldm_edit": {"generator_cases": 5}}])
+    assert study.arms[2].name == "sbldm_edit_25_from5"
+    assert largest_subset(study) == 5
+    ids = DatasetIds({})
+    jobs = {j.job_id: j for j in plan_study_jobs(study, ids) if "_f0_s0" in j.job_id}
+    assert {i for i, j in jobs.items() if j.stage in ("plan", "generator")} == {
+        f"n{n}_f0_s0.{what}" for n in (2, 3, 5) for what in ("plan", "generator.small")}
+    assert jobs["n5_f0_s0.generator.small"].command[:3] == ("sbldm_train", "-d", str(ids["n5_f0_s0"]))
+    for n in (2, 3):
+        own, foreign = (jobs[f"n{n}_f0_s0.expand.small.edit{word}"] for word in ("", "_from5"))
+        assert (own.command[1:3], foreign.command[1:3]) == (("-d", str(ids[f"n{n}_f0_s0"])),) * 2
+        assert "-preset" in own.command
+        assert "-m" not in own.command
+        folder = f"nnUNet_results/{ids.name('n5_f0_s0')}/SBLDM__nnUNetPlans__small/fold_all"
+        assert foreign.command[foreign.command.index("-m") + 1] == folder
+        assert "n5_f0_s0.generator.small" in foreign.needs
+        assert "n5_f0_s0.generator.small" not in own.needs
+    assert "share of draws 0.25, generator trained on 5 cases)" in methods_paragraph(study, {}, 3)
 
 
 def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
