@@ -118,9 +118,9 @@ def test_background_workers_follow_a_change_of_the_ratio(start_method, monkeypat
     try:
         assert drawn_share(augmenter, 40) == 0
         dataset.set_ratio(1.0)
-        for _ in range(2 * 2 + 2 + 2):  # two queues, what each worker holds, and what it draws
-            next(augmenter)
-        assert drawn_share(augmenter, 40) == 1
+        batches = [next(augmenter)["keys"] for _ in range(40)]  # a slow worker may hand out what it drew before at any time
+        earlier = sum(not np.char.endswith(keys, "x").all() for keys in batches)
+        assert earlier <= 2 * 2 + 2 + 2  # two queues, what each worker holds, and what it draws
     finally:
         augmenter._finish()
 
