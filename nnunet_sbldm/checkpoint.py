@@ -35,7 +35,7 @@ from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.known_models import WEIGHTS, is_complete
+from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
@@ -249,7 +249,7 @@ class Generator:
 
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
     """``nnUNet_results/DATASET/SBLDM__PLANS__PRESET/fold_F``."""
-    return nnunet_folder("nnUNet_results") / dataset.name / f"SBLDM__{dataset.plans_name}__{preset}" / f"fold_{fold}"
+    return nnunet_folder("nnUNet_results") / dataset.name / folder_name(dataset.plans_name, preset) / f"fold_{fold}"
 
 
 def load_generator(folder: Path, device: torch.device | None = None) -> Generator:

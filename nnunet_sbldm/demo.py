@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.files import read_json, remove_leftovers, write_json
+from nnunet_sbldm.known_models import folder_name
 from nnunet_sbldm.steps import Step, StepResult, clock, run_steps
 from nnunet_sbldm.types import UserError
 
@@ -118,7 +119,7 @@ def _write_report(output: Path, results: list[StepResult]) -> Path:
     from nnunet_sbldm.report import ReportInput, write_report
 
     raw, preprocessed = f"nnUNet_raw/{DATASET}", f"nnUNet_preprocessed/{DATASET}"
-    generator = f"nnUNet_results/{DATASET}/SBLDM__{PLANS}__{PRESET}/fold_{FOLD}"
+    generator = f"nnUNet_results/{DATASET}/{folder_name(PLANS, PRESET)}/fold_{FOLD}"
     network = f"nnUNet_results/{DATASET}/{TRAINER}__{PLANS}__{CONFIGURATION}/fold_{FOLD}"
     dataset_json = read_json(output / raw / "dataset.json")
     dataset = NnunetDataset(DATASET, output / raw, output / preprocessed, dataset_json, PLANS, CONFIGURATION)

@@ -78,9 +78,10 @@ class EditedCases:
         task, image, spacing_mm = drawn.task, self._normalised(drawn), self.generator.plan.grid.spacing_mm
         tissue, new = (drawn.label != OUTSIDE) & (drawn.label <= 0), drawn.focus > 0
         scores = border_scores(image, task.region.weight, tissue, spacing_mm)
-        away = ~dilated(new, 1.0, fading_widths(spacing_mm))
-        healed = task.prepared.gone(task.choice.kind) & away
-        scores |= healthy_scores(image, healed, tissue & away, spacing_mm)
+        gone = task.prepared.gone(task.choice.kind)
+        if gone.any():
+            away = ~dilated(new, 1.0, fading_widths(spacing_mm))
+            scores |= healthy_scores(image, gone & away, tissue & away, spacing_mm)
         return scores | lesion_scores(image, drawn.focus, spacing_mm) if new.any() else scores
 
     def _normalised(self, drawn: EditedDraw) -> np.ndarray:

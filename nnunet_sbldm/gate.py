@@ -133,9 +133,14 @@ def measure_appearance(
         features |= {f"channel_{c}/{k}": v for k, v in statistics.items()}
         for name, (mask, shell) in regions.items():
             if mask.any() and shell.any():
-                difference = channel[mask].mean(dtype=np.float64) - channel[shell].mean(dtype=np.float64)
-                features[f"{name}/channel_{c}/contrast"] = float(difference) / max(std, TINY)
+                features[f"{name}/channel_{c}/contrast"] = contrast(channel, mask, shell, std)
     return features
+
+
+def contrast(channel: np.ndarray, mask: np.ndarray, shell: np.ndarray, std: float) -> float:
+    """Mean of a channel [D, H, W] inside a mask minus that in the shell around it, over a standard deviation."""
+    difference = channel[mask].mean(dtype=np.float64) - channel[shell].mean(dtype=np.float64)
+    return float(difference) / max(std, TINY)
 
 
 def mask_and_shell(mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

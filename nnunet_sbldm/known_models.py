@@ -87,7 +87,12 @@ def _choices(model: str) -> str:
 
 def places_of(home: Path, plans_name: str, model: str | Path) -> list[Path]:
     """Where a dataset's folder in ``nnUNet_results`` may hold a model; a preset's name stands for its folder."""
-    return [home / model, home / f"SBLDM__{plans_name}__{model}"]
+    return [home / model, home / folder_name(plans_name, str(model))]
+
+
+def folder_name(plans_name: str, preset: str) -> str:
+    """Folder of the models of a preset, beside nnU-Net's own in a dataset's folder in ``nnUNet_results``."""
+    return f"SBLDM__{plans_name}__{preset}"
 
 
 def name_of(folder: Path) -> str:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.conditions import Target
 from nnunet_sbldm.features import halo
-from nnunet_sbldm.gate import MARGIN_CASES, MIN_MARGIN_SHARE, mask_and_shell, measure_appearance
+from nnunet_sbldm.gate import MARGIN_CASES, MIN_MARGIN_SHARE, contrast, mask_and_shell
 from nnunet_sbldm.regions import depth_mm, dilated, fading_widths, region_around, room_for_lesions
 from nnunet_sbldm.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
@@ -105,7 +104,8 @@ def measure_real_lesions(
     rng = np.random.default_rng(SEED)
     placed = case_ids[:MAX_CASES_PLACED] if shapes else ()
     for i, case_id in enumerate(placed):
-        others = [shapes[(i + 1 + j) % len(shapes)] for j in range(_placements_each(len(placed)))]
+        num_places = min(PLACEMENTS_PER_CASE, math.ceil(MAX_PLACEMENTS / len(placed)))
+        others = [shapes[(i + 1 + j) % len(shapes)] for j in range(num_places)]
         for scores in _healthy_scores(*load(case_id), others, spacing_mm, min_depth, rng):
             _collect(values, scores)
     pairs = itertools.combinations(patches.values(), 2)
@@ -174,16 +174,12 @@ def healthy_scores(image: FloatArray, place: np.ndarray, tissue: np.ndarray, spa
     Returns:
         ``channel_C/healthy_contrast``, ``healthy_fine`` and ``healthy_medium``; empty for a place of a few voxels.
     """
-    if place.sum() < MIN_SHAPE_VOXELS:
+    _, shell = mask_and_shell(place, tissue, spacing_mm)
+    if place.sum() < MIN_SHAPE_VOXELS or not shell.any():
         return {}
-    marked = np.where(tissue | place, place.astype(np.int16), OUTSIDE)
-    found = measure_appearance(image, marked, (Target("healthy", (1,)),), spacing_mm)
-    contrast = {n.split("/")[1] + "/healthy_contrast": v for n, v in found.items() if n.endswith("/contrast")}
-    return contrast | texture_scores(image, *mask_and_shell(place, tissue | place, spacing_mm), "healthy")
-
-
-def _placements_each(num_cases: int) -> int:
-    return min(PLACEMENTS_PER_CASE, math.ceil(MAX_PLACEMENTS / num_cases))
+    spreads = image[:, tissue | place].std(axis=1, dtype=np.float64)
+    contrasts = {f"channel_{c}/healthy_contrast": contrast(image[c], place, shell, s) for c, s in enumerate(spreads.tolist())}
+    return contrasts | texture_scores(image, place, shell, "healthy")
 
 
 def _healthy_scores(
@@ -221,9 +217,8 @@ def _laid(shape: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.n
 
 def _scaled_down(shape: np.ndarray) -> np.ndarray:
     """A mask of ``SHRINKING`` times the size along every axis, at least one voxel less where there are two."""
-    target = [max(1, min(n - 1, round(SHRINKING * n))) for n in shape.shape]
-    index = np.meshgrid(*((np.arange(t) + 0.5) * n / t for t, n in zip(target, shape.shape, strict=True)), indexing="ij")
-    return np.asarray(shape[tuple(i.astype(int) for i in index)])
+    factors = [max(1, min(n - 1, round(SHRINKING * n))) / n for n in shape.shape]
+    return np.asarray(ndimage.zoom(shape, factors, order=0, mode="nearest", grid_mode=True))
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.config import training_options
+from nnunet_sbldm.known_models import folder_name
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.study import Arm, Study, pool_words
@@ -176,8 +177,8 @@ class _Planner:
         """Which generator makes the cases: that of the preset, or one that was trained on other cases than are expanded."""
         if self.generator == self.subset:
             return "-preset", self.preset
-        folder = f"SBLDM__{DEFAULT_PLANS}__{self.preset}/fold_{FOLD}"
-        return "-m", f"nnUNet_results/{self.ids.name(self.generator)}/{folder}"
+        folder = folder_name(DEFAULT_PLANS, self.preset)
+        return "-m", f"nnUNet_results/{self.ids.name(self.generator)}/{folder}/fold_{FOLD}"
 
     def _join(self) -> StudyJob:
         made = [self._made(mode) for mode in ("generate", "edit")]
