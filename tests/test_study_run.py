@@ -8,6 +8,7 @@ import sys
 import time
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
-from nnunet_sbldm.study_cases import record_cases, recorded_cases
+from nnunet_sbldm.study_cases import CaseGroup, CaseRecord, record_cases, recorded_cases
 from nnunet_sbldm.study_data import SourceDataset, Split, open_source
 from nnunet_sbldm.study_draws import RunDraws
 from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, predictions_folder, runs_of
@@ -287,33 +288,42 @@ def test_report_shows_what_training_and_test_cases_are_like(finished):
     assert (folder / "report" / "cases.png").is_file()
 
 
-@pytest.mark.parametrize(("foreground", "around", "auc"), [(2.0, 1.0, 1.0), (1.0, 2.0, 0.0), (2.0, 2.0, 0.5)])
-def test_brightness_of_the_foreground_is_told_by_channel_and_without_ignored_voxels(tmp_path, foreground, around, auc):
-    folder = tmp_path / "Dataset901_Box"
+def record_of_box(folder: Path, foreground: float, around: float, lesion: int) -> CaseRecord:
+    """Record of a case with a box of ``foreground`` in ``around``, labelled ``lesion``, and voxels to ignore beside it."""
+    dataset = folder / "Dataset901_Box"
     image, label = np.full((2, 8, 12, 12), around, np.float32), np.zeros((8, 12, 12), np.int16)
     image[0, :, 8:], label[:, 8:] = 9, 2  # nothing of what is ignored counts
-    image[0, 3:5, 3:5, 3:5], label[3:5, 3:5, 3:5] = foreground, 1
+    image[0, 3:5, 3:5, 3:5], label[3:5, 3:5, 3:5] = foreground, lesion
     image[1] = np.arange(12) + 1.0  # as bright inside as around, in the second channel
-    case = Case("box", image, label, Geometry((2.0, 1.0, 1.0)))
-    files = [folder / "imagesTr" / f"box_000{c}.nii.gz" for c in (0, 1)]
-    write_case(case, files, folder / "labelsTr" / "box.nii.gz")
+    files = [dataset / "imagesTr" / f"box_000{c}.nii.gz" for c in (0, 1)]
+    write_case(Case("box", image, label, Geometry((2.0, 1.0, 1.0))), files, dataset / "labelsTr" / "box.nii.gz")
     labels = {"background": 0, "lesion": 1, "ignore": 2}
-    source = SourceDataset(folder, {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "a", "1": "b"}},
-                           {"box": {"images": list(map(str, files)), "label": str(folder / "labelsTr" / "box.nii.gz")}}, {})
-    study = Study("901", (1,), ARMS[:1], 1)
-    record = record_cases(study, source, Split(("box",), {0: ()}), tmp_path)["box"]
+    source = SourceDataset(dataset, {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "a", "1": "b"}},
+                           {"box": {"images": list(map(str, files)), "label": str(dataset / "labelsTr" / "box.nii.gz")}}, {})
+    record = record_cases(Study("901", (1,), ARMS[:1], 1), source, Split(("box",), {0: ()}), folder)["box"]
+    assert recorded_cases(folder)["box"] == record
+    return record
+
+
+@pytest.mark.parametrize(("foreground", "around", "auc"), [(2.0, 1.0, 1.0), (1.0, 2.0, 0.0), (2.0, 2.0, 0.5)])
+def test_brightness_of_the_foreground_is_told_by_channel_and_without_ignored_voxels(tmp_path, foreground, around, auc):
+    record = record_of_box(tmp_path, foreground, around, lesion=1)
     assert record.foreground_ml == pytest.approx(8 * 2 / 1000)
     assert record.brightness_auc[0] == auc
     assert record.brightness_auc[1] == pytest.approx(0.5, abs=0.15)
-    assert recorded_cases(tmp_path)["box"] == record
 
 
-def test_cases_without_foreground_have_no_brightness(finished):
-    _, _, folder = finished
-    assert all(r.brightness_auc != (None,) or r.foreground_ml == 0 for r in recorded_cases(folder).values())
-    (folder / "cases.json").unlink()
+def test_a_case_without_foreground_has_no_brightness(tmp_path):
+    record = record_of_box(tmp_path, 2.0, 1.0, lesion=0)
+    assert record.foreground_ml == 0
+    assert record.brightness_auc == (None, None)
+    group = CaseGroup("test cases", {"box": record})
+    assert group.volumes_ml() == group.aucs(0) == group.aucs(1) == []
+
+
+def test_a_study_without_records_of_its_cases_says_what_makes_them(tmp_path):
     with pytest.raises(UserError, match=r"cases.json is missing: sbldm_ablation run makes it"):
-        recorded_cases(folder)
+        recorded_cases(tmp_path)
 
 
 def test_a_study_in_which_more_real_cases_do_not_help_says_so(finished):
