@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -128,15 +129,41 @@ def remove_leftovers(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there."""
+def is_running(pid: int, started: int | None = None) -> bool:
+    """Whether a process of this machine is there; with ``started`` of :func:`start_of`, that very one and no later one."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return started is None or start_of(pid) in (None, started)
+
+
+def start_of(pid: int) -> int | None:
+    """When a process of this machine began, in clock ticks since the machine did; None where it cannot be said."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def try_lock(path: Path) -> IO[bytes] | None:
+    """Lock a file for this process alone, for as long as the file is open; None if another holds it.
+
+    The lock ends with the process, however that ends. Where a file system has no locks, everyone gets one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "ab")  # noqa: SIM115 (closing it gives the lock back)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    return file
 
 
 def _age_s(path: Path) -> float:

@@ -55,6 +55,9 @@ def _run(args: argparse.Namespace) -> None:
     print(f"Report: {write_study_report(study, jobs, folder)}")
     if counts.get("failed"):
         print("Some jobs failed; run the same command again to try them once more.", file=sys.stderr)
+    if counts.get("running"):
+        print("Some jobs run elsewhere, and what needs them waits; run the same command again later.", file=sys.stderr)
+    if set(counts) != {"done"}:
         sys.exit(1)
 
 

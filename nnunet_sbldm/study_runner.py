@@ -1,7 +1,7 @@
 """Runs a table of jobs: some at a time, each once, going on where a job fails.
 
 Every job has a state file, so that an interrupted or extended study is finished by running it again, here or, one job per
-task, on a cluster: ``python -m nnunet_sbldm.study_runner FOLDER STAGE INDEX``.
+task, on a cluster: ``python -m nnunet_sbldm.study_runner FOLDER JOB``. A lock keeps two runners from starting one job.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
-from nnunet_sbldm.files import is_running, read_json, write_json
+from nnunet_sbldm.cli_options import run
+from nnunet_sbldm.files import is_running, read_json, start_of, try_lock, write_json
 from nnunet_sbldm.steps import clock, find_program, tree_memory_kb
 from nnunet_sbldm.study_jobs import StudyJob
 from nnunet_sbldm.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.types import UserError
 
 POLL_EVERY_S = 0.1
-MEMORY_EVERY_S = 2.0
+MEMORY_EVERY_S, STATE_EVERY_S = 2.0, 30.0
 TABLE = "jobs.json"
 ERROR_MARKS = ("error:", "Error:", "Error(", "Exception", "Killed")
 MAX_ERROR_LENGTH = 300
@@ -62,13 +63,18 @@ def state_of(job: StudyJob, folder: Path) -> dict[str, Any]:
     A job whose command has changed waits, other than in where and how fast it runs, and so does one whose process is gone
     without having said how it ended.
     """
+    state = _written_state(job, folder)
+    if not state:
+        return {"state": "waiting"}
+    ours = state["state"] == "running" and state["host"] == socket.gethostname()
+    return {"state": "waiting"} if ours and not is_running(state["pid"], state.get("started")) else state
+
+
+def _written_state(job: StudyJob, folder: Path) -> dict[str, Any]:
+    """What was last noted of a job with this command; empty if nothing was."""
     file = folder / "jobs" / f"{job.job_id}.json"
     state = read_json(file) if file.is_file() else {}
-    if state.get("identity") != _identity(job):
-        return {"state": "waiting"}
-    if state["state"] == "running" and state["host"] == socket.gethostname() and not is_running(state["pid"]):
-        return {"state": "waiting"}
-    return state
+    return state if state.get("identity") == _identity(job) else {}
 
 
 def _identity(job: StudyJob) -> str:
@@ -101,18 +107,35 @@ def states_of(jobs: Sequence[StudyJob], folder: Path) -> dict[str, dict[str, Any
 
 @dataclass
 class _Running:
-    """A job that runs."""
+    """A job that runs, and its lock; ``earlier_s`` is what attempts took that did not finish it."""
 
     job: StudyJob
+    folder: Path
     process: subprocess.Popen[bytes]
+    lock: IO[bytes]
+    pid_started: int | None
     started: float
+    earlier_s: float
     measured: float = 0.0
+    noted: float = 0.0
     peak_kb: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return round(self.earlier_s + time.monotonic() - self.started, 1)
 
     def measure(self) -> None:
         if time.monotonic() - self.measured > MEMORY_EVERY_S:
             self.measured = time.monotonic()
             self.peak_kb = max(self.peak_kb, tree_memory_kb(self.process.pid))
+        if time.monotonic() - self.noted > STATE_EVERY_S:
+            self.note()
+
+    def note(self) -> None:
+        """Say that it runs, and for how long: an attempt that is killed counts, too."""
+        self.noted = time.monotonic()
+        _write_state(self.job, self.folder, "running",
+                     {"pid": self.process.pid, "started": self.pid_started, "seconds": self.seconds})
 
 
 def run_table(
@@ -128,7 +151,7 @@ def run_table(
         only: run this job alone, if those it needs are done.
 
     Returns:
-        Number of jobs by state.
+        Number of jobs by state; ``running`` are those that another runner has.
     """
     threads = {} if OMP_THREADS in os.environ else {OMP_THREADS: str(max(1, usable_cores() // parallel_jobs))}
     tried: set[str] = set()
@@ -137,15 +160,18 @@ def run_table(
     with _ended_with_us(running):
         while True:
             states = states_of(jobs, folder)
-            if only and only not in tried and states[only]["state"] == "running":
-                states[only] = {"state": "waiting"}  # a task of a cluster starts when its earlier attempt is over
+            if only and states[only]["state"] == "running" and states[only]["host"] != socket.gethostname():
+                states[only] = {"state": "waiting"}  # its lock says whether that attempt, on another machine, is over
             ready = [j for j in wanted if _is_ready(j, states, tried)]
             for job in ready[: parallel_jobs - len(running)]:
                 tried.add(job.job_id)
-                running.append(_start(job, folder, {**threads, **environment}))
-            if not running:
+                started = _start(job, folder, {**threads, **environment})
+                running += [started] if started else []
+            if not running and not ready:
                 break
-            _await_one(running, folder)
+            if not running:
+                continue  # another runner has these
+            _await_one(running)
     return dict(Counter(s["state"] for s in states_of(jobs, folder).values()))
 
 
@@ -160,7 +186,15 @@ def _is_ready(job: StudyJob, states: Mapping[str, Mapping[str, Any]], tried: set
     return own and all(states[n]["state"] == "done" for n in job.needs)
 
 
-def _start(job: StudyJob, folder: Path, environment: Mapping[str, str]) -> _Running:
+def _start(job: StudyJob, folder: Path, environment: Mapping[str, str]) -> _Running | None:
+    """Start a job, unless another runner has it or has just finished it."""
+    lock = try_lock(folder / "jobs" / f"{job.job_id}.lock")
+    if lock is None:
+        return None
+    before = _written_state(job, folder)
+    if before.get("state") == "done":
+        lock.close()
+        return None
     log_file = folder / "logs" / f"{job.job_id}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     print(f"start   {job.job_id}", flush=True)
@@ -168,24 +202,25 @@ def _start(job: StudyJob, folder: Path, environment: Mapping[str, str]) -> _Runn
         process = subprocess.Popen(
             [find_program(job.command[0]), *job.command[1:]], cwd=folder, env={**os.environ, **environment, **job.environment},
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    _write_state(job, folder, "running", {"pid": process.pid})
-    return _Running(job, process, time.monotonic())
+    one = _Running(job, folder, process, lock, start_of(process.pid), time.monotonic(), before.get("seconds", 0.0))
+    one.note()
+    return one
 
 
-def _await_one(running: list[_Running], folder: Path) -> None:
+def _await_one(running: list[_Running]) -> None:
     """Wait until a job ends, and note how."""
     while True:
         for one in running:
             one.measure()
             if one.process.poll() is not None:
                 running.remove(one)
-                _finish(one, folder)
+                _finish(one)
                 return
         time.sleep(POLL_EVERY_S)
 
 
-def _finish(one: _Running, folder: Path) -> None:
-    code, seconds = one.process.returncode, round(time.monotonic() - one.started, 1)
+def _finish(one: _Running) -> None:
+    folder, code, seconds = one.folder, one.process.returncode, one.seconds
     facts: dict[str, Any] = {"seconds": seconds, "peak_memory_mb": round(one.peak_kb / 1024, 1), "returncode": code}
     if code == 0:
         for pattern in one.job.deletes:
@@ -194,6 +229,7 @@ def _finish(one: _Running, folder: Path) -> None:
     else:
         facts["error"] = last_error(folder / "logs" / f"{one.job.job_id}.log", code)
     _write_state(one.job, folder, "failed" if code else "done", facts)
+    one.lock.close()
     print(f"{'FAILED ' if code else 'done   '} {one.job.job_id} ({clock(seconds)} min)"
           + (f": {facts['error']}" if code else ""), flush=True)
 
@@ -212,11 +248,12 @@ def last_error(log_file: Path, returncode: int) -> str:
 
 @contextmanager
 def _ended_with_us(running: list[_Running]) -> Iterator[None]:
-    """Kill what runs when we are interrupted or terminated."""
+    """Kill what runs when we are interrupted, terminated or left by our terminal."""
     def stop(*_: object) -> NoReturn:
         raise SystemExit(1)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    heeded = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores the second
+    previous = {s: signal.signal(s, stop) for s in heeded}
     try:
         yield
     except BaseException:
@@ -224,21 +261,28 @@ def _ended_with_us(running: list[_Running]) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
+        for one in running:
+            one.note()
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job of a stage; the exit code is 0 only if it is done."""
-    folder, stage, index = argv if argv is not None else sys.argv[1:]
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one job; the exit code is 0 only if it is done."""
+    run(lambda: _run_one(*(argv if argv is not None else sys.argv[1:])))
+
+
+def _run_one(folder: str, name: str) -> None:
     jobs, environment = load_table(Path(folder))
-    job = [j for j in jobs if j.stage == stage][int(index)]
-    run_table(jobs, Path(folder), environment, 1, only=job.job_id)
-    state = states_of(jobs, Path(folder))[job.job_id]
-    print(f"{job.job_id}: {state['state']} {state.get('error', '')}")
-    return 0 if state["state"] == "done" else 1
+    if name not in {j.job_id for j in jobs}:
+        raise UserError(f"{folder} has no job {name} any more: its study was changed after the job was submitted.")
+    run_table(jobs, Path(folder), environment, 1, only=name)
+    state = states_of(jobs, Path(folder))[name]
+    print(f"{name}: {state['state']} {state.get('error', '')}")
+    sys.exit(0 if state["state"] == "done" else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,7 +17,8 @@ SUBMIT = "submit.sh"
 def write_slurm_scripts(jobs: Sequence[StudyJob], run: RunSettings, environment: Mapping[str, str], folder: Path) -> Path:
     """Write ``slurm/STAGE.sbatch`` for each stage and ``slurm/submit.sh``.
 
-    A stage starts when the one before has ended, however it ended; a task whose needs are not done ends at once.
+    A stage starts when the one before has ended, however it ended; a task whose needs are not done, or whose job
+    still runs, ends at once.
 
     Args:
         jobs: the table, which ``jobs.json`` holds too.
@@ -31,21 +32,24 @@ def write_slurm_scripts(jobs: Sequence[StudyJob], run: RunSettings, environment:
     stages = [s for s in STAGES if any(j.stage == s for j in jobs)]
     for stage in stages:
         own = [j for j in jobs if j.stage == stage]
+        names = [j.job_id for j in own]
         options = [*run.slurm_options, *(run.slurm_gpu_options if run.device == "cuda" and own[0].uses_device else ())]
-        _write(folder / "slurm" / f"{stage}.sbatch", _script(stage, len(own), run.parallel_jobs, options, environment, folder))
+        _write(folder / "slurm" / f"{stage}.sbatch", _script(stage, names, run.parallel_jobs, options, environment, folder))
     submit = folder / "slurm" / SUBMIT
     _write(submit, _submit(stages))
     return submit
 
 
 def _script(
-    stage: str, num_jobs: int, parallel_jobs: int, options: Sequence[str], environment: Mapping[str, str], folder: Path
+    stage: str, names: Sequence[str], parallel_jobs: int, options: Sequence[str], environment: Mapping[str, str], folder: Path
 ) -> list[str]:
-    asked = [f"--job-name=sbldm_{stage}", f"--array=0-{num_jobs - 1}%{parallel_jobs}",
+    asked = [f"--job-name=sbldm_{stage}", f"--array=0-{len(names) - 1}%{parallel_jobs}",
              f"--output={folder / 'slurm' / stage}_%a.out", *options]
-    command = shlex.join([sys.executable, "-m", "nnunet_sbldm.study_runner", str(folder), stage])
+    command = shlex.join([sys.executable, "-m", "nnunet_sbldm.study_runner", str(folder)])
     exports = [f"export {k}={shlex.quote(v)}" for k, v in environment.items()]
-    return ["#!/bin/bash", *(f"#SBATCH {o}" for o in asked), *exports, f'exec {command} "$SLURM_ARRAY_TASK_ID"']
+    listed = ["jobs=(", *(f"  {shlex.quote(n)}" for n in names), ")"]  # SLURM keeps the script as it was submitted
+    return ["#!/bin/bash", *(f"#SBATCH {o}" for o in asked), *exports, *listed,
+            f'exec {command} "${{jobs[$SLURM_ARRAY_TASK_ID]}}"']
 
 
 def _submit(stages: Sequence[str]) -> list[str]:

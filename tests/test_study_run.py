@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from phantom_fixtures import SMALL_PHANTOM
 
 from nnunet_sbldm import study_runner
 from nnunet_sbldm.draw_audit import append_to_audit_file
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.files import read_json, start_of, try_lock, write_json
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
@@ -108,31 +109,91 @@ def test_a_job_whose_process_is_gone_waits_again(tmp_path):
     ended.wait()
     study_runner._write_state(note("a"), tmp_path, "running", {"pid": ended.pid})
     assert state_of(note("a"), tmp_path)["state"] == "waiting"
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid()})
-    assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
+    ours = start_of(os.getpid())
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours - 1})
+    assert state_of(note("a"), tmp_path)["state"] == "waiting"  # the number was given to another process
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours})
+    assert run_table([note("a"), note("b", "a"), note("c")], tmp_path, {}, 1) == {"running": 1, "waiting": 1, "done": 1}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_terminating_the_runner_ends_its_jobs(tmp_path):
+def test_two_runners_do_not_start_one_job_twice(tmp_path):
+    table = [job(f"j{i}", f"import time; open('j{i}.txt', 'a').write('ran\\n'); time.sleep(0.3)") for i in range(6)]
+    save_table(table, {}, tmp_path)
+    program = ("import sys; from pathlib import Path; from nnunet_sbldm.study_runner import load_table, run_table; "
+               "folder = Path(sys.argv[1]); run_table(load_table(folder)[0], folder, {}, 2)")
+    runners = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(3)]
+    assert [r.wait(timeout=120) for r in runners] == [0, 0, 0]
+    assert [runs(tmp_path, f"j{i}") for i in range(6)] == [1] * 6
+
+
+def test_what_another_runner_has_just_finished_does_not_end_the_run(tmp_path, monkeypatch):
+    calls = []
+
+    def states_before_the_other(jobs, folder):
+        states = states_of(jobs, folder)
+        if not calls:
+            calls.append(states)
+            run_table([note("a")], folder, {}, 1)  # another runner, between our look and our start
+        return states
+
+    monkeypatch.setattr(study_runner, "states_of", states_before_the_other)
+    assert run_table([note("a"), note("b", "a")], tmp_path, {}, 1) == {"done": 2}
+    assert [runs(tmp_path, n) for n in "ab"] == [1, 1]
+
+
+def test_a_job_counts_what_all_its_attempts_took(tmp_path):
+    slow = job("a", "import os, time; time.sleep(0.5); raise SystemExit(not os.path.exists('mended'))")
+    run_table([slow], tmp_path, {}, 1)
+    once = state_of(slow, tmp_path)["seconds"]
+    (tmp_path / "mended").touch()
+    run_table([slow], tmp_path, {}, 1)
+    assert state_of(slow, tmp_path)["seconds"] >= once + 0.5
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_terminating_the_runner_ends_its_jobs(tmp_path, end):
     sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
     save_table([job("a", sleeper)], {}, tmp_path)
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "train", "0"])
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "a"])
     while not (tmp_path / "pid").is_file():
         assert process.poll() is None
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(end)
     assert process.wait(timeout=20) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert state_of(job("a", sleeper), tmp_path)["state"] == "waiting"
+    assert read_json(tmp_path / "jobs" / "a.json")["seconds"] > 0
 
 
-def test_a_task_of_a_cluster_runs_its_job_alone(tmp_path):
+def task(folder, name):
+    """Exit code of a task of a cluster."""
+    with pytest.raises(SystemExit) as e:
+        study_runner.main([str(folder), name])
+    return e.value.code
+
+
+def test_a_task_that_is_submitted_again_waits_for_no_attempt_that_is_over(tmp_path):
+    save_table([note("a")], {}, tmp_path)
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": 1, "started": 1, "seconds": 60.0})
+    state = tmp_path / "jobs" / "a.json"
+    write_json(state, {**read_json(state), "host": "another"})
+    assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
+    lock = try_lock(tmp_path / "jobs" / "a.lock")
+    assert try_lock(tmp_path / "jobs" / "a.lock") is None
+    assert task(tmp_path, "a") == 1
+    lock.close()
+    assert task(tmp_path, "a") == 0
+    assert runs(tmp_path, "a") == 1
+    assert state_of(note("a"), tmp_path)["seconds"] >= 60
+
+
+def test_a_task_of_a_cluster_runs_its_job_alone(tmp_path, capsys):
     save_table([note("a"), note("b", "a"), note("c")], {}, tmp_path)
-    main = study_runner.main
-    assert main([str(tmp_path), "train", "1"]) == 1  # its need is not done
-    assert main([str(tmp_path), "train", "0"]) == 0
-    assert main([str(tmp_path), "train", "1"]) == 0
+    assert task(tmp_path, "b") == 1  # its need is not done
+    assert [task(tmp_path, n) for n in "ab"] == [0, 0]
+    assert task(tmp_path, "d") == 2
+    assert "has no job d any more" in capsys.readouterr().err
     assert [runs(tmp_path, n) for n in "abc"] == [1, 1, 0]
     assert load_table(tmp_path)[0] == [note("a"), note("b", "a"), note("c")]
 
