@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnunet_sbldm.files import read_json, read_user_json, write_json
 from nnunet_sbldm.folds import MAX_CASES_NAMED
@@ -38,7 +38,7 @@ def remember_groups(dataset: NnunetDataset, file: Path) -> dict[str, str]:
     Raises:
         UserError: unreadable, a patient that is no text, a case the dataset does not have, a real case left out.
     """
-    groups = _checked(read_user_json(file, "-groups"), f"-groups {file}")
+    groups = read_groups(file, "-groups")
     real = set(dataset.real_case_ids)
     unknown, missing = sorted(groups.keys() - real), sorted(real - groups.keys())
     if unknown:
@@ -50,7 +50,13 @@ def remember_groups(dataset: NnunetDataset, file: Path) -> dict[str, str]:
     return groups
 
 
-def _checked(value: Any, where: str) -> dict[str, str]:
+def read_groups(file: Path, option: str) -> dict[str, str]:
+    """Case id -> patient, from a JSON file that a user named with ``option``.
+
+    Raises:
+        UserError: unreadable, no object, a patient that is no text.
+    """
+    value, where = read_user_json(file, option), f"{option} {file}"
     if not isinstance(value, dict):
         raise UserError(f'{where} must hold an object, case id to patient, such as {{"case_1": "patient_1"}}.')
     bad = [c for c, patient in value.items() if not isinstance(patient, str) or not patient.strip()]

@@ -11,6 +11,8 @@ from nnunet_sbldm.mixing import CPU_PRECISIONS
 PHANTOM = "phantom"
 TEST_FOLDER = "imagesTs"
 NETWORKS = ("planned", "half", "small")
+BASE_CONFIGURATION = "3d_study"
+"""Configuration in nnU-Net's plans that those of all arms inherit."""
 REFERENCE = "real_only"
 """Arm that all others are compared with."""
 

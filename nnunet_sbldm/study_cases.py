@@ -5,6 +5,7 @@ Every case is read once, when the study is set up, and remembered in ``cases.jso
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,30 +37,50 @@ class CaseRecord:
         brightness_auc: per channel the probability that a voxel of the foreground is brighter than one of the surroundings
             (:func:`nnunet_sbldm.gate.mask_and_shell`), which is the area under the ROC curve of a threshold: 1 and 0 where a
             threshold tells them apart, 0.5 where brightness says nothing, None without foreground or surroundings.
+        stamp: size and time of change of its files, which are read again where these differ.
     """
 
     content: CaseFingerprint
     foreground_ml: float
     brightness_auc: tuple[float | None, ...]
+    stamp: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"content": self.content.to_json(), "foreground_ml": self.foreground_ml, "brightness_auc": self.brightness_auc}
+        return {"content": self.content.to_json(), "foreground_ml": self.foreground_ml, "brightness_auc": self.brightness_auc,
+                "stamp": self.stamp}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CaseRecord:
         """Inverse of :meth:`to_json`."""
-        return cls(CaseFingerprint.from_json(value["content"]), value["foreground_ml"], tuple(value["brightness_auc"]))
+        stamp = tuple((size, changed) for size, changed in value.get("stamp", ()))
+        return cls(CaseFingerprint.from_json(value["content"]), value["foreground_ml"], tuple(value["brightness_auc"]), stamp)
 
 
-def record_cases(study: Study, source: SourceDataset, split: Split, folder: Path) -> dict[str, CaseRecord]:
-    """Records of the test cases and of all that some subset trains on; each is read once, then remembered in ``folder``."""
-    known = _remembered(folder)
-    missing = sorted({*split.test, *split.ever_trained(study)} - known.keys())
-    if missing:
-        known |= {c: _record(source, source.read(c)) for c in tqdm(missing, "reading cases", unit="case")}
+def record_cases(
+    study: Study, source: SourceDataset, split: Split, folder: Path, is_set_up: bool = False
+) -> dict[str, CaseRecord]:
+    """Records of the test cases and of all that some subset trains on, remembered in ``folder`` until their files change.
+
+    Raises:
+        UserError: the study is set up already, and a case of it is another now.
+    """
+    known, wanted = _remembered(folder), sorted({*split.test, *split.ever_trained(study)})
+    unread = [c for c in wanted if c not in known or known[c].stamp != _stamp(source, c)]
+    if unread:
+        read = {c: _record(source, source.read(c)) for c in tqdm(unread, "reading cases", unit="case")}
+        changed = [c for c in read if is_set_up and c in known and known[c].content != read[c].content]
+        if changed:
+            raise UserError(f"{named(changed)} changed since {folder} was set up, where some jobs have used what it was before: "
+                            "restore it, or choose a new folder with -o.")
+        known |= read
         write_json(folder / CASES, {c: r.to_json() for c, r in known.items()})
     return known
+
+
+def _stamp(source: SourceDataset, case_id: str) -> tuple[tuple[int, int], ...]:
+    files = source.files(case_id)
+    return tuple((s.st_size, s.st_mtime_ns) for s in map(os.stat, [*files["images"], files["label"]]))
 
 
 def recorded_cases(folder: Path) -> dict[str, CaseRecord]:
@@ -85,7 +106,8 @@ def _record(source: SourceDataset, case: Case) -> CaseRecord:
     mask, voxel_ml = (case.label > 0) & known, float(np.prod(case.geometry.spacing_mm)) / 1000
     foreground, surroundings = mask_and_shell(mask, (case.image != 0).any(axis=0) & known, case.geometry.spacing_mm)
     return CaseRecord(fingerprint_of(case), float(mask.sum()) * voxel_ml,
-                      tuple(_auc(channel[foreground], channel[surroundings]) for channel in case.image))
+                      tuple(_auc(channel[foreground], channel[surroundings]) for channel in case.image),
+                      _stamp(source, case.case_id))
 
 
 def _auc(foreground: np.ndarray, surroundings: np.ndarray) -> float | None:

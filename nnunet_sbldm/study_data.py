@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import copy_file, read_json, read_user_json, write_json
+from nnunet_sbldm.files import copy_file, read_json, write_json
 from nnunet_sbldm.formats import geometry_of, side_files
+from nnunet_sbldm.groups import read_groups
 from nnunet_sbldm.nnunet import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, nnunet_folder
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
@@ -69,9 +70,13 @@ class SourceDataset:
         example = next(iter({**self.case_files, **self.test_files}.values()))["images"][0]
         return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
 
+    def files(self, case_id: str) -> dict[str, Any]:
+        """``images`` in channel order and ``label`` of a case."""
+        return self.test_files.get(case_id) or self.case_files[case_id]
+
     def read(self, case_id: str) -> Case:
         """Read a case with nnU-Net's reader."""
-        files = self.test_files.get(case_id) or self.case_files[case_id]
+        files = self.files(case_id)
         image, properties = self.reader.read_images(files["images"])
         label, _ = self.reader.read_seg(files["label"])
         return Case(case_id, image.astype(np.float32), label[0].astype(np.int16), geometry_of(properties))
@@ -111,14 +116,14 @@ class Split:
 
 
 def open_source(study: Study, folder: Path) -> SourceDataset:
-    """The study's dataset in ``nnUNet_raw``; the phantom is written into ``folder`` if it is not there yet.
+    """The study's dataset in ``nnUNet_raw``; the phantom is written into ``folder`` if it is not there with as many cases.
 
     Raises:
         UserError: there is no such dataset, or no label for a case of ``imagesTs``.
     """
     if study.dataset == PHANTOM:
         raw = folder / "source" / "Dataset900_Phantom"
-        if not (raw / "dataset.json").is_file():
+        if not (raw / "dataset.json").is_file() or read_json(raw / "dataset.json")["numTraining"] != study.num_phantom_cases:
             write_phantom_dataset(raw.parent, 900, study.num_phantom_cases)
     else:
         raw = nnunet_folder("nnUNet_raw") / _raw_name(study.dataset)
@@ -169,7 +174,7 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
     """
     patients = _patients(study, source)
     by_patient: dict[str, list[str]] = {}
-    for case_id in sorted(source.case_files):
+    for case_id in sorted(patients):
         by_patient.setdefault(patients[case_id], []).append(case_id)
     test = _test_cases(study, source, by_patient)
     straddling = sorted(p for p, ids in by_patient.items() if set(ids) & set(test) and not set(ids) <= set(test))
@@ -194,11 +199,15 @@ def largest_subset(study: Study) -> int:
 
 
 def _patients(study: Study, source: SourceDataset) -> dict[str, str]:
-    groups = read_user_json(Path(study.groups), "groups") if study.groups else {}
-    missing = sorted(set(source.case_files) - set(groups)) if groups else []
+    """Case id -> patient, of all cases and of those of ``imagesTs`` that the study tests."""
+    cases = [*source.case_files, *source.test_files]
+    if study.groups is None:
+        return {c: c for c in cases}
+    groups = read_groups(Path(study.groups), "groups")
+    missing = sorted(set(cases) - set(groups))
     if missing:
         raise UserError(f"groups {study.groups} gives no patient for {named(missing)}; it must name every case.")
-    return {c: groups.get(c, c) for c in source.case_files}
+    return {c: groups[c] for c in cases}
 
 
 def _test_cases(study: Study, source: SourceDataset, by_patient: Mapping[str, Sequence[str]]) -> list[str]:
@@ -240,7 +249,7 @@ def named(names: Sequence[str]) -> str:
 def write_test_cases(source: SourceDataset, split: Split, folder: Path) -> None:
     """Link the test cases under nnU-Net's names."""
     for case_id in split.test:
-        files = source.test_files.get(case_id) or source.case_files[case_id]
+        files = source.files(case_id)
         images = [folder / TEST_IMAGES / f"{case_id}_{c:04d}{source.file_ending}" for c in range(len(files["images"]))]
         label, own = folder / TEST_LABELS / f"{case_id}{source.file_ending}", [Path(f) for f in files["images"]]
         origins = [*own, Path(files["label"]), *side_files(own, Path(files["label"]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,7 +49,7 @@ def _read(parse: Parser, expected: str, value: Any, where: str) -> Any:
 
 def _number(low: float, high: float = float("inf")) -> Parser:
     def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
             raise ValueError
         return float(value)
 
@@ -72,6 +72,13 @@ def _one_of(*valid: str) -> Parser:
         return str(value)
 
     return parse
+
+
+def _device(value: Any) -> str:
+    kind, _, number = _text(value).partition(":")
+    if kind not in DEVICES or (number and not number.isdecimal()) or value.endswith(":"):
+        raise ValueError
+    return _text(value)
 
 
 def _preset(value: Any) -> str:
@@ -103,7 +110,7 @@ def _several(parse: Parser) -> Parser:
 def _volume_range(value: Any) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError
-    low, high = (_number(0.0, sys.float_info.max)(v) for v in value)
+    low, high = (_number(0.0)(v) for v in value)
     if not 0 < low <= high:
         raise ValueError
     return low, high
@@ -167,7 +174,7 @@ RUN_FIELDS: Fields = {
     "parallel_jobs": _COUNT,
     "background_workers": (_whole(0), "a whole number from 0"),
     "processes": _COUNT,
-    "generator_device": (_text, "a device such as cuda:1"),
+    "generator_device": (_device, "a device such as cuda:1"),
     "keep_checkpoints": _YES_NO,
     "slurm_options": (_options, "a list of options"),
     "slurm_gpu_options": (_options, "a list of options"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_sbldm.study import (
     ARM_KINDS,
+    BASE_CONFIGURATION,
     REFERENCE,
     Arm,
     EvaluationSettings,
@@ -32,6 +33,8 @@ from nnunet_sbldm.study_fields import (
 from nnunet_sbldm.types import UserError
 
 REQUIRED = ("dataset", "num_cases", "arms", "test_cases")
+MAX_NAME = 100
+NNUNET_NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9]+(?:[_.-][A-Za-z0-9]+)*")
 
 
@@ -75,6 +78,8 @@ def _load(path: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply, or holds itself.") from None
 
 
 def _repeated_key(node: Any) -> Any:
@@ -138,9 +143,11 @@ def _refuse_bad_arms(arms: list[Arm], where: str) -> None:
     if twice:
         raise UserError(f"{where}: two arms are called {twice[0]}; give one of them another name.")
     for name in names:
-        if "__" in name or not NAME_PATTERN.fullmatch(name):
+        if "__" in name or len(name) > MAX_NAME or not NAME_PATTERN.fullmatch(name):
             raise UserError(f"{where}: the name of an arm is part of file names: letters, digits, and single dots, hyphens and "
-                            f"underscores between them; got {name!r}.")
+                            f"underscores between them, {MAX_NAME} at most; got {name!r}.")
+        if name in (*NNUNET_NAMES, BASE_CONFIGURATION):
+            raise UserError(f"{where}: an arm cannot be called {name}, which is a configuration in nnU-Net's plans.")
     if not any(arm.kind == REFERENCE for arm in arms):
         raise UserError(f"{where}: the arm {REFERENCE} is missing; all others are compared with it.")
     idle = [arm.name for arm in arms if arm.kind != REFERENCE and arm.what.ratio is not None and arm.ratio == 0]

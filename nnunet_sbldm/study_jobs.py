@@ -17,7 +17,6 @@ from nnunet_sbldm.study import Arm, Study, pool_words
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
 
 STAGES = ("plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate", "surface")
-BASE_CONFIGURATION = "3d_study"
 FOLD = "all"
 """nnU-Net's fold: all cases of a subset train; who is tested is in no dataset."""
 

@@ -16,6 +16,7 @@ from nnunet_sbldm.study import Arm, Study
 from nnunet_sbldm.study_cases import CASES, record_cases, refuse_content_leaks
 from nnunet_sbldm.study_data import (
     MAX_NAMED,
+    Split,
     make_folders,
     open_source,
     split_cases,
@@ -53,13 +54,14 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
         raise UserError("surface_distances needs MONAI: pip install 'nnunet-sbldm[benchmarks]', or set it to false.")
     source = open_source(study, folder)
     split = split_cases(study, source)
-    refuse_content_leaks(study, split, record_cases(study, source, split, folder))
+    _refuse_other_split(split, folder)
+    refuse_content_leaks(study, split, record_cases(study, source, split, folder, (folder / STUDY_FILE).is_file()))
     ids = DatasetIds(read_json(folder / IDS_FILE) if (folder / IDS_FILE).is_file() else {})
     jobs = plan_study_jobs(study, ids)
     if max(ids.known.values()) > LARGEST_ID:
         raise UserError(f"The study needs {len(ids.known)} datasets, and nnU-Net numbers at most {LARGEST_ID}: split the study.")
     make_folders(folder)
-    write_json(folder / STUDY_FILE, described(study))
+    write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
     write_json(folder / SPLIT_FILE, split.to_json())
     write_json(folder / IDS_FILE, ids.known)
     for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
@@ -88,11 +90,28 @@ def refuse_other_study(study: Study, folder: Path) -> None:
     old, new = read_json(folder / STUDY_FILE), described(study)
     changed = [k for k, v in new["fixed"].items() if old["fixed"].get(k) != v]
     unset = asdict(Arm(kind="", name=""))  # an older version may not have known all keys
-    arms = {a["name"]: {**unset, **a} for a in old["study"]["arms"]}
+    arms = {a["name"]: {**unset, **a} for a in [*old.get("earlier_arms", ()), *old["study"]["arms"]]}
     changed += [f"arm {a['name']}" for a in new["study"]["arms"] if arms.get(a["name"], a) != a]
     if changed:
         raise UserError(f"{folder} holds this study with other {', '.join(changed[:MAX_NAMED])}; choose a new folder with -o "
                         "(arms, num_cases, folds and seeds may be added in this one).")
+
+
+def _earlier_arms(study: Study, folder: Path) -> list[dict[str, Any]]:
+    """Arms that the study in a folder once had and has no more: their jobs are done, so none may come back as another."""
+    old = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).is_file() else {"study": {"arms": []}}
+    names = {a.name for a in study.arms}
+    return [a for a in [*old.get("earlier_arms", ()), *old["study"]["arms"]] if a["name"] not in names]
+
+
+def _refuse_other_split(split: Split, folder: Path) -> None:
+    """Raise a :class:`UserError` if a study's cases would be tested or trained on otherwise than when it was set up."""
+    if not (folder / SPLIT_FILE).is_file():
+        return
+    old = Split.from_json(read_json(folder / SPLIT_FILE))
+    if old.test != split.test or any(old.order[f] != split.order[f] for f in old.order.keys() & split.order.keys()):
+        raise UserError(f"The cases of the dataset, or their patients, are others than when {folder} was set up: its test cases "
+                        "and subsets would change. Restore them, or choose a new folder with -o.")
 
 
 def _refuse_missing_device(study: Study) -> None:

@@ -22,7 +22,7 @@ from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
 from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.provenance import SyntheticIndex
-from nnunet_sbldm.study_jobs import BASE_CONFIGURATION
+from nnunet_sbldm.study import BASE_CONFIGURATION
 from nnunet_sbldm.types import UserError
 
 PREFIXES = ("whole", "edit")

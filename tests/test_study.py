@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,11 @@ def raw(tmp_path, monkeypatch):
     ({"arms": ["real_only", {"sbldm_edit": {"size_range": [60, 30]}}]}, "size_range must be a list of two volumes in ml"),
     ({"arms": ["real_only", {"copy_paste": {"size_range": [30, 60]}}]}, "the key 'size_range' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
+    ({"run": {"generator_device": "cuda:x"}}, "generator_device must be a device such as cuda:1"),
+    ({"generator": {"cases_per_real": float("inf")}}, "cases_per_real must be"),
+    ({"arms": ["real_only", {"sbldm": {"name": "3d_fullres"}}]}, "an arm cannot be called 3d_fullres"),
+    ({"arms": ["real_only", {"sbldm": {"name": "3d_study"}}]}, "an arm cannot be called 3d_study"),
+    ({"arms": ["real_only", {"sbldm": {"name": "a" * 101}}]}, "100 at most"),
 ])
 def test_bad_studies_are_refused_with_what_would_be_right(study_of, content, message):
     with pytest.raises(UserError, match=message):
@@ -95,7 +102,9 @@ def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
     (tmp_path / "bad.yaml").write_text("arms: [real_only")
     (tmp_path / "short.yaml").write_text("dataset: 4")
     (tmp_path / "twice.yaml").write_text("dataset: 4\narms:\n  - sbldm: {ratio: 0.5, ratio: 0.25}\n")
-    for name, message in (("bad", "is not valid YAML"), ("twice", "line 3: the key 'ratio' stands there twice"),
+    (tmp_path / "endless.yaml").write_text("dataset: &a [*a]\n")
+    for name, message in (("bad", "is not valid YAML"), ("endless", "holds itself"),
+                          ("twice", "line 3: the key 'ratio' stands there twice"),
                           ("short", "num_cases, arms, test_cases must be given"),
                           ("none", "is not a file")):
         with pytest.raises(UserError, match=message):
@@ -162,6 +171,35 @@ def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
         split_cases(study_of(groups="groups.json", test_cases=["phantom_000"]), source)
 
 
+def test_patients_of_imagests_are_not_trained_on(study_of, raw, tmp_path):
+    for part in ("images", "labels"):
+        (raw / f"{part}Ts").mkdir(exist_ok=True)
+        for file in (raw / f"{part}Tr").glob("phantom_000*"):
+            file.rename(raw / f"{part}Ts" / file.name)
+    groups = {f"phantom_{i:03d}": "P0" if i < 2 else f"P{i}" for i in range(10)}
+    study = study_of(test_cases="imagesTs", groups="groups.json")
+    write_json(tmp_path / "groups.json", groups)
+    with pytest.raises(UserError, match="hold only some scans of P0"):
+        split_cases(study, open_source(study, tmp_path))
+    write_json(tmp_path / "groups.json", {**groups, "phantom_001": "P1"})
+    split = split_cases(study, open_source(study, tmp_path))
+    assert split.test == ("phantom_000",)
+    assert len(split.order[0]) == 9
+    del groups["phantom_000"]
+    for bad, message in ((groups, "gives no patient for phantom_000"), ({**groups, "phantom_000": 7}, "must be a text"),
+                         ([1], "must hold an object")):
+        write_json(tmp_path / "groups.json", bad)
+        with pytest.raises(UserError, match=message):
+            split_cases(study, open_source(study, tmp_path))
+
+
+def test_a_phantom_may_be_given_more_cases_before_the_study_is_set_up(study_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_sbldm.study_data.write_phantom_dataset", partial(write_phantom_dataset, config=SMALL_PHANTOM))
+    with pytest.raises(UserError, match="has 1 case"):
+        set_up(study_of(dataset="phantom", num_phantom_cases=4), tmp_path / "out")
+    set_up(study_of(dataset="phantom", num_phantom_cases=7), tmp_path / "out")
+
+
 def test_a_renamed_copy_of_a_test_case_is_a_leak(study_of, raw, tmp_path):
     study = study_of(test_cases=["phantom_000"], num_cases=[9])
     source = open_source(study, tmp_path)
@@ -204,6 +242,36 @@ def test_a_study_may_grow_but_not_change(study_of, raw, tmp_path):
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds other files"):
         set_up(study_of(), tmp_path / "thesis")
+
+
+def test_an_arm_does_not_come_back_as_another(study_of, raw, tmp_path):
+    def arms(ratio):
+        return ["real_only", *([{"copy_paste": {"ratio": ratio, "name": "cp"}}] if ratio else [])]
+
+    for ratio in (0.25, None, None):
+        set_up(study_of(arms=arms(ratio)), tmp_path / "out")
+    with pytest.raises(UserError, match="with other arm cp"):
+        set_up(study_of(arms=arms(0.5)), tmp_path / "out")
+    set_up(study_of(arms=arms(0.25)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("test_cases", [3, ["phantom_000"]])
+def test_the_cases_of_a_study_do_not_change(study_of, raw, tmp_path, test_cases):
+    study = study_of(test_cases=test_cases, num_cases=[3])
+    set_up(study, tmp_path / "out")
+    before = read_json(tmp_path / "out" / "split.json")
+    label = raw / "labelsTr" / f"{before['order']['0'][0]}.nii.gz"
+    kept = label.read_bytes()
+    label.write_bytes((raw / "labelsTr" / f"{before['test'][0]}.nii.gz").read_bytes())
+    with pytest.raises(UserError, match=f"{before['order']['0'][0]} changed since .* was set up"):
+        set_up(study, tmp_path / "out")
+    label.write_bytes(kept)
+    set_up(study, tmp_path / "out")
+    for part, name in (("images", "phantom_{}_0000"), ("labels", "phantom_{}")):
+        shutil.copy(raw / f"{part}Tr" / f"{name.format('005')}.nii.gz", raw / f"{part}Tr" / f"{name.format('010')}.nii.gz")
+    with pytest.raises(UserError, match="its test cases and subsets would change"):
+        set_up(study, tmp_path / "out")
+    assert read_json(tmp_path / "out" / "split.json") == before
 
 
 def test_a_study_of_a_version_that_knew_fewer_keys_of_an_arm_can_grow(study_of, raw, tmp_path):
@@ -373,6 +441,9 @@ def test_slurm_scripts_run_every_job_of_a_stage(study_of, tmp_path):
     assert "#SBATCH --gres=gpu:1\n" in script
     assert "--gres" not in (tmp_path / "slurm" / "plan.sbatch").read_text()
     assert "export nnUNet_raw='/a b'\n" in script
+    listed = script.split("jobs=(\n")[1].split("\n)")[0].split()
+    assert listed == [j.job_id for j in jobs if j.stage == "train"]
+    assert script.endswith(f'nnunet_sbldm.study_runner {tmp_path} "${{jobs[$SLURM_ARRAY_TASK_ID]}}"\n')
     assert [line.split(".sbatch")[0].split()[-1] for line in submit.read_text().splitlines()[3:]] == [
         "plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate"]
 
