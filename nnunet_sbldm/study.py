@@ -54,7 +54,7 @@ ARM_KINDS = {
     "on_the_fly": ArmKind("SBLDM, made on the fly", "nnUNetTrainerSBLDMOnTheFly", (*_MIXING, "preset", "wait_s"), ratio=0.25),
     "pretrain": ArmKind("SBLDM first, then real", options=("name", "ratio", *_POOL), pool="generate", ratio=0.5),
     "synthetic_only": ArmKind("synthetic cases alone", options=("name", *_POOL), pool="generate", ratio=1.0),
-    "oracle": ArmKind("more real cases", options=("name", "num_cases")),
+    "oracle": ArmKind("real cases alone", options=("name", "num_cases")),
 }
 
 

@@ -32,8 +32,8 @@ def _data(study: Study, num_test: int) -> str:
     by, numbers = ", by patient" if study.groups else "", _list(tuple(sorted(study.num_cases)))
     return (
         f"We used {source}. {num_test} test cases ({held_out}{by}) were held out from everything: fingerprint, plans, generators "
-        f"and networks were made from the n = {numbers} real training cases alone. The training cases are the "
-        f"first n of a random order of all others{by}, so that subsets are nested, for {len(study.folds)} draw(s) "
+        f"and networks were made from the n = {numbers} real training cases alone, unless an arm says otherwise. The training "
+        f"cases are the first n of a random order of all others{by}, so that subsets are nested, for {len(study.folds)} draw(s) "
         f"({_list(study.folds)}) and {len(study.seeds)} repetition(s) (seeds {_list(study.seeds)} of generators and synthetic "
         "cases; nnU-Net takes no seed)."
     )
@@ -42,7 +42,7 @@ def _data(study: Study, num_test: int) -> str:
 _NETWORKS = {
     "planned": "the planned network",
     "half": "the planned network with half the features in every stage",
-    "small": "the first three stages of the planned network with 8, 16 and 32 features",
+    "small": "the first three stages of the planned network with 8, 16 and 32 features and one convolution each",
 }
 
 
@@ -56,7 +56,7 @@ def _training(study: Study) -> str:
     tta = "with" if t.test_time_augmentation else "without"
     return (
         f"Every arm trained nnU-Net's 3d_fullres ({network}{changed}) for {t.num_epochs} epochs of {t.num_iterations_per_epoch} "
-        f"iterations{precision} on all n cases (fold all), the same number for every arm, and predicted {tta} test-time "
+        f"iterations{precision}, the same number for every arm, on all its cases (fold all), and predicted {tta} test-time "
         "mirroring from the last checkpoint; no checkpoint was chosen."
     )
 
@@ -67,11 +67,13 @@ def _generator(study: Study) -> str:
     g = study.generator
     steps = f", {g.steps} denoising steps" if g.steps else ""
     guidance = f", guidance {g.guidance:g}" if g.guidance is not None else ""
+    edits = f", edits {', '.join(g.edit_kinds)} where nothing else is said" if any(
+        arm.what.pool in ("edit", "both") for arm in study.arms) else ""
     gate = "judged by the quality gate" if g.gate else "unjudged"
     return (
         f"For every n, draw and seed one slice-based latent diffusion model (preset {g.preset}) was trained on the same n cases, "
         f"where nothing else is said, and shared by the arms that use it; it made {g.cases_per_real:g} synthetic cases per "
-        f"real case and mode{steps}{guidance}, {gate}."
+        f"real case and mode{steps}{guidance}{edits}, {gate}."
     )
 
 
@@ -93,9 +95,20 @@ def _arms(study: Study) -> str:
 def _evaluation(study: Study) -> str:
     e = study.evaluation
     surface = f" NSD at {e.tolerance_mm:g} mm and HD95 were computed with MONAI." if e.surface_distances else ""
+    copies = [a.name for a in study.arms if a.kind == "copy_paste"]
+    families = copies and any(a.what.needs_generator() for a in study.arms)
+    baseline = f", and as a family of its own over those of arms with a generator to {copies[0]}" if families else ""
     return (
-        f"Dice per case comes from nnU-Net's evaluation, averaged over structures.{surface} Intervals are "
-        f"{100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} samples) that resample test cases and runs; "
-        "differences to real_only are paired by case and run. Wilcoxon's signed-rank test on each case's mean difference (at "
-        f"least {MIN_CASES_TESTED} cases) was adjusted after Holm over all comparisons; significance level {SIGNIFICANCE:g}."
+        f"Dice per case comes from nnU-Net's evaluation (1 for a structure neither there nor predicted), averaged over "
+        f"structures.{surface} Intervals are "
+        f"{100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} samples) that resample {_resampled(study)}; "
+        "differences are paired by case, draw and repetition. Wilcoxon's signed-rank test on each case's mean difference (at "
+        f"least {MIN_CASES_TESTED} cases) was adjusted after Holm over all differences to real_only{baseline}; significance "
+        f"level {SIGNIFICANCE:g}."
     )
+
+
+def _resampled(study: Study) -> str:
+    """What the intervals resample: what there are several of."""
+    several = [name for name, values in (("draws", study.folds), ("repetitions", study.seeds)) if len(values) > 1]
+    return " and ".join(["test cases", *several]) if len(several) < 2 else "test cases, draws and repetitions"

@@ -48,7 +48,7 @@ from nnunet_sbldm.study_tables import (
 from nnunet_sbldm.study_template import TEMPLATE
 from nnunet_sbldm.types import UserError
 
-FEW_CASES, FEW_RUNS = 10, 3
+FEW_CASES, FEW_FOLDS = 10, 3
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,13 @@ def _table_row(row: dict[str, Any]) -> list[str]:
 
 
 def _warnings(results: _Results) -> list[str]:
-    study, warnings = results.study, []
+    warnings = []
     if len(results.cases) < FEW_CASES:
         warnings.append(f"Only {len(results.cases)} test cases: intervals are wide, and differences that exist may not show.")
-    if len(study.folds) * len(study.seeds) < FEW_RUNS:
-        warnings.append("Fewer than three runs per arm: intervals hardly reflect the chance of another draw of training cases or "
-                        "another training.")
+    few = sum(r["num_folds"] < FEW_FOLDS for r in results.rows)
+    if few:
+        warnings.append(f"Fewer than three draws of training cases (folds) in {few} of {len(results.rows)} rows: however many "
+                        "seeds, their intervals hardly reflect the chance of another draw.")
     return warnings + _without_headroom(results) + warnings_of(results.draws, results.runs)
 
 
@@ -215,7 +216,8 @@ def _without_headroom(results: _Results) -> list[str]:
         f"{row['arm']} at {row['num_cases']}: {oracles[row['arm']]} real cases do not bring a gain that shows over "
         f"{row['num_cases']} ({points_text(row['difference'])} points), so these trainings can hardly say what synthetic cases "
         "bring. Train longer, or choose an n at which the oracle gains."
-        for row in results.rows if row["arm"] in oracles and row["difference"] and not row["verdict"].endswith("better")
+        for row in results.rows if oracles.get(row["arm"], 0) > row["num_cases"] and row["difference"]
+        and not row["verdict"].endswith("better")
     ]
 
 

@@ -68,10 +68,15 @@ def _scores_of(run: ArmRun, folder: Path) -> list[CaseScore]:
             distances = surface.get(case_id, {}).get(key, {})
             scores.append(CaseScore(
                 run.arm.name, run.subset.num_cases, run.subset.fold, run.subset.seed, case_id, names.get(key, key),
-                _number(m["Dice"]), _share(m["TP"], m["n_pred"]), _share(m["TP"], m["n_ref"]),
+                _dice(m), _share(m["TP"], m["n_pred"]), _share(m["TP"], m["n_ref"]),
                 _number(distances.get("NSD")), _number(distances.get("HD95")), m["FN"], m["FP"], m["n_ref"],
                 m["n_pred"]))
     return scores
+
+
+def _dice(metrics: Mapping[str, Any]) -> float:
+    """nnU-Net's Dice; 1 where a structure is neither there nor predicted, which nnU-Net leaves out (0 where it is predicted)."""
+    return 1.0 if metrics["n_ref"] == metrics["n_pred"] == 0 else _number(metrics["Dice"])
 
 
 def _number(value: float | None) -> float:
@@ -90,26 +95,25 @@ def _label_names(labels: Mapping[str, int | list[int]]) -> dict[str, str]:
 def score_tables(
     scores: Sequence[CaseScore], study: Study, cases: Sequence[str], metric: str, label: str | None = None
 ) -> dict[tuple[str, int], np.ndarray]:
-    """(arm, number of cases) -> [cases, runs]: mean over structures of each case, or one structure; NaN where there is none.
+    """(arm, number of cases) -> [cases, folds, seeds]: mean over structures of each case, or one; NaN where there is none.
 
     Args:
         scores: of all runs.
-        study: its folds and seeds are the runs, in that order.
+        study: its folds and seeds, in that order.
         cases: order of the rows.
         metric: one of ``OVERLAP`` or ``SURFACE``.
         label: structure; None is the mean over all of a case.
     """
     rows = {c: i for i, c in enumerate(cases)}
-    columns = {(f, s): i for i, (f, s) in enumerate((f, s) for f in study.folds for s in study.seeds)}
-    cells: dict[tuple[str, int], dict[tuple[int, int], list[float]]] = {}
+    cells: dict[tuple[str, int], dict[tuple[int, int, int], list[float]]] = {}
     for score in scores:
         value = getattr(score, metric.lower())
         if label in (None, score.label) and np.isfinite(value):
-            place = rows[score.case_id], columns[score.fold, score.seed]
+            place = rows[score.case_id], study.folds.index(score.fold), study.seeds.index(score.seed)
             cells.setdefault((score.arm, score.num_cases), {}).setdefault(place, []).append(value)
     tables = {}
     for key, values in cells.items():
-        tables[key] = np.full((len(rows), len(columns)), np.nan)
+        tables[key] = np.full((len(rows), len(study.folds), len(study.seeds)), np.nan)
         for place, several in values.items():
             tables[key][place] = np.mean(several)
     return tables
@@ -133,11 +137,16 @@ def training_losses(study: Study, runs: Sequence[ArmRun], folder: Path) -> dict[
     losses: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         model = model_folder(study, ids, run, folder)
-        logs = sorted(model.glob("training_log_*.txt")) if model is not None else []
+        logs = sorted(model.glob("training_log_*.txt"), key=_date) if model is not None else []
         found = [float(v) for log in logs for v in LOSS_LINE.findall(log.read_text(encoding="utf-8"))]
         if found:
             losses.setdefault((run.arm.name, run.subset.num_cases), []).append(float(np.mean(found[-LAST_EPOCHS:])))
     return {key: float(np.mean(values)) for key, values in losses.items()}
+
+
+def _date(log: Path) -> list[int]:
+    """Year to second that nnU-Net puts into a log's name, with one digit for months and days below ten."""
+    return [int(number) for number in re.findall(r"\d+", log.stem)]
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -146,7 +155,8 @@ def training_losses(study: Study, runs: Sequence[ArmRun], folder: Path) -> dict[
 def time_per_arm(study: Study, jobs: Sequence[StudyJob], folder: Path) -> list[dict[str, Any]]:
     """Per arm: seconds of its own jobs, and of the generator and synthetic cases it uses; GPU hours if the device is one.
 
-    Shared jobs count for every arm that uses them, so the column says what the arm alone would cost.
+    Attempts that failed or were interrupted count. A generator on a GPU of its own, beside a training, doubles the training's GPU
+    hours. Shared jobs count for every arm that uses them, so the column says what the arm alone would cost.
     """
     states, by_id = states_of(jobs, folder), {j.job_id: j for j in jobs}
     rows = []
@@ -154,7 +164,9 @@ def time_per_arm(study: Study, jobs: Sequence[StudyJob], folder: Path) -> list[d
         own = [j for j in jobs if j.arm == arm.name]
         shared = {n for j in own for n in _ancestors(j, by_id) if by_id[n].stage in SHARED_STAGES}
         measured = [(by_id[n], states[n].get("seconds", 0.0)) for n in [*(j.job_id for j in own), *sorted(shared)]]
-        on_gpu = sum(seconds for job, seconds in measured if job.uses_device) if study.run.device == "cuda" else 0.0
+        on_gpu = sum(seconds for job, seconds in measured if job.uses_device) if study.run.device.startswith("cuda") else 0.0
+        beside = study.run.generator_device if arm.kind == "on_the_fly" else None
+        on_gpu += _sum(own, states, ("train",)) if beside and beside.startswith("cuda") and beside != study.run.device else 0.0
         rows.append({
             "arm": arm.name, "training_seconds": _sum(own, states, ("train",)),
             "prediction_seconds": _sum(own, states, ("predict", "evaluate", "surface")),

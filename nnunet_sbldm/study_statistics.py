@@ -1,7 +1,8 @@
 """Statistics of a study: means with intervals, paired differences to the reference, tests, and where the effect is.
 
-The unit is a test case. Every score is a table [cases, runs], a run being one fold and seed; intervals resample cases and runs
-(two-way bootstrap: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007), tests take each case's mean over runs.
+The unit is a test case. Every score is a table [cases, folds, seeds]; intervals resample all three independently (Owen, The
+pigeonhole bootstrap, Annals of Applied Statistics 1, 2007), because seeds of one fold share training cases. Tests take each
+case's mean over folds and seeds.
 """
 
 from __future__ import annotations
@@ -37,50 +38,59 @@ class Interval:
 
 
 def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, seed: int = 0) -> Interval:
-    """Mean of a table and its percentile bootstrap interval, with cases and runs resampled independently.
+    """Mean of a table and its percentile bootstrap interval, with cases, folds and seeds resampled independently.
 
-    With one run only cases are resampled: the interval then says nothing of other draws of training cases or seeds.
+    What there is one of is not resampled: with one fold the interval says nothing of other draws of training cases.
 
     Args:
-        table: [cases, runs]; NaN is missing.
+        table: [cases, folds, seeds]; NaN is missing.
         num_resamples: bootstrap samples.
         confidence: level, such as 0.95.
         seed: of the resampling.
     """
     known = np.isfinite(table)
-    table = table[known.any(axis=1)][:, known.any(axis=0)]
+    table = table[np.ix_(known.any(axis=(1, 2)), known.any(axis=(0, 2)), known.any(axis=(0, 1)))]
     if len(table) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     mean = float(np.nanmean(table))
     if len(table) < 2:
         return Interval(mean, float("nan"), float("nan"))
 
-    def statistic(cases: np.ndarray, runs: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
-        columns = np.arange(table.shape[1]) if runs is None else runs
-        drawn = table[cases[..., :, None], columns[..., None, :]]
+    resampled = [axis for axis, length in enumerate(table.shape) if length > 1]
+
+    def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        of_axis = dict(zip(resampled, drawn, strict=True))
+        cases, folds, seeds = (of_axis.get(axis, np.arange(length)) for axis, length in enumerate(table.shape))
+        sample = table[cases[..., :, None, None], folds[..., None, :, None], seeds[..., None, None, :]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a sample of missing values alone is NaN
-            return np.nanmean(drawn, axis=(-2, -1))
+            return np.nanmean(sample, axis=(-3, -2, -1))
 
-    samples = [np.arange(n) for n in table.shape if n > 1]
+    samples = [np.arange(table.shape[axis]) for axis in resampled]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # too many missing values: the bounds are NaN
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # samples of missing values alone are left out below
         result = stats.bootstrap(samples, statistic, n_resamples=num_resamples, batch=BATCH, vectorized=True, paired=False,
                                  confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed))
-    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    low, high = np.nanquantile(result.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def case_means(table: np.ndarray) -> np.ndarray:
+    """Means [cases] over folds and seeds of a table [cases, folds, seeds], without cases that have no value."""
+    known = table[np.isfinite(table).any(axis=(1, 2))]
+    return np.nanmean(known, axis=(1, 2)) if len(known) else np.empty(0)
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test on the cases' mean differences over runs.
+    """Two-sided p of Wilcoxon's signed-rank test on the cases' mean differences over folds and seeds.
 
     Args:
-        differences: [cases, runs]; NaN is missing.
+        differences: [cases, folds, seeds]; NaN is missing.
 
     Returns:
         NaN with fewer than ``MIN_CASES_TESTED`` cases, 1 if no case differs.
     """
-    known = differences[np.isfinite(differences).any(axis=1)]
-    means = np.nanmean(known, axis=1) if len(known) else np.empty(0)
+    means = case_means(differences)
     if len(means) < MIN_CASES_TESTED:
         return float("nan")
     return float(stats.wilcoxon(means).pvalue) if np.any(means) else 1.0
@@ -116,7 +126,7 @@ def verdict(difference: Interval, p_adjusted: float) -> str:
 # --- comparing -----------------------------------------------------------------------------------------------------
 
 Scores = Mapping[tuple[str, int], np.ndarray]
-"""(arm, number of cases) -> [cases, runs]; cases and runs in one order for all."""
+"""(arm, number of cases) -> [cases, folds, seeds]; in one order for all."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +174,15 @@ def _row(scores: Scores, what: Comparison, arm: str, num_cases: int) -> dict[str
     own = scores[arm, what.oracles.get(arm, num_cases)]
     reference = scores.get((what.reference, num_cases))
     mean = interval_of_mean(own, what.num_resamples, what.confidence)
-    runs = int(np.isfinite(own).any(axis=0).sum())
-    row: dict[str, Any] = {"arm": arm, "num_cases": num_cases, "num_runs": runs, "mean": mean.to_json(),
-                           "difference": None, "p": None, "p_holm": None, "verdict": None, "thirds": None}
+    runs = np.isfinite(own).any(axis=0)
+    row: dict[str, Any] = {
+        "arm": arm, "num_cases": num_cases, "num_runs": int(runs.sum()), "num_folds": int(np.any(runs, axis=1).sum()),
+        "mean": mean.to_json(), "difference": None, "p": None, "p_holm": None, "verdict": None, "thirds": None}
     if arm == what.reference or reference is None or not np.isfinite(own - reference).any():
         return row
     differences = own - reference
     interval = interval_of_mean(differences, what.num_resamples, what.confidence)
-    per_case = np.nanmean(differences[np.isfinite(differences).any(axis=1)], axis=1)
+    per_case = case_means(differences)
     thirds = [differences[i] for i in terciles(what.sizes_ml)]
     return {
         **row, "difference": interval.to_json(), "p": signed_rank_p(differences), "_interval": interval,

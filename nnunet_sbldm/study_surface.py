@@ -19,7 +19,7 @@ SURFACE_FILE, SUMMARY_FILE = "surface.json", "summary.json"
 
 
 def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float) -> Any:
-    """NSD and HD95 of one structure; None where either is empty, for then there is no distance.
+    """NSD and HD95 of one structure; without it on one side NSD is 0, on both 1, and there is no distance: HD95 is None.
 
     Args:
         reference: [Z, Y, X], boolean.
@@ -31,7 +31,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     if not reference.any() or not prediction.any():
-        return {"NSD": 0.0 if reference.any() or prediction.any() else None, "HD95": None}
+        return {"NSD": 0.0 if reference.any() or prediction.any() else 1.0, "HD95": None}
     true, found = (torch.from_numpy(m[None, None].astype(np.float32)) for m in (reference, prediction))
     nsd = compute_surface_dice(found, true, [tolerance_mm], include_background=True, spacing=list(spacing_mm))
     hd95 = compute_hausdorff_distance(found, true, include_background=True, percentile=95, spacing=list(spacing_mm))
@@ -61,6 +61,8 @@ def measure_folder(labels: Path, predictions: Path, tolerance_mm: float) -> Path
         reader = determine_reader_writer_from_dataset_json(dataset_json, str(file), verbose=False)()
         reference, properties = reader.read_seg(str(labels / file.name))
         prediction, _ = reader.read_seg(str(file))
+        if manager.has_ignore_label:
+            prediction = np.where(reference == manager.ignore_label, manager.ignore_label, prediction)
         result[file.name[: -len(ending)]] = {
             label_or_region_to_key(s): surface_distances(
                 region_or_label_to_mask(reference[0], s), region_or_label_to_mask(prediction[0], s), properties["spacing"],

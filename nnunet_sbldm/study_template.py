@@ -33,8 +33,8 @@ runs; see the end of this page.</p>{% endif %}
 {{ entries | join("; ") or "none" }}</div>
 {% endfor %}</div>
 <p>Compared with <code>{{ reference }}</code> at the same number of real cases. Better or worse: the {{ confidence }}
-interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all comparisons of this page,
-is significant. Tends: the interval alone excludes 0.</p>
+interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all differences
+to it, is significant. Tends: the interval alone excludes 0.</p>
 
 {% if differences %}<h2>Differences to {{ reference }}</h2>
 <img alt="Difference in Dice points with interval, for each arm and number of real cases" src="{{ differences }}">
@@ -77,7 +77,8 @@ smallest, middle and largest foreground ({{ thirds }}).</p>
 {% for row in metric_rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>Precision: share of the predicted voxels that are right; recall: share of the reference that is found; means of the test cases
-that have such voxels. Missed and false voxels: per test case{% if several %} and structure{% endif %}, means.
+that have such voxels. A structure that a case does not have scores 1 where none is predicted and 0 where some is. Missed and
+false voxels: per test case{% if several %} and structure{% endif %}, means.
 Training loss: of nnU-Net, mean of the last five epochs.</p>
 {% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
 

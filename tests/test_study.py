@@ -417,7 +417,7 @@ def test_a_study_may_train_in_bf16_on_a_cpu(study_of):
     mixed = study_of(training={"cpu_precision": "bf16"})
     (configure, *_) = [j for j in plan_study_jobs(mixed, DatasetIds({})) if j.stage == "configure"]
     assert {block.get("cpu_precision") for block in json.loads(configure.command[-1]).values()} == {"bf16"}
-    assert "iterations in bf16 on all" in methods_paragraph(mixed, {}, 3)
+    assert "iterations in bf16, the same" in methods_paragraph(mixed, {}, 3)
     assert "bf16" not in methods_paragraph(study_of(), {}, 3)
 
 
@@ -429,6 +429,17 @@ def test_an_arm_on_the_fly_waits_for_its_first_cases_if_asked(study_of):
     assert "wait_s" not in blocks["at_once"]
     said = "on_the_fly_25 (SBLDM, made on the fly, share of draws 0.25, after waiting at most 60 s for its first cases)"
     assert said in methods_paragraph(waiting, {}, 3)
+
+
+def test_the_methods_paragraph_says_what_was_done(study_of):
+    text = methods_paragraph(study_of(arms=["real_only", "copy_paste", "sbldm_edit", {"oracle": {"num_cases": 6}}]), {}, 3)
+    for said in ("that resample test cases;", "edits replace, add where nothing else is said", "oracle (real cases alone, 6 cases)",
+                 "to real_only, and as a family of its own over those of arms with a generator to copy_paste_25;"):
+        assert said in text
+    text = methods_paragraph(study_of(folds=[0, 1], seeds=[0, 1]), {}, 3)
+    assert "that resample test cases, draws and repetitions;" in text
+    assert "over all differences to real_only;" in text
+    assert "edits" not in text
 
 
 def test_slurm_scripts_run_every_job_of_a_stage(study_of, tmp_path):
@@ -460,32 +471,42 @@ def test_holm_on_a_worked_example():
 
 def test_signed_rank_on_known_values():
     """All ten pairs of one sign: 2 of the 1024 sign patterns are as extreme."""
-    assert signed_rank_p(np.arange(1.0, 11.0)[:, None]) == pytest.approx(2 / 1024)
-    assert signed_rank_p(np.zeros((10, 2))) == 1
-    assert np.isnan(signed_rank_p(np.ones((5, 2))))
+    assert signed_rank_p(np.arange(1.0, 11.0)[:, None, None]) == pytest.approx(2 / 1024)
+    assert signed_rank_p(np.zeros((10, 2, 1))) == 1
+    assert np.isnan(signed_rank_p(np.ones((5, 2, 1))))
 
 
-def test_an_interval_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_an_interval_covers_the_mean_as_often_as_it_says(seeds):
+    """Seeds of one fold share its training cases: more of them make an interval no narrower than the folds allow."""
     rng, hits = np.random.default_rng(0), 0
     for i in range(200):
-        interval = interval_of_mean(0.5 + rng.normal(0, 0.2, (30, 1)) + rng.normal(0, 0.1, (1, 8)), 400, 0.95, i)
+        folds = rng.normal(0, 0.1, (1, 8, 1)) + rng.normal(0, 0.02, (1, 8, seeds))
+        interval = interval_of_mean(0.5 + rng.normal(0, 0.2, (30, 1, 1)) + folds, 400, 0.95, i)
         hits += interval.low <= 0.5 <= interval.high
     assert 0.85 < hits / 200 <= 1
 
 
 def test_an_interval_of_cases_alone_is_that_of_the_standard_error():
-    values = np.random.default_rng(1).normal(0, 1, (400, 1))
+    values = np.random.default_rng(1).normal(0, 1, (400, 1, 1))
     interval = interval_of_mean(values, 5000, 0.95)
     assert interval.mean == pytest.approx(values.mean())
     assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
 
 
 def test_missing_values_and_single_cases():
-    table = np.array([[0.5, np.nan], [np.nan, np.nan], [0.7, 0.9]])
+    table = np.array([[0.5, np.nan], [np.nan, np.nan], [0.7, 0.9]])[..., None]
     assert interval_of_mean(table, 200, 0.95).mean == pytest.approx(0.7)
-    one = interval_of_mean(np.array([[0.5]]), 200, 0.95)
+    one = interval_of_mean(np.array([[[0.5]]]), 200, 0.95)
     assert (one.mean, np.isnan(one.low)) == (0.5, True)
-    assert np.isnan(interval_of_mean(np.full((3, 2), np.nan), 200, 0.95).mean)
+    assert np.isnan(interval_of_mean(np.full((3, 2, 2), np.nan), 200, 0.95).mean)
+
+
+def test_a_study_that_is_not_finished_has_intervals():
+    table = np.random.default_rng(0).uniform(0.4, 0.6, (20, 2, 2))
+    table[:, 1, 1] = np.nan
+    interval = interval_of_mean(table, 500, 0.95)
+    assert 0.4 < interval.low < interval.mean < interval.high < 0.6
 
 
 def test_thirds_are_by_size_and_leave_out_cases_without_foreground():
@@ -505,15 +526,16 @@ def test_a_verdict_needs_interval_and_test():
 
 def test_comparisons_are_paired_and_oracles_stand_at_every_number_of_cases():
     rng = np.random.default_rng(0)
-    real = {n: rng.uniform(0.3, 0.9, (24, 2)) for n in (5, 10)}
+    real = {n: rng.uniform(0.3, 0.9, (24, 2, 1)) for n in (5, 10)}
     scores = {("real_only", n): real[n] for n in real}
-    scores |= {("good", n): real[n] + 0.02 + rng.normal(0, 0.01, (24, 2)) for n in real}
-    scores |= {("bad", 5): real[5] - 0.02 + rng.normal(0, 0.01, (24, 2)), ("oracle", 20): real[10] + 0.05}
+    scores |= {("good", n): real[n] + 0.02 + rng.normal(0, 0.01, (24, 2, 1)) for n in real}
+    scores |= {("bad", 5): real[5] - 0.02 + rng.normal(0, 0.01, (24, 2, 1)), ("oracle", 20): real[10] + 0.05}
     what = Comparison("real_only", ["real_only", "good", "bad", "oracle"], [5, 10], {"oracle": 20}, np.arange(24.0), 500, 0.95)
     rows = {(r["arm"], r["num_cases"]): r for r in compare(scores, what)}
     assert set(rows) == {(a, n) for a in ("real_only", "good", "oracle") for n in (5, 10)} | {("bad", 5)}
     assert rows["good", 5]["difference"]["mean"] == pytest.approx(0.02, abs=0.005)
     assert rows["good", 5]["verdict"] == "better"
+    assert (rows["good", 5]["num_runs"], rows["good", 5]["num_folds"]) == (2, 2)
     assert rows["bad", 5]["verdict"] == "worse"
     assert rows["bad", 5]["num_worse"] > 20
     assert rows["oracle", 10]["difference"]["mean"] == pytest.approx(0.05)

@@ -24,8 +24,9 @@ from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.study_cases import CaseGroup, CaseRecord, record_cases, recorded_cases
 from nnunet_sbldm.study_data import SourceDataset, Split, open_source
 from nnunet_sbldm.study_draws import RunDraws
-from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, plan_study_jobs, predictions_folder, runs_of
 from nnunet_sbldm.study_report import write_study_report
+from nnunet_sbldm.study_results import time_per_arm
 from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
 from nnunet_sbldm.study_setup import set_up
 from nnunet_sbldm.study_tables import NOT_MEASURED, markdown_table
@@ -252,7 +253,8 @@ def audit(run, dataset, folder):
     model = folder / "nnUNet_results" / f"Dataset{dataset:03d}_x" / model / "fold_all"
     model.mkdir(parents=True)
     for i, losses in enumerate(((9.0, 9.0), (-0.5, -0.6, -0.7, -0.8, -0.9))):  # interrupted once
-        (model / f"training_log_{i}.txt").write_text("".join(f"2026: train_loss {v} \n2026: val_loss 7\n" for v in losses))
+        log = "".join(f"2026: train_loss {v} \n2026: val_loss 7\n" for v in losses)
+        (model / f"training_log_2026_10_{9 + i}_08_00_00.txt").write_text(log)
     for epoch in range(2):
         drawn = round(100 * run.arm.ratio) if run.subset.num_cases == 2 else 0
         source = {"source": {"reason": "starting"}} if run.arm.ratio and not drawn else {}
@@ -401,6 +403,60 @@ def test_a_study_in_which_more_real_cases_do_not_help_says_so(finished):
     assert warnings[1] in html
 
 
+def test_another_training_on_as_many_cases_is_no_reason_to_train_longer(finished):
+    study, _, folder = finished
+    again = replace(study, arms=(*study.arms, Arm("oracle", "real_again", num_cases=3)))
+    jobs, _ = set_up(again, folder)
+    for seed in study.seeds:
+        shutil.copytree(folder / f"predictions/n3_f0_s{seed}.real_only", folder / f"predictions/n3_f0_s{seed}.real_again")
+    for j in jobs:
+        if j.arm == "real_again":
+            study_runner._write_state(j, folder, "done", {"seconds": 60.0})
+    write_study_report(again, jobs, folder)
+    results = read_json(folder / "report" / "results.json")
+    (row,) = [r for r in results["comparisons"] if (r["arm"], r["num_cases"]) == ("real_again", 3)]
+    assert row["difference"]["mean"] == 0
+    assert not [w for w in results["warnings"] if w.startswith("real_again at 3")]
+
+
+def test_a_structure_that_a_case_does_not_have_counts_in_every_arm(finished):
+    """1 where none is predicted, 0 where some is: so that a false alarm, and its end, show in paired differences."""
+    study, jobs, folder = finished
+    for arm, predicted in (("real_only", 5), ("copy_paste_25", 0)):
+        for seed in study.seeds:
+            file = folder / f"predictions/n2_f0_s{seed}.{arm}" / "summary.json"
+            summary = read_json(file)
+            dice = 0.0 if predicted else float("nan")
+            for entry in summary["metric_per_case"]:
+                entry["metrics"]["1"] = {"Dice": dice, "TP": 0, "FP": predicted, "FN": 0, "n_ref": 0, "n_pred": predicted}
+            write_json(file, summary)
+    write_study_report(study, jobs, folder)
+    rows = {(r["arm"], r["num_cases"]): r for r in read_json(folder / "report" / "results.json")["comparisons"]}
+    assert rows["real_only", 2]["mean"]["mean"] == 0
+    assert rows["copy_paste_25", 2]["mean"]["mean"] == 1
+    assert rows["copy_paste_25", 2]["difference"]["mean"] == 1
+
+
+def test_few_draws_of_training_cases_are_warned_of_whatever_the_seeds(finished):
+    study, jobs, folder = finished
+    html = write_study_report(study, jobs, folder).read_text()
+    (warning,) = [w for w in read_json(folder / "report" / "results.json")["warnings"] if w.startswith("Fewer than three")]
+    assert "(folds) in 6 of 6 rows: however many seeds" in warning
+    assert warning in html
+
+
+def test_a_generator_on_a_gpu_of_its_own_counts(finished):
+    study, _, folder = finished
+    arms = (Arm("real_only", "real_only"), Arm("on_the_fly", "on_the_fly_25", 0.25))
+    for generator_device, hours in ((None, 4 * 60 / 3600), ("cuda:1", 8 * 60 / 3600)):
+        trained = replace(study, arms=arms, run=RunSettings("cuda", generator_device=generator_device))
+        jobs = plan_study_jobs(trained, DatasetIds({}))
+        for j in jobs:
+            study_runner._write_state(j, folder, "done", {"seconds": 60.0 if j.stage == "train" else 0.0})
+        row = next(r for r in time_per_arm(trained, jobs, folder) if r["arm"] == "on_the_fly_25")
+        assert row["gpu_hours"] == pytest.approx(hours, abs=0.001)
+
+
 def test_a_training_without_an_audit_is_named(finished):
     study, jobs, folder = finished
     for file in (folder / "nnUNet_results").rglob("sbldm_audit.jsonl"):
@@ -489,7 +545,7 @@ def test_surface_distances_of_a_shifted_box():
     assert moved["HD95"] == pytest.approx(3.0)
     assert 0.5 < moved["NSD"] < 1
     assert surface_distances(box, empty, (1.0, 1.0, 1.0), 1.0) == {"NSD": 0.0, "HD95": None}
-    assert surface_distances(empty, empty, (1.0, 1.0, 1.0), 1.0) == {"NSD": None, "HD95": None}
+    assert surface_distances(empty, empty, (1.0, 1.0, 1.0), 1.0) == {"NSD": 1.0, "HD95": None}
 
 
 def test_missing_numbers_are_dashes():
