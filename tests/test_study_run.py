@@ -29,6 +29,7 @@ from nnunet_sbldm.study_report import write_study_report
 from nnunet_sbldm.study_results import time_per_arm
 from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
 from nnunet_sbldm.study_setup import set_up
+from nnunet_sbldm.study_surface import measure_folder, surface_distances
 from nnunet_sbldm.study_tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.types import Case, Geometry, UserError
 
@@ -511,7 +512,7 @@ def test_tables_of_a_study(finished):
     assert (time_rows["real_only"]["training_seconds"], time_rows["real_only"]["gpu_hours"]) == (240.0, 0.0)
     methods = (report / "methods.txt").read_text()
     assert "9 test cases" in methods
-    assert "oracle (more real cases, 4 cases)" in methods
+    assert "oracle (real cases alone, 4 cases)" in methods
 
 
 def test_a_study_without_the_reference_cannot_be_reported(finished):
@@ -532,9 +533,23 @@ def test_a_generator_that_has_seen_a_test_case_voids_the_report(finished):
         write_study_report(study, jobs, folder)
 
 
+def test_surface_distances_do_not_look_at_ignored_voxels(tmp_path):
+    pytest.importorskip("monai")
+    reference, prediction = np.zeros((8, 16, 16), np.int16), np.zeros((8, 16, 16), np.int16)
+    reference[2:6, 2:6, 2:6] = prediction[2:6, 2:6, 2:6] = 1
+    reference[:, 10:], prediction[2:6, 11:15, 2:6] = 2, 1
+    for folder, label in (("labels", reference), ("predictions", prediction)):
+        case = Case("a", np.ones((1, *label.shape), np.float32), label, Geometry((1.0, 1.0, 1.0)))
+        write_case(case, [tmp_path / "unused" / "a_0000.nii.gz"], tmp_path / folder / "a.nii.gz")
+    write_json(tmp_path / "predictions" / "dataset.json", {
+        "labels": {"background": 0, "lesion": 1, "ignore": 2}, "channel_names": {"0": "a"}, "file_ending": ".nii.gz"})
+    write_json(tmp_path / "predictions" / "plans.json", {"plans_name": "nnUNetPlans"})
+    found = read_json(measure_folder(tmp_path / "labels", tmp_path / "predictions", 1.0))
+    assert found == {"a": {"1": {"NSD": 1.0, "HD95": 0.0}}}
+
+
 def test_surface_distances_of_a_shifted_box():
     pytest.importorskip("monai")
-    from nnunet_sbldm.study_surface import surface_distances
 
     box, shifted, empty = (np.zeros((12, 20, 20), bool) for _ in range(3))
     box[3:9, 5:15, 5:15] = True
