@@ -102,7 +102,7 @@ def evaluate_edits(
         "dataset": dataset.name,
         "editing": {**editing.signature(), "num_hosts": len(cases.settings.hosts)},
         "all": summarise_edits(rows),
-        "accepted": {**summarise_edits([r for r in rows if r["accepted"]]), "seconds_per_accepted": None},  # rejected ones cost, too
+        "accepted": {**summarise_edits([r for r in rows if r["accepted"]]), "seconds_per_accepted": None},  # rejected cost, too
         "reasons": dict(Counter(reason.split(" ")[0] for r in rows for reason in r["reasons"]).most_common()),
         "real_tissue": real,
         "edits": rows,
