@@ -124,7 +124,7 @@ def test_two_runners_do_not_start_one_job_twice(tmp_path):
     program = ("import sys; from pathlib import Path; from nnunet_sbldm.study_runner import load_table, run_table; "
                "folder = Path(sys.argv[1]); run_table(load_table(folder)[0], folder, {}, 2)")
     runners = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(3)]
-    assert [r.wait(timeout=120) for r in runners] == [0, 0, 0]
+    assert [r.wait() for r in runners] == [0, 0, 0]
     assert [runs(tmp_path, f"j{i}") for i in range(6)] == [1] * 6
 
 
