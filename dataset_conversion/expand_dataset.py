@@ -33,6 +33,7 @@ from nnunet_sbldm.installation import (
     install_in_place,
     install_new_dataset,
     install_pool,
+    refuse_incomplete,
     undo_command,
     undo_in_place,
 )
@@ -263,6 +264,7 @@ def write_dataset(
     ``dataset.json`` is written last; until then nnU-Net finds no dataset under the new id.
     """
     name, views = expanded_name(dataset, target_id), views_of(dataset, configurations)
+    refuse_incomplete(views)
     raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
     check_disk(raw.parent, estimate_bytes(dataset, jobs, 0, with_raw=True))
     check_disk(preprocessed.parent, estimate_bytes(dataset, jobs, len(views), with_raw=False))

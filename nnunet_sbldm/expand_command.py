@@ -169,7 +169,8 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
         print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
     gigabytes = estimate_bytes(dataset, jobs, len(args.c), with_raw=not args.pool) / 2**30
     minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
-    print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; nothing was written.")
+    written = "no case was written" + (", but -groups is remembered" if args.groups else "")
+    print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; {written}.")
 
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:

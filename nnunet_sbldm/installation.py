@@ -22,6 +22,8 @@ from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.types import UserError
 
+FINGERPRINT = "dataset_fingerprint.json"
+
 IN_PLACE = "sbldm_in_place"
 """Folder in a raw dataset that holds what undoing an in-place expansion needs."""
 
@@ -72,6 +74,28 @@ def install_pool(destination: PoolDestination, installed: Installed) -> list[Pat
 # --- a new dataset -------------------------------------------------------------------------------------------------
 
 
+def refuse_incomplete(views: Sequence[NnunetDataset]) -> None:
+    """Refuse a dataset that lacks files which a new dataset takes from it, before the first synthetic case is made.
+
+    Raises:
+        UserError: no fingerprint, or real cases without label or preprocessed files.
+    """
+    source, number = views[0], int(views[0].name[7:10])
+    if not (source.preprocessed / FINGERPRINT).is_file():
+        raise UserError(f"{source.preprocessed / FINGERPRINT} is missing: run nnUNetv2_extract_fingerprint -d {number}.")
+    unlabelled = [c for c in source.real_case_ids if not Path(source.case_files[c]["label"]).is_file()]
+    if unlabelled:
+        raise UserError(f"{len(unlabelled)} real case(s) of {source.name} ({unlabelled[0]}) have no label file.")
+    for view in views:
+        files = {c: [view.data_folder / f"{c}{ending}" for ending in PREPROCESSED_ENDINGS] for c in view.real_case_ids}
+        missing = [c for c, of_case in files.items() if not all(f.is_file() for f in of_case)]
+        if missing:
+            raise UserError(
+                f"{len(missing)} real case(s) of {view.name} ({missing[0]}) are not preprocessed for {view.configuration}: run "
+                f"nnUNetv2_preprocess -d {number} -plans_name {view.plans_name} -c {view.configuration}."
+            )
+
+
 def install_new_dataset(dataset: NnunetDataset, destination: RawDestination, raw: Path, installed: Installed) -> None:
     """Complete a new dataset: real cases, ground truth, plans, fingerprint, splits, index, and ``dataset.json`` last."""
     preprocessed, case_ids = destination.preprocessed, [c for ids, _, _ in installed.values() for c in ids]
@@ -79,7 +103,7 @@ def install_new_dataset(dataset: NnunetDataset, destination: RawDestination, raw
     _copy_ground_truth(destination, case_ids)
     plans = read_json(dataset.preprocessed / f"{dataset.plans_name}.json")
     write_json(preprocessed / f"{dataset.plans_name}.json", {**plans, "dataset_name": raw.name})
-    copy_file(dataset.preprocessed / "dataset_fingerprint.json", preprocessed / "dataset_fingerprint.json")
+    copy_file(dataset.preprocessed / FINGERPRINT, preprocessed / FINGERPRINT)
     splits = _expanded_splits(dataset, installed)
     for folder in (raw, preprocessed):
         write_json(folder / "splits_final.json", splits)
