@@ -168,7 +168,7 @@ def begin_in_place(dataset: NnunetDataset, destination: RawDestination, request:
     if (dataset.raw / IN_PLACE / UNDOING).is_file():
         raise UserError(f"Undoing the expansion of {dataset.name} was interrupted: run {undo_command(dataset.name)} again first.")
     if not destination.manifest.is_file():
-        _refuse_unfit_for_in_place(dataset, destination.manifest)
+        _refuse_unsuited(dataset, destination.manifest)
         _keep_backup(dataset, destination, request, case_ids)
     if read_json(destination.manifest)["request"] != request:
         raise UserError(
@@ -181,7 +181,7 @@ def begin_in_place(dataset: NnunetDataset, destination: RawDestination, request:
             write_json(folder / "dataset.json", {**content, "sbldm": announced})
 
 
-def _refuse_unfit_for_in_place(dataset: NnunetDataset, manifest: Path) -> None:
+def _refuse_unsuited(dataset: NnunetDataset, manifest: Path) -> None:
     files = [dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json"]
     if not files[1].is_file():
         raise UserError(f"{files[1]} is missing: run nnUNetv2_plan_and_preprocess -d {int(dataset.name[7:10])} again.")
