@@ -7,7 +7,8 @@ again makes what is missing; parts may run at the same time, and the last one to
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,14 @@ from nnunet_sbldm.groups import remembered_groups
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.installation import (
     IN_PLACE,
+    MANIFEST,
     Installed,
     begin_in_place,
     install_in_place,
     install_new_dataset,
     install_pool,
+    refuse_incomplete,
+    undo_command,
     undo_in_place,
 )
 from nnunet_sbldm.known_models import find_model, is_complete, places_of
@@ -159,6 +163,30 @@ def _produce_all(
     return Outcome(folders, {}, num_open, tallies)
 
 
+@contextmanager
+def _giving_up_if_unfit(
+    destination: RawDestination, num_parts: int, take_back: Callable[[], object], remedy: str
+) -> Iterator[None]:
+    """Leave nothing of an unfit generator; where other parts may be writing, stop them and leave it to the user.
+
+    Args:
+        destination: where cases are made meanwhile.
+        num_parts: parts that the work is split into.
+        take_back: removes all that was made.
+        remedy: what the user has to do when all parts have ended.
+    """
+    try:
+        destination.refuse_stopped()
+        yield
+        destination.refuse_stopped()
+    except UnfitGeneratorError as error:
+        if num_parts == 1:
+            take_back()
+            raise
+        destination.mark_unfit(str(error))
+        raise UnfitGeneratorError(f"{error} When all parts have ended, {remedy}.") from None
+
+
 def _installed(jobs: Sequence[Job], destinations: Sequence[Destination]) -> Installed:
     pairs = zip(jobs, destinations, strict=True)
     return {job.fold: (accepted_ids(job, d), job.source, job.generator.seen) for job, d in pairs}
@@ -236,20 +264,22 @@ def write_dataset(
     ``dataset.json`` is written last; until then nnU-Net finds no dataset under the new id.
     """
     name, views = expanded_name(dataset, target_id), views_of(dataset, configurations)
+    refuse_incomplete(views)
     raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
     check_disk(raw.parent, estimate_bytes(dataset, jobs, 0, with_raw=True))
     check_disk(preprocessed.parent, estimate_bytes(dataset, jobs, len(views), with_raw=False))
     _mark_or_match(raw, _request(dataset, jobs, configurations, settings))
     own = raw / "synthetic"
-    destination = RawDestination(views, own / "images", own / "labels", own / "provenance", preprocessed)
+    destination = RawDestination(views, own / "images", own / "labels", own / "provenance", preprocessed, raw / MARKER)
     destinations = [destination] * len(jobs)
-    try:
-        outcome = _produce_all(dataset, jobs, destinations, settings, [raw, preprocessed])
-    except UnfitGeneratorError:
+
+    def take_back() -> None:
         if not (raw / "dataset.json").is_file():
-            shutil.rmtree(raw)
-            shutil.rmtree(preprocessed, ignore_errors=True)
-        raise
+            for folder in (preprocessed, raw):  # the marker last: it makes the id ours
+                shutil.rmtree(folder, ignore_errors=True)
+
+    with _giving_up_if_unfit(destination, settings.num_parts, take_back, f"delete {raw} and {preprocessed}"):
+        outcome = _produce_all(dataset, jobs, destinations, settings, [raw, preprocessed])
     if outcome.num_open:
         return outcome
     installed = _installed(jobs, destinations)
@@ -300,15 +330,18 @@ def expand_in_place(
     check_disk(dataset.raw, estimate_bytes(dataset, jobs, 0, with_raw=True))
     check_disk(dataset.preprocessed, estimate_bytes(dataset, jobs, len(views), with_raw=False))
     raw, own = dataset.raw, dataset.raw / IN_PLACE
-    destination = RawDestination(views, raw / "imagesTr", raw / "labelsTr", own / "provenance", dataset.preprocessed)
+    records, manifest = own / "provenance", own / MANIFEST
+    destination = RawDestination(views, raw / "imagesTr", raw / "labelsTr", records, dataset.preprocessed, manifest)
     case_ids = [r.case_id for job in jobs for r in job.requests]
     begin_in_place(dataset, destination, _request(dataset, jobs, configurations, settings), case_ids)
     destinations = [destination] * len(jobs)
-    try:
+
+    def take_back() -> None:
+        if manifest.is_file():  # else it was taken back meanwhile
+            undo_in_place(dataset.raw, dataset.preprocessed)
+
+    with _giving_up_if_unfit(destination, settings.num_parts, take_back, f"run {undo_command(dataset.name)}"):
         outcome = _produce_all(dataset, jobs, destinations, settings, [raw, dataset.preprocessed])
-    except UnfitGeneratorError:
-        undo_in_place(dataset.raw, dataset.preprocessed)
-        raise
     if outcome.num_open:
         return outcome
     installed = _installed(jobs, destinations)
@@ -316,6 +349,6 @@ def expand_in_place(
     return _finished(outcome, installed)
 
 
-def undo(name: str) -> int:
-    """Take the synthetic cases of an in-place expansion out again; returns the number of files removed."""
+def undo(name: str) -> tuple[int, list[Path]]:
+    """Take the synthetic cases of an in-place expansion out again, as :func:`undo_in_place`."""
     return undo_in_place(nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name)

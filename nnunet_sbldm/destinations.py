@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.formats import side_files, write_case
 from nnunet_sbldm.nnunet import NnunetDataset, preprocess_case, read_written_case
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.types import Case, UserError
+from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 PREPROCESSED_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -93,6 +94,7 @@ class RawDestination:
         labels: folder of the raw label maps.
         records: folder of the provenance records.
         preprocessed: preprocessed folder of the dataset that gets the cases.
+        manifest: file that says what is made; once it is gone the expansion was taken back, and nothing more is written.
     """
 
     views: tuple[NnunetDataset, ...]
@@ -100,6 +102,7 @@ class RawDestination:
     labels: Path
     records: Path
     preprocessed: Path
+    manifest: Path
 
     @property
     def record_folders(self) -> list[Path]:
@@ -136,14 +139,43 @@ class RawDestination:
             self.preprocessed / "gt_segmentations" / label.name,
         ]
 
+    @property
+    def unfit_mark(self) -> Path:
+        """File in which a part tells the others why the generator is unfit."""
+        return self.manifest.with_name("sbldm_unfit.json")
+
+    def mark_unfit(self, reason: str) -> None:
+        """Stop all parts, as the generator is unfit; the first reason stays."""
+        if self.manifest.is_file() and not self.unfit_mark.is_file():
+            write_json(self.unfit_mark, {"reason": reason})
+
+    def refuse_stopped(self) -> None:
+        """Refuse to go on with an expansion that was taken back, or whose generator another part found unfit."""
+        if self.unfit_mark.is_file():
+            raise UnfitGeneratorError(read_json(self.unfit_mark)["reason"])
+        if not self.manifest.is_file():
+            raise UserError(f"{self.manifest} is gone: the expansion was taken back while this part of it was running.")
+
     def store(self, case: Case, record: SyntheticRecord) -> None:
         """Write raw files, read them back with nnU-Net's reader, preprocess for every configuration, then record."""
+        self.refuse_stopped()
         images, label = self.image_files(case.case_id), self.label_file(case.case_id)
-        write_case(case, images, label, self.views[0].reader)
-        written, properties = read_written_case(self.views[0], case, images, label)
-        for view in self.views:
-            preprocess_case(view, written, self.preprocessed / view.config.data_identifier / case.case_id, properties)
+        try:
+            write_case(case, images, label, self.views[0].reader)
+            written, properties = read_written_case(self.views[0], case, images, label)
+            for view in self.views:
+                preprocess_case(view, written, self.preprocessed / view.config.data_identifier / case.case_id, properties)
+        finally:
+            self._remove_if_stopped(case.case_id)
         _record(record, self.record_folders)
+
+    def _remove_if_stopped(self, case_id: str) -> None:
+        """Whoever takes an expansion back stops it before removing files: that removes this case, or we do."""
+        try:
+            self.refuse_stopped()
+        except (UserError, UnfitGeneratorError):
+            self.remove(case_id)
+            raise
 
     def remove(self, case_id: str) -> None:
         """Delete a case, its record first."""

@@ -95,8 +95,7 @@ def _expand(args: argparse.Namespace) -> None:
     from nnunet_sbldm.requests import range_warnings
 
     if args.undo:
-        removed = expansion.undo(dataset_name(args.d))
-        print(f"The dataset is as it was before; {removed} files of synthetic cases were removed.")
+        _undo(dataset_name(args.d), args.dry_run)
         return
     if args.part_id >= args.num_parts:
         raise UserError(f"-part_id goes from 0 to {args.num_parts - 1}; got {args.part_id}.")
@@ -124,6 +123,17 @@ def _expand(args: argparse.Namespace) -> None:
     else:
         outcome = expansion.write_dataset(dataset, jobs, args.o, args.c, settings)
     _tell(args, outcome)
+
+
+def _undo(name: str, dry_run: bool) -> None:
+    from nnunet_sbldm.dataset_conversion.expand_dataset import undo
+
+    if dry_run:
+        raise UserError("--undo has no --dry_run: leave one of them out.")
+    removed, kept = undo(name)
+    print(f"The dataset is as it was before; {removed} files of synthetic cases were removed.")
+    for folder in kept:
+        print(f"warning: {folder} was made for synthetic cases, but stays: it holds other files now.", file=sys.stderr)
 
 
 def _wish(args: argparse.Namespace) -> Wish:
@@ -159,7 +169,8 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
         print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
     gigabytes = estimate_bytes(dataset, jobs, len(args.c), with_raw=not args.pool) / 2**30
     minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
-    print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; nothing was written.")
+    written = "no case was written" + (", but -groups is remembered" if args.groups else "")
+    print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; {written}.")
 
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:

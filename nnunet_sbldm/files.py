@@ -174,16 +174,23 @@ def _age_s(path: Path) -> float:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file systems differ; an existing target is kept."""
-    if target.exists():
+    """Hard-link a file, or copy it with its time where the file systems differ; a target of the same size and time is kept."""
+    if target.exists() and _size_and_time(source) == _size_and_time(target):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:  # another part was faster
-        return
-    except OSError:
-        copy_file(source, target)
+
+    def write(tmp: Path) -> None:
+        try:
+            os.link(source, tmp)
+        except OSError:
+            shutil.copyfile(source, tmp)
+            os.utime(tmp, ns=(time.time_ns(), source.stat().st_mtime_ns))
+
+    write_atomically(target, write)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -68,7 +68,11 @@ class TrainingFold:
         """For each synthetic id of an expanded dataset what its generator has seen; empty for an ordinary dataset."""
         index = SyntheticIndex.load(expansion_folder(self.preprocessed))
         seen = index.seen_by() if index is not None else {}
-        unknown = [c for c in self.dataset_json.get("sbldm", {}).get("synthetic_cases", ()) if c not in seen]
+        block = self.dataset_json.get("sbldm", {})
+        unknown = [c for c in block.get("synthetic_cases", ()) if c not in seen]
+        if unknown and block.get("source_dataset") == self.preprocessed.name:
+            raise UserError(f"The in-place expansion of {self.preprocessed.name} is not finished: run the same command again, or "
+                            f"sbldm_expand_dataset -d {int(self.preprocessed.name[7:10])} --undo.")
         if unknown:
             raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have "
                             f"seen, so the fold rule cannot be checked: {self.expand_command} again.")
@@ -85,6 +89,7 @@ class TrainingFold:
         source = self.dataset_json.get("sbldm", {}).get("source_dataset")
         number = int(self.preprocessed.name[7:10])
         door = f"-d {number} --pool" if source is None else f"-d {int(source[7:10])} -o {number}"
+        door = f"-d {number} --in_place" if source == self.preprocessed.name else door
         plans = self.plans.plans_name
         configuration = self.config.data_identifier.removeprefix(f"{plans}_")
         options = "" if plans == DEFAULT_PLANS else f" -p {plans}"

@@ -178,6 +178,48 @@ def test_an_interrupted_new_dataset_is_no_dataset_yet_and_the_same_command_finis
     assert hash_tree(raw) | hash_tree(preprocessed) == finished
 
 
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_new_dataset_follows_real_cases_that_are_preprocessed_again(phantom, phantom_dataset, monkeypatch, can_link):
+    def no_link(*_):
+        raise OSError("another file system")
+
+    if not can_link:
+        monkeypatch.setattr(os, "link", no_link)
+    expand("-o", "904", "-n", "1")
+    old, new = (dataset.data_folder / "phantom_000.pkl" for dataset in (phantom_dataset, open_dataset("904")))
+    assert new.read_bytes() == old.read_bytes()
+    before = new.stat().st_ino, new.stat().st_ctime_ns
+    expand("-o", "904", "-n", "1")
+    assert (new.stat().st_ino, new.stat().st_ctime_ns) == before  # it is the same file still
+    content = old.read_bytes()
+    old.unlink()
+    old.write_bytes(content[:-1] + b"x")
+    expand("-o", "904", "-n", "1")
+    assert new.read_bytes() == content[:-1] + b"x"
+
+
+def test_a_new_dataset_of_an_incomplete_one_is_refused_before_a_case_is_made(phantom, phantom_dataset, generator, capsys):
+    (phantom_dataset.preprocessed / "dataset_fingerprint.json").rename(phantom.raw / "away")
+    assert "json is missing: run nnUNetv2_extract_fingerprint -d 900" in refused(capsys, "-o", "904", "-n", "1")
+    (phantom.raw / "away").rename(phantom_dataset.preprocessed / "dataset_fingerprint.json")
+    case_id = fold_cases(phantom_dataset, 0)[0][0]
+    label = phantom_dataset.raw / "labelsTr" / f"{case_id}.nii.gz"
+    label.rename(phantom.raw / "away")
+    assert f"1 real case(s) of Dataset900_Phantom ({case_id}) have no label file" in refused(capsys, "-o", "904", "-n", "1")
+    (phantom.raw / "away").rename(label)
+    (phantom_dataset.data_folder / f"{case_id}_seg.b2nd").unlink()
+    message = refused(capsys, "-o", "904", "-n", "1")
+    assert f"1 real case(s) of Dataset900_Phantom ({case_id}) are not preprocessed for 3d_fullres: run nnUNetv2" in message
+    assert not (phantom.raw / "Dataset904_PhantomSBLDM").exists()
+
+
+def test_in_place_without_the_preprocessed_dataset_json_is_refused(phantom_dataset, generator, capsys):
+    before = hash_tree(phantom_dataset.raw)
+    (phantom_dataset.preprocessed / "dataset.json").unlink()
+    assert "run nnUNetv2_plan_and_preprocess -d 900 again" in refused(capsys, "--in_place", "-n", "1")
+    assert hash_tree(phantom_dataset.raw) == before
+
+
 def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_written(phantom, phantom_dataset, generator, capsys):
     _, val = fold_cases(phantom_dataset, 1)
     before = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
@@ -230,10 +272,15 @@ def test_a_generator_of_other_labels_or_channels_is_refused(phantom_dataset, gen
     assert "makes the channels FLAIR, T2" in refused(capsys, "--pool", "-n", "1")
 
 
-def test_a_dry_run_says_what_would_be_written_and_writes_nothing(phantom, generator, capsys):
+def test_a_dry_run_says_what_would_be_written_and_writes_no_case(phantom, phantom_dataset, generator, capsys, tmp_path):
     before = hash_tree(phantom.raw)
     expand("-o", "904", "-ratio", "1", "--dry_run")
-    assert "fold 0: 8 synthetic cases, sbldm_f0_0000 to sbldm_f0_0007" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fold 0: 8 synthetic cases, sbldm_f0_0000 to sbldm_f0_0007" in said
+    assert said.endswith("; no case was written.\n")
+    write_json(tmp_path / "groups.json", {c: c for c in phantom_dataset.real_case_ids})
+    expand("-o", "904", "-n", "1", "--dry_run", "-groups", tmp_path / "groups.json")
+    assert capsys.readouterr().out.endswith("; no case was written, but -groups is remembered.\n")
     assert hash_tree(phantom.raw) == before
     assert not (phantom.preprocessed / "Dataset904_PhantomSBLDM").exists()
 

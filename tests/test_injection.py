@@ -194,6 +194,16 @@ def test_a_fold_without_synthetic_cases_in_an_expanded_dataset_is_refused(datase
         start_trainer(nnUNetTrainerSBLDM, dataset, 3)
 
 
+def test_a_dataset_expanded_in_place_is_expanded_in_place_again(dataset):
+    expand(dataset)
+    path = dataset.preprocessed / "dataset.json"
+    content = read_json(path)
+    content["sbldm"]["source_dataset"] = dataset.name
+    write_json(path, content)
+    with pytest.raises(UserError, match="run sbldm_expand_dataset -d 901 --in_place -f 3"):
+        start_trainer(nnUNetTrainerSBLDM, dataset, 3)
+
+
 def test_the_second_stage_of_a_cascade_is_refused(dataset):
     with pytest.raises(UserError, match="The second stage of a cascade"):
         start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_cascade")
