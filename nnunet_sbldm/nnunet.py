@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +81,7 @@ class NnunetDataset:
     @cached_property
     def plans(self) -> PlansManager:
         """nnU-Net's plans."""
-        return PlansManager(str(self.preprocessed / f"{self.plans_name}.json"))
+        return PlansManager(read_json(self.preprocessed / f"{self.plans_name}.json"))
 
     @cached_property
     def config(self) -> ConfigurationManager:
@@ -180,14 +180,8 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
     Raises:
         UserError: variables unset, unknown dataset, not planned, not preprocessed, too few cases.
     """
-    name = dataset_name(dataset_id)
-    raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
-    if not (raw / "dataset.json").is_file():
-        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
-    remedy = f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
-    if not (preprocessed / f"{plans_name}.json").is_file():
-        raise UserError(f"{name} has no plans {plans_name}: {remedy}.")
-    dataset = NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+    dataset = _planned(dataset_name(dataset_id), plans_name, configuration)
+    name = dataset.name
     _refuse_flat_images(dataset)
     if configuration not in dataset.plans.available_configurations:
         raise UserError(
@@ -195,10 +189,36 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
             f"they have {', '.join(dataset.plans.available_configurations)}."
         )
     if not dataset.data_folder.is_dir():
-        raise UserError(f"{name} is not preprocessed for {configuration}: {remedy}.")
+        raise UserError(f"{name} is not preprocessed for {configuration}: {_remedy(name, configuration)}.")
     if len(dataset.config.spacing) != 3:
         raise UserError(f"{name} is planned for {configuration}, which is two-dimensional; SBLDM needs a 3-D configuration.")
     return dataset
+
+
+def planned_views(name: str) -> Iterator[NnunetDataset]:
+    """A dataset through every configuration of all its plans, preprocessed or not.
+
+    Raises:
+        UserError: no raw dataset, or no plans.
+    """
+    contents = {f.stem: read_json(f) for f in sorted((nnunet_folder("nnUNet_preprocessed") / name).glob("*.json"))}
+    plans_names = [n for n, content in contents.items() if isinstance(content, dict) and "configurations" in content]
+    for plans_name in plans_names or [DEFAULT_PLANS]:
+        dataset = _planned(name, plans_name, DEFAULT_CONFIGURATION)
+        yield from (replace(dataset, configuration=c) for c in dataset.plans.available_configurations)
+
+
+def _planned(name: str, plans_name: str, configuration: str) -> NnunetDataset:
+    raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
+    if not (preprocessed / f"{plans_name}.json").is_file():
+        raise UserError(f"{name} has no plans {plans_name}: {_remedy(name, configuration)}.")
+    return NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+
+
+def _remedy(name: str, configuration: str) -> str:
+    return f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
 
 
 def _refuse_flat_images(dataset: NnunetDataset) -> None:
