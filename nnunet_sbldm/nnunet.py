@@ -245,8 +245,11 @@ def splits_of(dataset: NnunetDataset) -> list[dict[str, list[str]]]:
             )
         splits = generate_crossval_split(ids, seed=12345, n_splits=NUM_CROSS_VALIDATION_FOLDS)
         write_json(path, [{k: [str(c) for c in v] for k, v in s.items()} for s in splits])
-    real = set(dataset.real_case_ids)
-    return [{k: [c for c in s[k] if c in real] for k in ("train", "val")} for s in read_json(path)]
+    real, splits = set(dataset.real_case_ids), read_json(path)
+    try:
+        return [{k: [c for c in s[k] if c in real] for k in ("train", "val")} for s in splits]
+    except (TypeError, KeyError):
+        raise UserError(f"{path} is no list of splits, each with the case ids of train and of val; correct it.") from None
 
 
 def fold_cases(dataset: NnunetDataset, fold: Fold) -> tuple[list[str], list[str]]:
@@ -302,8 +305,8 @@ def _mm(properties: dict[str, Any]) -> str:
 
 
 def is_preprocessed(dataset: NnunetDataset, case_id: str) -> bool:
-    """Whether nnU-Net has preprocessed a case for this configuration."""
-    return (dataset.data_folder / f"{case_id}.pkl").is_file()
+    """Whether nnU-Net has preprocessed a case for this configuration, in the format that it writes today."""
+    return all((dataset.data_folder / f"{case_id}{ending}").is_file() for ending in (".b2nd", ".pkl"))
 
 
 def known_case_ids(dataset: NnunetDataset) -> list[str]:
@@ -315,7 +318,7 @@ def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray,
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
     if not is_preprocessed(dataset, case_id):
         raise UserError(
-            f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
+            f"Case {case_id} is not preprocessed in {dataset.data_folder}, or by an older nnU-Net: run nnUNetv2_preprocess "
             f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}."
         )
     return load_arrays(dataset.data_folder, case_id)
@@ -386,7 +389,7 @@ def fingerprints_of(dataset: NnunetDataset, case_ids: Iterable[str]) -> dict[str
     cache = read_json(cache_file) if cache_file.is_file() else {}
     found, changed = {}, False
     for case_id in case_ids:
-        stamp = _stamp(dataset.case_files[case_id])
+        stamp = _stamp(dataset, case_id)
         entry = cache.get(case_id)
         if entry is None or entry["stamp"] != stamp:
             entry = {"stamp": stamp, **fingerprint_of(read_case(dataset, case_id)).to_json()}
@@ -407,6 +410,10 @@ def remembered_fingerprints(preprocessed: Path) -> dict[str, CaseFingerprint]:
     return by_group | by_content
 
 
-def _stamp(files: dict[str, Any]) -> list[list[int]]:
-    stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+def _stamp(dataset: NnunetDataset, case_id: str) -> list[list[int]]:
+    files = dataset.case_files[case_id]
+    try:
+        stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+    except FileNotFoundError as e:
+        raise UserError(f"Case {case_id} of {dataset.name} has no {e.filename}; put that file back.") from None
     return [[s.st_size, s.st_mtime_ns] for s in stats]

@@ -22,7 +22,6 @@ from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
 from nnunet_sbldm.known_models import is_complete, known_models
 from nnunet_sbldm.nnunet import (
-    NnunetDataset,
     dataset_name,
     load_arrays,
     nnunet_folder,
