@@ -15,6 +15,9 @@ from nnunet_sbldm.nnunet import nnunet_folder
 from nnunet_sbldm.phantom import CHANNELS, PhantomConfig, dataset_json, write_phantom_dataset
 from nnunet_sbldm.types import UserError
 
+FILE_ENDS = ("", *(f"_{c:04d}" for c in range(len(CHANNELS))))
+"""Of a case: its label map and its images."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: ``python -m nnunet_sbldm.dataset_conversion.Dataset900_Phantom [-d ID -n N -n_test N -seed S]``."""
@@ -45,16 +48,13 @@ def _is_there(folder: Path, config: PhantomConfig, num_cases: int, num_test_case
         known = read_json(truth)
         if known["config"] == json.loads(json.dumps(asdict(config))) and len(known["cases"]) == num_cases + num_test_cases:
             return True
-    ids = {f"phantom_{i:03d}{end}" for i in range(num_cases + num_test_cases) for end in ("", *_CHANNEL_ENDS)}
+    ids = {f"phantom_{i:03d}{end}" for i in range(num_cases + num_test_cases) for end in FILE_ENDS}
     if is_complete or any(f.name.removesuffix(ENDING) not in ids for f in folder.glob(f"*/*{ENDING}")):
         raise UserError(
             f"{folder} holds other cases than the {num_cases} for training and {num_test_cases} for testing of seed "
             f"{config.seed}; choose another id with -d, or remove it."
         )
     return False
-
-
-_CHANNEL_ENDS = tuple(f"_{c:04d}" for c in range(len(CHANNELS)))
 
 
 if __name__ == "__main__":
