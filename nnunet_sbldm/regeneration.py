@@ -15,17 +15,17 @@ import torch
 from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
+from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_grid
 from nnunet_sbldm.editing import EditedDraw, edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
 from nnunet_sbldm.known_models import is_complete, known_models
 from nnunet_sbldm.nnunet import (
+    NnunetDataset,
     dataset_name,
     load_arrays,
     nnunet_folder,
-    open_dataset,
     planned_views,
     preprocess_case,
     read_case,
@@ -128,7 +128,7 @@ def _edited_again(record: dict[str, Any], request: Request, generator: Generator
     choice, name = EditChoice.from_record(stored), stored["dataset"]
     wanted = f"{request.case_id} was made by editing {choice.host} of {name}"
     try:
-        dataset = open_dataset(name, generator.plan.plans_name, generator.plan.configuration)
+        dataset = _view_of_hosts(name, generator)
     except UserError as e:
         raise UserError(f"{wanted}, which is needed to make it again: {e}") from None
     images = [f for f in dataset.case_files.get(choice.host, {}).get("images", ()) if os.path.isfile(f)]
@@ -142,6 +142,13 @@ def _edited_again(record: dict[str, Any], request: Request, generator: Generator
         task = replace(task, condition=as_vector(generator.plan.condition_scaling.names, told))
     (drawn,) = edit(generator, [task], sampler)
     return drawn
+
+
+def _view_of_hosts(name: str, generator: Generator) -> NnunetDataset:
+    """A dataset through a configuration that suits the generator, its own where there is one of that name."""
+    own = (generator.plan.plans_name, generator.plan.configuration)
+    views = sorted(planned_views(name), key=lambda view: (view.plans_name, view.configuration) != own)
+    return next((view for view in views if has_same_grid(generator, view)), views[0])
 
 
 def _comparable(name: str, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:

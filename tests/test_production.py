@@ -200,11 +200,12 @@ def test_a_case_made_with_other_plans_is_made_again_with_them(phantom, generator
     options = ["-d", "900", "-f", "0", "-p", "MyPlans", "-m", str(generator.folder), *FAST[4:], "-n", "1"]
     cli.expand_entry([*options, "--pool"])
     cli.expand_entry([*options, "-o", "904"])
+    cli.expand_entry([*options, "-o", "905", "-mode", "edit", "-kind", "remove"])
     capsys.readouterr()
     for keep_usual in (True, False):
         if not keep_usual:
             usual.unlink()
-        for dataset in ("900", "904"):
+        for dataset in ("900", "904", "905"):
             cli.regenerate_entry([dataset, "sbldm_f0_0000", "-device", "cpu"])
             assert "identical, voxel for voxel" in capsys.readouterr().out
     usual.with_name("MyPlans.json").unlink()
