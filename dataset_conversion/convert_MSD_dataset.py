@@ -57,14 +57,24 @@ def convert(archive: Path, dataset_id: int | None = None) -> Path:
 
 
 def _read_description(archive: Path) -> dict[str, Any]:
-    try:
-        content = read_json(archive / "dataset.json")
-    except ValueError as e:
-        raise UserError(f"{archive / 'dataset.json'} is no valid JSON; unpack the archive again.") from e
-    missing = [k for k in ("labels", "modality", "training") if k not in content]
-    if missing:
-        raise UserError(f"{archive / 'dataset.json'} has no {missing[0]}: it is not the Decathlon's own.")
+    file = archive / "dataset.json"
+    content = read_json(file)
+    for key, is_right in {"labels": _is_numbered, "modality": _is_numbered, "training": _are_pairs}.items():
+        if not isinstance(content, dict) or not is_right(content.get(key)):
+            raise UserError(f"{file} has no {key} as the Decathlon writes them; unpack the archive again.")
     return dict(content)
+
+
+def _is_numbered(names: Any) -> bool:
+    """Whether these are names by number, such as ``{"0": "background", "1": "tumour"}``."""
+    return isinstance(names, dict) and bool(names) and all(n.isdigit() for n in names)
+
+
+def _are_pairs(entries: Any) -> bool:
+    """Whether these are training cases, each with image and label."""
+    return isinstance(entries, list) and bool(entries) and all(
+        isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("image", "label")) for e in entries
+    )
 
 
 def _cases_of(archive: Path, content: dict[str, Any], num_channels: int) -> list[SourceCase]:

@@ -82,7 +82,7 @@ def write_raw_dataset(dataset: RawDataset, cases: Sequence[SourceCase]) -> Path:
     Raises:
         UserError: the id is taken, or the folder holds something else.
     """
-    folder = _folder_of(dataset)
+    folder = dataset_folder(dataset.dataset_id, dataset.name)
     _refuse_strangers(folder, dataset, cases)
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         remove_leftovers(folder / name)
@@ -96,15 +96,19 @@ def write_raw_dataset(dataset: RawDataset, cases: Sequence[SourceCase]) -> Path:
     return folder
 
 
-def _folder_of(dataset: RawDataset) -> Path:
-    """Folder of the dataset; its number must not be another dataset's."""
+def dataset_folder(dataset_id: int, name: str) -> Path:
+    """Folder in ``nnUNet_raw`` for a dataset to be written.
+
+    Raises:
+        UserError: the number is none of nnU-Net's, or another dataset's.
+    """
     raw = nnunet_folder("nnUNet_raw")
-    if not 1 <= dataset.dataset_id <= 999:
-        raise UserError(f"-d takes a dataset id from 1 to 999; got {dataset.dataset_id}.")
-    folder = raw / f"Dataset{dataset.dataset_id:03d}_{dataset.name}"
-    others = [p.name for p in raw.glob(f"Dataset{dataset.dataset_id:03d}_*") if p != folder]
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"-d takes a dataset id from 1 to 999; got {dataset_id}.")
+    folder = raw / f"Dataset{dataset_id:03d}_{name}"
+    others = [p.name for p in raw.glob(f"Dataset{dataset_id:03d}_*") if p != folder]
     if others:
-        raise UserError(f"The dataset id {dataset.dataset_id} is taken by {others[0]} in nnUNet_raw; choose another with -d.")
+        raise UserError(f"The dataset id {dataset_id} is taken by {others[0]} in nnUNet_raw; choose another with -d.")
     return folder
 
 

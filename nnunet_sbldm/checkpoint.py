@@ -8,6 +8,8 @@ that touched any part of it, ``dataset.json`` the labels and channels. Nothing i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -260,19 +262,37 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
     """
     if not is_complete(folder):
         raise UserError(f"There is no finished SBLDM in {folder}; train one with sbldm_train.")
-    value = read_json(folder / "generator.json")
-    if value.get("format") != FORMAT_VERSION:
-        raise UserError(f"{folder / 'generator.json'} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
-    try:
+    with _damaged_if_unreadable(folder):
+        value = read_json(folder / "generator.json")
+        found = value["format"]
+    if found != FORMAT_VERSION:
+        raise UserError(f"{folder / 'generator.json'} has format {found}; this version reads {FORMAT_VERSION}.")
+    with _damaged_if_unreadable(folder):
         plan = GeneratorPlan.from_json(value)
         autoencoder, denoiser = build_autoencoder(plan), build_denoiser(plan)
         for network, name in zip((autoencoder, denoiser), WEIGHTS, strict=True):
             _load_weights(network, folder / name)
-        seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as e:
-        raise UserError(f"The SBLDM in {folder} is damaged ({e}); copy it again or retrain it.") from e
+        seen = _read_seen(folder, plan)
+        if not read_json(folder / "dataset.json")["labels"]:
+            raise ValueError("dataset.json names no labels")
     generator = Generator(folder, plan, autoencoder, denoiser, seen, hash_of(folder))
     return generator.to(device) if device else generator
+
+
+@contextmanager
+def _damaged_if_unreadable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as e:
+        raise UserError(f"The SBLDM in {folder} is damaged ({str(e).rstrip('.')}); copy it again or retrain it.") from e
+
+
+def _read_seen(folder: Path, plan: GeneratorPlan) -> tuple[CaseFingerprint, ...]:
+    """The list of training cases, on which the fold rule rests: it has one for every row of the plan's conditions, or more."""
+    seen = tuple(CaseFingerprint.from_json(c) for c in read_json(folder / "training_cases.json"))
+    if len(seen) < len(plan.condition_table):
+        raise ValueError(f"training_cases.json lists {len(seen)} cases, but it was trained on {len(plan.condition_table)}")
+    return seen
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -207,7 +207,7 @@ def demo_entry(argv: Sequence[str] | None = None) -> None:
     def main() -> None:
         from nnunet_sbldm.demo import run_demo
 
-        run_demo(args.o, args.device)
+        run_demo(args.o, device_of(args.device))
 
     run(main)
 

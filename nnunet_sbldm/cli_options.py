@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, SamplerConfig, known_preset
+from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, DiffusionConfig, SamplerConfig, known_preset
 from nnunet_sbldm.known_models import is_shared
 from nnunet_sbldm.threads import wait_passively
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -19,6 +19,7 @@ from nnunet_sbldm.types import UnfitGeneratorError, UserError
 DEFAULT_PLANS = "nnUNetPlans"
 DEFAULT_CONFIGURATION = "3d_fullres"
 CUDA_BATCH_SIZE = 8
+MAX_SEED = 2**63 - 1
 USER_ERRNO = {
     errno.ENOSPC: "the disk is full",
     errno.EACCES: "permission denied",
@@ -26,6 +27,7 @@ USER_ERRNO = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "not a folder",
+    errno.EEXIST: "a file of that name is in the way",
 }
 
 
@@ -96,10 +98,18 @@ def count(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    """A whole number from 0 that fits into 63 bits."""
+    if not text.isdigit() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {MAX_SEED}, got {text!r}")
     return int(text)
+
+
+def steps(text: str) -> int:
+    """A number of denoising steps: no more than the diffusion process has."""
+    value, most = count(text), DiffusionConfig.num_train_timesteps
+    if value > most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {text!r}")
+    return value
 
 
 def dataset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +195,7 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-steps",
-        type=count,
+        type=steps,
         default=default.num_steps,
         help=f"[OPTIONAL] denoising steps. Default: {default.num_steps}",
     )
@@ -213,10 +223,18 @@ def sampler_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def device_of(asked: str | None) -> str:
-    """The device asked for, else a GPU if there is one."""
+    """The device asked for, else a GPU if there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
     import torch
 
-    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    from nnunet_sbldm.diffusion import refuse_missing_device
+
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_missing_device(device)
+    return device
 
 
 def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | None = None) -> SamplerConfig:

@@ -70,6 +70,8 @@ def measure(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[f
         float64 [features], in the order of :func:`feature_names`; NaN where a feature does not exist.
     """
     inside, spacing = np.argwhere(label != OUTSIDE), np.asarray(spacing_mm)
+    if not len(inside):
+        return np.array([*([0.0] + [np.nan] * (len(FEATURES) - 1)) * len(targets), *[np.nan] * len(ANATOMY_FEATURES)])
     low, high = inside.min(axis=0), inside.max(axis=0) + 1
     blocks = [_measure_one(np.isin(label, t.label_values), low, high, spacing) for t in targets]
     return np.concatenate([*blocks, (high - low) * spacing])

@@ -17,12 +17,21 @@ import torch
 from torch import Tensor
 
 from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.types import UserError
 
 Scheduler = Any
 """diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
 Denoise = Callable[..., Tensor]
 """(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t; with self-conditioning a fourth argument,
 the previous estimate of z_0, shaped like z_t."""
+
+
+def refuse_missing_device(device: str) -> None:
+    """Raise a :class:`UserError` if this machine has no such device (``cpu``, ``cuda`` or ``mps``)."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda was asked for, but no CUDA GPU is available; use -device cpu.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("-device mps was asked for, but it is not available; use -device cpu.")
 
 
 def best_precision(device: str) -> str:

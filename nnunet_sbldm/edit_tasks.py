@@ -263,13 +263,19 @@ def _recent(kept: OrderedDict[tuple[Any, ...], T], key: tuple[Any, ...], make: C
 
 def refuse_other_grid(generator: Generator, dataset: NnunetDataset) -> None:
     """Raise a :class:`UserError` if the hosts of a dataset do not lie as the generator's training cases did."""
-    grid = generator.plan.grid
-    spacing, axes = tuple(dataset.config.spacing), tuple(dataset.plans.transpose_forward)
-    if not np.allclose(spacing, grid.spacing_mm, rtol=1e-3) or axes != grid.transpose_forward:
+    if not has_same_grid(generator, dataset):
+        grid, spacing, axes = generator.plan.grid, dataset.config.spacing, tuple(dataset.plans.transpose_forward)
         raise UserError(
             f"The SBLDM in {generator.folder} works at {_mm(grid.spacing_mm)} mm with axes {grid.transpose_forward}, but "
             f"{dataset.name} is preprocessed to {_mm(spacing)} mm with axes {axes}; hosts must be preprocessed alike."
         )
+
+
+def has_same_grid(generator: Generator, dataset: NnunetDataset) -> bool:
+    """Whether the hosts of a dataset, through its configuration, lie as the generator's training cases did."""
+    grid, spacing = generator.plan.grid, dataset.config.spacing
+    is_alike = len(spacing) == len(grid.spacing_mm) and np.allclose(spacing, grid.spacing_mm, rtol=1e-3)
+    return bool(is_alike) and tuple(dataset.plans.transpose_forward) == grid.transpose_forward
 
 
 def _mm(spacing: Sequence[float]) -> str:

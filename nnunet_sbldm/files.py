@@ -44,9 +44,15 @@ def sha256_of_json(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file."""
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
+    """Parse a JSON file.
+
+    Raises:
+        UserError: no valid JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path} is not valid JSON: {e}.") from None
 
 
 def read_user_json(path: Path, option: str) -> Any:

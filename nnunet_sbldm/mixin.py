@@ -60,7 +60,7 @@ class SBLDMMixin(Base):
 
     Attributes:
         sbldm_default_source: source where the settings name none; ``auto`` is the expanded dataset, else the pool.
-        sbldm_settings: the settings.
+        sbldm_settings: the settings; where they are bad the defaults, and training ends with the reason.
         sbldm_source: where synthetic cases come from, once training has started; None trains on real cases alone.
         sbldm_audit: what was drawn since the epoch began.
     """
@@ -72,13 +72,20 @@ class SBLDMMixin(Base):
         device: torch.device = DEFAULT_DEVICE,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        settings = MixingSettings.from_configuration(self.configuration_manager.configuration, self.sbldm_default_source)
-        for name, value in settings.overrides().items():
+        self.sbldm_settings, self._refusal = self._read_settings()
+        for name, value in self.sbldm_settings.overrides().items():
             setattr(self, name, value)
-        self.sbldm_settings = settings
         self.sbldm_source: SyntheticSource | None = None
         self.sbldm_audit = DrawAudit((), ())
         self._mixed: MixedDataset | None = None
+
+    def _read_settings(self) -> tuple[MixingSettings, UserError | None]:
+        """The settings; the defaults, and why they stop the training, if the user has to change them."""
+        try:
+            block = self.configuration_manager.configuration
+            return MixingSettings.from_configuration(block, self.sbldm_default_source), None
+        except UserError as error:
+            return MixingSettings(), error
 
     @cached_property
     def sbldm_fold(self) -> TrainingFold:
@@ -119,6 +126,8 @@ class SBLDMMixin(Base):
 
     def on_train_start(self) -> None:
         """Find and check the synthetic cases before anything is built."""
+        if self._refusal is not None:
+            raise self._refusal
         if self.sbldm_settings.ratio > 0:
             if self.sbldm_settings.source == "auto":
                 self.sbldm_settings = replace(self.sbldm_settings, source="expanded" if self.sbldm_fold.expansion else "pool")

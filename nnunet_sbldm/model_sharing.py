@@ -151,6 +151,8 @@ def import_model(file: Path, name: str | None = None) -> tuple[Path, bool]:
             if not is_shared(present) or read_json(present / MANIFEST) != read_json(work / name / MANIFEST):
                 raise UserError(f"There is another SBLDM named {name} in {present}: give this one another name with -name.")
             return present, False
+        if (home / name).exists():
+            raise UserError(f"{home / name} is there already and no SBLDM: remove it, or give this one another name with -name.")
         os.rename(work / name, home / name)
     return home / name, True
 
@@ -161,14 +163,14 @@ def unpack_model(file: Path, folder: Path) -> None:
     Raises:
         UserError: no zip, unknown, missing, duplicate, too large or changed members, or no model that can be loaded.
     """
+    if not file.is_file():
+        raise UserError(f"{file} is not a file.")
     try:
         with zipfile.ZipFile(file) as archive:
             _refuse_bad_members(file, archive.infolist())
             folder.mkdir()
             for name in reversed(MEMBERS):  # the manifest first
                 _unpack(file, archive, name, folder)
-    except FileNotFoundError:
-        raise UserError(f"{file} is not a file.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise UserError(f"{file} is no zip file, or a damaged one ({e}).") from e
     _refuse_unusable(file, folder)
@@ -216,7 +218,7 @@ def _unpack(file: Path, archive: zipfile.ZipFile, name: str, folder: Path) -> No
 def _refuse_bad_manifest(file: Path, manifest: Path) -> None:
     try:
         value = read_json(manifest)
-    except (ValueError, RecursionError):
+    except UserError:
         _refuse(file, "its manifest is no JSON")
     if not isinstance(value, dict) or value.get("format") != FORMAT_VERSION:
         found = value.get("format") if isinstance(value, dict) else None

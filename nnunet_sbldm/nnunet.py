@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +81,7 @@ class NnunetDataset:
     @cached_property
     def plans(self) -> PlansManager:
         """nnU-Net's plans."""
-        return PlansManager(str(self.preprocessed / f"{self.plans_name}.json"))
+        return PlansManager(read_json(self.preprocessed / f"{self.plans_name}.json"))
 
     @cached_property
     def config(self) -> ConfigurationManager:
@@ -180,14 +180,8 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
     Raises:
         UserError: variables unset, unknown dataset, not planned, not preprocessed, too few cases.
     """
-    name = dataset_name(dataset_id)
-    raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
-    if not (raw / "dataset.json").is_file():
-        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
-    remedy = f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
-    if not (preprocessed / f"{plans_name}.json").is_file():
-        raise UserError(f"{name} has no plans {plans_name}: {remedy}.")
-    dataset = NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+    dataset = _planned(dataset_name(dataset_id), plans_name, configuration)
+    name = dataset.name
     _refuse_flat_images(dataset)
     if configuration not in dataset.plans.available_configurations:
         raise UserError(
@@ -195,10 +189,36 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
             f"they have {', '.join(dataset.plans.available_configurations)}."
         )
     if not dataset.data_folder.is_dir():
-        raise UserError(f"{name} is not preprocessed for {configuration}: {remedy}.")
+        raise UserError(f"{name} is not preprocessed for {configuration}: {_remedy(name, configuration)}.")
     if len(dataset.config.spacing) != 3:
         raise UserError(f"{name} is planned for {configuration}, which is two-dimensional; SBLDM needs a 3-D configuration.")
     return dataset
+
+
+def planned_views(name: str) -> Iterator[NnunetDataset]:
+    """A dataset through every configuration of all its plans, preprocessed or not.
+
+    Raises:
+        UserError: no raw dataset, or no plans.
+    """
+    contents = {f.stem: read_json(f) for f in sorted((nnunet_folder("nnUNet_preprocessed") / name).glob("*.json"))}
+    plans_names = [n for n, content in contents.items() if isinstance(content, dict) and "configurations" in content]
+    for plans_name in plans_names or [DEFAULT_PLANS]:
+        dataset = _planned(name, plans_name, DEFAULT_CONFIGURATION)
+        yield from (replace(dataset, configuration=c) for c in dataset.plans.available_configurations)
+
+
+def _planned(name: str, plans_name: str, configuration: str) -> NnunetDataset:
+    raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
+    if not (preprocessed / f"{plans_name}.json").is_file():
+        raise UserError(f"{name} has no plans {plans_name}: {_remedy(name, configuration)}.")
+    return NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
+
+
+def _remedy(name: str, configuration: str) -> str:
+    return f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
 
 
 def _refuse_flat_images(dataset: NnunetDataset) -> None:
@@ -225,8 +245,11 @@ def splits_of(dataset: NnunetDataset) -> list[dict[str, list[str]]]:
             )
         splits = generate_crossval_split(ids, seed=12345, n_splits=NUM_CROSS_VALIDATION_FOLDS)
         write_json(path, [{k: [str(c) for c in v] for k, v in s.items()} for s in splits])
-    real = set(dataset.real_case_ids)
-    return [{k: [c for c in s[k] if c in real] for k in ("train", "val")} for s in read_json(path)]
+    real, splits = set(dataset.real_case_ids), read_json(path)
+    try:
+        return [{k: [c for c in s[k] if c in real] for k in ("train", "val")} for s in splits]
+    except (TypeError, KeyError):
+        raise UserError(f"{path} is no list of splits, each with the case ids of train and of val; correct it.") from None
 
 
 def fold_cases(dataset: NnunetDataset, fold: Fold) -> tuple[list[str], list[str]]:
@@ -282,8 +305,8 @@ def _mm(properties: dict[str, Any]) -> str:
 
 
 def is_preprocessed(dataset: NnunetDataset, case_id: str) -> bool:
-    """Whether nnU-Net has preprocessed a case for this configuration."""
-    return (dataset.data_folder / f"{case_id}.pkl").is_file()
+    """Whether nnU-Net has preprocessed a case for this configuration, in the format that it writes today."""
+    return all((dataset.data_folder / f"{case_id}{ending}").is_file() for ending in (".b2nd", ".pkl"))
 
 
 def known_case_ids(dataset: NnunetDataset) -> list[str]:
@@ -295,7 +318,7 @@ def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray,
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
     if not is_preprocessed(dataset, case_id):
         raise UserError(
-            f"Case {case_id} is not preprocessed in {dataset.data_folder}: run nnUNetv2_preprocess "
+            f"Case {case_id} is not preprocessed in {dataset.data_folder}, or by an older nnU-Net: run nnUNetv2_preprocess "
             f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}."
         )
     return load_arrays(dataset.data_folder, case_id)
@@ -366,7 +389,7 @@ def fingerprints_of(dataset: NnunetDataset, case_ids: Iterable[str]) -> dict[str
     cache = read_json(cache_file) if cache_file.is_file() else {}
     found, changed = {}, False
     for case_id in case_ids:
-        stamp = _stamp(dataset.case_files[case_id])
+        stamp = _stamp(dataset, case_id)
         entry = cache.get(case_id)
         if entry is None or entry["stamp"] != stamp:
             entry = {"stamp": stamp, **fingerprint_of(read_case(dataset, case_id)).to_json()}
@@ -387,6 +410,10 @@ def remembered_fingerprints(preprocessed: Path) -> dict[str, CaseFingerprint]:
     return by_group | by_content
 
 
-def _stamp(files: dict[str, Any]) -> list[list[int]]:
-    stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+def _stamp(dataset: NnunetDataset, case_id: str) -> list[list[int]]:
+    files = dataset.case_files[case_id]
+    try:
+        stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+    except FileNotFoundError as e:
+        raise UserError(f"Case {case_id} of {dataset.name} has no {e.filename}; put that file back.") from None
     return [[s.st_size, s.st_mtime_ns] for s in stats]

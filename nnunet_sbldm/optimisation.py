@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from nnunet_sbldm.config import StageConfig
-from nnunet_sbldm.diffusion import best_precision
+from nnunet_sbldm.diffusion import best_precision, refuse_missing_device
 from nnunet_sbldm.files import write_atomically
 from nnunet_sbldm.types import UserError
 
@@ -57,10 +57,7 @@ class Stage:
 
 def make_accelerator(device: str) -> Accelerator:
     """Device, precision (bf16 where it is faster, else fp16 on GPUs, fp32 elsewhere) and processes; works under ``torchrun``."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda was asked for, but no CUDA GPU is available; use -device cpu.")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("-device mps was asked for, but it is not available; use -device cpu.")
+    refuse_missing_device(device)
     mixed_precision = "bf16" if best_precision(device) == "bf16" else ("fp16" if device == "cuda" else "no")
     return Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu")
 

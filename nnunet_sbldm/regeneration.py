@@ -15,13 +15,21 @@ import torch
 from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
+from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_grid
 from nnunet_sbldm.editing import EditedDraw, edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
 from nnunet_sbldm.known_models import is_complete, known_models
-from nnunet_sbldm.nnunet import NnunetDataset, dataset_name, load_arrays, nnunet_folder, open_dataset, preprocess_case, read_case
+from nnunet_sbldm.nnunet import (
+    NnunetDataset,
+    dataset_name,
+    load_arrays,
+    nnunet_folder,
+    planned_views,
+    preprocess_case,
+    read_case,
+)
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import Draw, draw_again
@@ -63,7 +71,7 @@ def regenerate(place: str, case_id: str, device: str, model: Path | None = None,
     if is_traced:
         obtained = as_dict(generator.plan.condition_scaling.names, drawn.obtained)
         return f"{case_id} from {generator.folder}: {_compare_conditions(obtained, record['condition_obtained'])}."
-    return f"{case_id} from {generator.folder}: {_compare(*_comparable(open_dataset(place), case, record_file))}."
+    return f"{case_id} from {generator.folder}: {_compare(*_comparable(dataset_name(place), case, record_file))}."
 
 
 def _find_record(name: str, case_id: str) -> Path:
@@ -120,7 +128,7 @@ def _edited_again(record: dict[str, Any], request: Request, generator: Generator
     choice, name = EditChoice.from_record(stored), stored["dataset"]
     wanted = f"{request.case_id} was made by editing {choice.host} of {name}"
     try:
-        dataset = open_dataset(name, generator.plan.plans_name, generator.plan.configuration)
+        dataset = _view_of_hosts(name, generator)
     except UserError as e:
         raise UserError(f"{wanted}, which is needed to make it again: {e}") from None
     images = [f for f in dataset.case_files.get(choice.host, {}).get("images", ()) if os.path.isfile(f)]
@@ -136,22 +144,25 @@ def _edited_again(record: dict[str, Any], request: Request, generator: Generator
     return drawn
 
 
-def _comparable(dataset: NnunetDataset, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:
+def _view_of_hosts(name: str, generator: Generator) -> NnunetDataset:
+    """A dataset through a configuration that suits the generator, its own where there is one of that name."""
+    own = (generator.plan.plans_name, generator.plan.configuration)
+    views = sorted(planned_views(name), key=lambda view: (view.plans_name, view.configuration) != own)
+    return next((view for view in views if has_same_grid(generator, view)), views[0])
+
+
+def _comparable(name: str, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:
     """The new and the stored case: raw voxels where raw files exist, else preprocessed arrays."""
-    if case.case_id in dataset.case_files:
-        stored = read_case(dataset, case.case_id)
-        return (case.image, case.label), (stored.image, stored.label)
     pool = record_file.parents[1]
-    view = _view_of_pool(dataset, pool)
+    if record_file.is_relative_to(nnunet_folder("nnUNet_raw") / name):
+        stored = read_case(next(planned_views(name)), case.case_id)
+        return (case.image, case.label), (stored.image, stored.label)
+    view = next((v for v in planned_views(name) if v.config.data_identifier == pool.parent.name), None)
+    if view is None:
+        raise UserError(f"No plans of {name} have the configuration of {pool} any more; plan and preprocess it again.")
     with temporary_folder(pool) as folder:
         preprocess_case(view, case, folder / case.case_id)
         return load_arrays(folder, case.case_id), load_arrays(pool / "cases", case.case_id)
-
-
-def _view_of_pool(dataset: NnunetDataset, pool: Path) -> NnunetDataset:
-    """The dataset through the configuration whose preprocessing the pool's cases went through."""
-    views = (replace(dataset, configuration=name) for name in dataset.plans.available_configurations)
-    return next(view for view in views if view.config.data_identifier == pool.parent.name)
 
 
 def _compare(mine: Arrays, stored: Arrays) -> str:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
-from nnunet_sbldm import cli, config, optimisation
+from nnunet_sbldm import cli, config, model_commands, optimisation
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import preprocess_case, read_case
 
@@ -131,12 +131,26 @@ def test_a_full_disk_or_a_forbidden_folder_in_the_middle_of_training(folders, ca
     assert not list(folders.results.rglob("generator.json"))
 
 
-def test_a_missing_gpu(folders, capsys):
+@pytest.mark.parametrize(
+    "command",
+    [
+        (cli.train_entry, "-d", "900", "-f", "0", "-preset", "nano"),
+        (cli.expand_entry, "-d", "900", "-f", "0", "-preset", "nano", "--pool"),
+        (cli.sample_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-o", "out"),
+        (cli.evaluate_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-mode", "edit"),
+        (cli.regenerate_entry, "900", "case"),
+        (cli.demo_entry, "-o", "out"),
+    ],
+    ids=lambda command: command[0].__name__,
+)
+def test_a_missing_device(phantom, tmp_path, monkeypatch, capsys, command):
     import torch
 
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert "no CUDA GPU is available; use -device cpu" in refused(capsys, *train("-device", "cuda"))
+    monkeypatch.chdir(tmp_path)
+    for device, is_there in {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.items():
+        if not is_there:
+            assert f"-device {device} was asked for, but" in refused(capsys, *command, "-device", device)
+    assert not (tmp_path / "out").exists()
 
 
 def test_sampling_with_bad_conditions(phantom_folders, tmp_path, capsys):
@@ -146,7 +160,20 @@ def test_sampling_with_bad_conditions(phantom_folders, tmp_path, capsys):
     assert "-label edema is none of tumour" in refused(capsys, *sample, "-label", "edema", "-volume_ml", "3")
     assert "expected a number above 0" in refused(capsys, *sample, "-volume_ml", "0")
     assert "expected a whole number from 1" in refused(capsys, *sample, "-n", "none")
+    assert "expected a whole number from 1 to 1000" in refused(capsys, *sample, "-steps", "2000")
+    assert "expected a whole number from 0 to" in refused(capsys, *sample, "-seed", "99999999999999999999")
     assert hash_tree(tmp_path) == before
+
+
+def test_a_file_where_a_folder_is_to_be_written(phantom_folders, tmp_path, capsys):
+    model = phantom_folders.results / "Dataset900_Phantom" / "SBLDM__nnUNetPlans__nano" / "fold_0"
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    sample = (cli.sample_entry, "-m", model, "-n", "1", "-steps", "1", "-device", "cpu", "-o", file)
+    export = (model_commands.export_entry, "-m", model, "-licence", "none", "-o", file / "model.zip")
+    for command in (sample, export):
+        assert refused(capsys, *command) == f"error: {file} cannot be written: a file of that name is in the way."
+    assert file.read_text() == "mine"
 
 
 def test_a_reader_that_has_read_enough_is_no_error_of_ours():

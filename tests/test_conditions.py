@@ -40,6 +40,11 @@ def test_the_centroid_is_relative_to_the_anatomy_not_to_the_array():
     assert [c[f"anatomy/extent_{a}_mm"] for a in "dhw"] == [10, 10, 10]
 
 
+def test_where_there_is_no_anatomy_every_label_is_absent_and_nothing_else_is_known():
+    c = dict(zip(NAMES, measure(np.full((6, 6, 6), OUTSIDE, np.int16), TARGETS, (1, 1, 1)), strict=True))
+    assert {n: v for n, v in c.items() if not np.isnan(v)} == {"tumour/presence": 0, "core/presence": 0}
+
+
 def test_a_region_is_the_union_of_its_labels():
     label = np.zeros((8, 8, 8), np.int16)
     label[2:4, 2:4, 2:4], label[4:6, 2:4, 2:4] = 1, 2

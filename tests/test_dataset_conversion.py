@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from phantom_fixtures import hash_tree
 
-from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, convert_MSD_dataset
+from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, Dataset900_Phantom, convert_MSD_dataset
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import NnunetDataset, read_case
 
@@ -261,8 +261,52 @@ def test_a_bad_task_is_refused_with_one_sentence(folders, brain_tumour, tmp_path
     content = read_json(brain_tumour / "dataset.json")
     write_json(brain_tumour / "dataset.json", {k: v for k, v in content.items() if k != "modality"})
     assert "has no modality" in message("-i", brain_tumour)
+    other = {"labels": ["background", "edema"], "modality": {"T1": 0}, "training": [{"image": "./imagesTr/BRATS_001.nii.gz"}]}
+    for key, value in [*other.items(), ("training", [])]:
+        write_json(brain_tumour / "dataset.json", {**content, key: value})
+        assert f"has no {key} as the Decathlon writes them" in message("-i", brain_tumour)
     (brain_tumour / "dataset.json").write_text("{")
-    assert "is no valid JSON" in message("-i", brain_tumour)
+    assert "is not valid JSON" in message("-i", brain_tumour)
+
+
+# --- phantom -------------------------------------------------------------------------------------------------------
+
+
+def write_phantom(*options):
+    Dataset900_Phantom.main([*map(str, options)])
+
+
+def test_the_phantom_leaves_other_datasets_alone(folders, capsys):
+    def message(*arguments):
+        before = hash_tree(folders.raw)
+        said = refused(capsys, Dataset900_Phantom, *arguments)
+        assert hash_tree(folders.raw) == before
+        return said
+
+    write_phantom("-n", 2, "-n_test", 1)
+    folder, whole = folders.raw / "Dataset900_Phantom", hash_tree(folders.raw)
+    for others in (("-n", 1), ("-n", 2, "-n_test", 1, "-seed", 3), ("-n", 3, "-n_test", 0)):
+        assert f"{folder} holds other cases than the" in message(*others)
+    write_phantom("-n", 2, "-n_test", 1)  # there already
+    (folder / "dataset.json").unlink()
+    (folder / "labelsTr" / "phantom_001.nii.gz").unlink()
+    write_phantom("-n", 2, "-n_test", 1)  # as after an interruption
+    assert hash_tree(folders.raw) == whole
+    (folder / "dataset.json").unlink()
+    (folder / "imagesTr" / "phantom_001_0000.nii.gz").rename(folder / "imagesTr" / "mine_0000.nii.gz")
+    assert f"{folder} holds other cases than the" in message("-n", 2, "-n_test", 1)
+    (folders.raw / "Dataset004_Mine").mkdir()
+    assert "The dataset id 4 is taken by Dataset004_Mine" in message("-d", 4, "-n", 1)
+    assert "-d takes a dataset id from 1 to 999; got 5000" in message("-d", 5000, "-n", 1)
+
+
+@pytest.mark.parametrize("options", [("-d", -4), ("-n", 0), ("-n", -3), ("-n_test", -1), ("-seed", -1)])
+def test_numbers_that_make_no_phantom_are_refused(folders, capsys, options):
+    with pytest.raises(SystemExit) as e:
+        write_phantom(*options)
+    assert e.value.code == 2
+    assert "expected a whole number from" in capsys.readouterr().err
+    assert list(folders.raw.iterdir()) == []
 
 
 # --- kaggle_3m -----------------------------------------------------------------------------------------------------

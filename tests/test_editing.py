@@ -470,10 +470,11 @@ def test_an_edit_is_not_made_again_without_its_host_or_with_a_changed_one(genera
 def test_a_foreign_generators_edits_inherit_their_hosts_under_the_fold_rule(generator, phantom_dataset):
     foreign = generator.folder.parent / "foreign"
     shutil.copytree(generator.folder, foreign)
-    write_json(foreign / "training_cases.json", [])
+    strangers = [{"case_id": f"elsewhere_{i}", "image_hashes": [f"{i:064x}"], "label_hash": ""} for i in range(8)]
+    write_json(foreign / "training_cases.json", strangers)
     (job,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=2), foreign, editing=EditSettings(()))
     train, val = fold_cases(phantom_dataset, 0)
-    assert {c.case_id for c in job.generator.seen} == set(train)
+    assert {c.case_id for c in job.generator.seen} == {*train, *(s["case_id"] for s in strangers)}
     (other,) = plan_jobs(phantom_dataset, [1], Wish(num_cases=2), foreign, editing=EditSettings(()))
     assert job.source != other.source  # each fold's hosts are registered on their own
     fingerprints = fingerprints_of(phantom_dataset, [*train, *val])

@@ -246,6 +246,31 @@ def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_da
     assert f"{val[0]} (same image content as someone_else)" in refused(capsys, "--pool", "-n", "1")
 
 
+def test_files_that_are_missing_or_damaged_are_named(phantom_dataset, capsys):
+    _, val = fold_cases(phantom_dataset, 0)
+    label = phantom_dataset.raw / "labelsTr" / f"{val[0]}.nii.gz"
+    label.rename(label.with_suffix(".away"))
+    assert f"Case {val[0]} of Dataset900_Phantom has no {label}" in refused(capsys, "--pool", "-n", "1")
+    label.with_suffix(".away").rename(label)
+    splits = phantom_dataset.preprocessed / "splits_final.json"
+    for file in (phantom_dataset.raw / "dataset.json", phantom_dataset.preprocessed / "nnUNetPlans.json", splits):
+        text = file.read_text()
+        file.write_text(text[: len(text) // 2])
+        assert f"{file} is not valid JSON: " in refused(capsys, "--pool", "-n", "1")
+        file.write_text(text)
+    for content in ({"train": []}, [{"train": [], "validation": []}], 5):
+        write_json(splits, content)
+        assert f"{splits} is no list of splits" in refused(capsys, "--pool", "-n", "1")
+
+
+@pytest.mark.parametrize("where", [["--pool"], ["-o", "904"]])
+def test_data_that_an_older_nnunet_preprocessed_are_not_read(phantom_dataset, capsys, where):
+    for file in phantom_dataset.data_folder.glob("*.b2nd"):
+        file.rename(file.with_suffix(".npz"))
+    message = refused(capsys, *where, "-n", "1")
+    assert "or by an older nnU-Net: run nnUNetv2_preprocess -d 900" in message
+
+
 def test_bad_requests_end_with_one_sentence_and_change_nothing(phantom, phantom_dataset, generator, capsys, monkeypatch):
     before = hash_tree(phantom.raw), hash_tree(phantom.results)
     assert "run sbldm_train -d 900 -f 1 -preset nano" in refused(capsys, "--pool", "-f", "1")

@@ -135,8 +135,9 @@ def test_a_constant_and_a_broken_image_are_named(diseased, value):
 
 def test_an_image_without_anatomy_is_named(diseased):
     image, label = diseased
-    assert appearance_of(image, np.full_like(label, OUTSIDE)) == {}
-    verdict = judge(reference(), {}, {"tumour/presence": 0.0, "core/presence": 0.0}, {})
+    empty = np.full_like(label, OUTSIDE)
+    assert appearance_of(image, empty) == {}
+    verdict = judge(reference(), {}, condition_of(empty), {})
     assert "channel_0/mean cannot be measured" in verdict.reasons
 
 

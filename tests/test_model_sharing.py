@@ -157,6 +157,7 @@ def test_a_model_can_be_passed_on_and_keeps_what_its_first_owner_said(shared, re
 def test_what_is_no_zip_is_refused(shared, results, tmp_path):
     content = shared.read_bytes()
     assert "is not a file" in refusal(tmp_path / "none.zip", results)
+    assert "is not a file" in refusal(tmp_path, results)
     shared.write_bytes(b"PK no zip")
     assert "is no zip file, or a damaged one" in refusal(shared, results)
     shared.write_bytes(content[: len(content) // 2])
@@ -255,6 +256,7 @@ def test_a_plan_that_is_none_or_asks_for_more_than_its_weights_is_refused(shared
         ("card.json", b'{"format": 2}'),
         ("training_cases.json", b'["case"]'),
         ("training_cases.json", b"5"),
+        ("training_cases.json", b"[]"),
         ("denoiser.safetensors", b"\x80\x04\x95 a pickle"),
         ("autoencoder.safetensors", b""),
         ("dataset.json", b"{"),
@@ -269,6 +271,15 @@ def test_other_content_is_refused_even_with_a_matching_manifest(shared, results,
 def test_names_that_are_no_names_are_refused(shared, results, name):
     with pytest.raises(UserError, match="cannot be named"):
         import_model(shared, name)
+
+
+def test_a_folder_that_is_no_model_is_left_alone(shared, results):
+    (results / "SBLDM_models" / "hospital_a").mkdir(parents=True)
+    (results / "SBLDM_models" / "hospital_a" / "notes.txt").write_text("mine")
+    before = hash_tree(results)
+    with pytest.raises(UserError, match="hospital_a is there already and no SBLDM: remove it, or give this one another name"):
+        import_model(shared)
+    assert hash_tree(results) == before
 
 
 def test_the_commands(generator, phantom, tmp_path, capsys):

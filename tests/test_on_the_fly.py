@@ -195,7 +195,8 @@ def test_edits_on_the_fly_have_hosts_of_the_fold_and_can_be_made_again(opened, r
     add_to_trace(run.output_folder / TRACE_NAME, 0, record)
     assert "exactly the recorded ones" in regenerate(str(run.output_folder), case.case_id, "cpu")
     source.stop()
-    write_json(model / "training_cases.json", [])  # it has seen nothing; its hosts are training cases
+    strangers = [{"case_id": f"elsewhere_{i}", "image_hashes": [f"{i:064x}"], "label_hash": ""} for i in range(8)]
+    write_json(model / "training_cases.json", strangers)  # it has seen none of ours; its hosts are training cases
     other = replace(run, val=(*run.val, run.train[0]))
     assert run.train[0] in refusal(other, mode="edit")
     monkeypatch.delenv("nnUNet_raw")

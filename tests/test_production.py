@@ -365,6 +365,29 @@ def test_a_case_is_made_again_voxel_for_voxel(phantom, generator, capsys, tmp_pa
     assert (tmp_path / "again" / "sbldm_f0_0001_0001.nii.gz").is_file()
 
 
+def test_a_case_made_with_other_plans_is_made_again_with_them(phantom, generator, phantom_dataset, capsys):
+    """Beside the usual plans, and without them."""
+    usual = phantom_dataset.preprocessed / "nnUNetPlans.json"
+    write_json(usual.with_name("MyPlans.json"), json.loads(usual.read_text().replace("nnUNetPlans", "MyPlans")))
+    phantom_dataset.data_folder.rename(phantom_dataset.preprocessed / "MyPlans_3d_fullres")
+    options = ["-d", "900", "-f", "0", "-p", "MyPlans", "-m", str(generator.folder), *FAST[4:], "-n", "1"]
+    cli.expand_entry([*options, "--pool"])
+    cli.expand_entry([*options, "-o", "904"])
+    cli.expand_entry([*options, "-o", "905", "-mode", "edit", "-kind", "remove"])
+    capsys.readouterr()
+    for keep_usual in (True, False):
+        if not keep_usual:
+            usual.unlink()
+        for dataset in ("900", "904", "905"):
+            cli.regenerate_entry([dataset, "sbldm_f0_0000", "-device", "cpu"])
+            assert "identical, voxel for voxel" in capsys.readouterr().out
+    usual.with_name("MyPlans.json").unlink()
+    with pytest.raises(SystemExit) as e:
+        cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+    assert e.value.code == 2
+    assert "Dataset900_Phantom has no plans nnUNetPlans" in capsys.readouterr().err
+
+
 def test_regeneration_finds_a_moved_generator_and_says_when_it_is_gone(phantom, generator, capsys):
     expand("--pool", "-n", "1")
     generator.folder.rename(generator.folder.with_name("fold_9"))

@@ -130,10 +130,15 @@ def test_splits_with_a_case_on_both_sides_stop_the_training(dataset):
         trainer.train_step({"keys": np.array([held_out])})
 
 
-def test_a_mistyped_setting_stops_the_trainer(dataset):
+def test_a_mistyped_setting_stops_the_training_with_one_sentence(folders, dataset):
     path = dataset.preprocessed / "nnUNetPlans.json"
     plans = read_json(path)
     plans["configurations"]["3d_tiny_sbldm50"]["sbldm"] = {"mix_ratio": 0.5}
     write_json(path, plans)
     with pytest.raises(UserError, match="unknown key 'mix_ratio': did you mean 'ratio'"):
-        make_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_sbldm50")
+        start_trainer(nnUNetTrainerSBLDM, dataset, 0, "3d_tiny_sbldm50")
+    arguments = (901, "3d_tiny_sbldm50", 0, "-tr", "nnUNetTrainerSBLDM", "-device", "cpu")
+    done = run_nnunet(TRAIN, *arguments, **folders.environment(), **_discovery(), nnUNet_n_proc_DA="0")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "has an unknown key 'mix_ratio': did you mean 'ratio'" in done.stderr.splitlines()[-1]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from nnunet_sbldm import optimisation, training
 from nnunet_sbldm.checkpoint import generator_folder, load_generator
+from nnunet_sbldm.files import write_json
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
@@ -86,6 +87,24 @@ def test_the_checkpoint_is_self_contained_and_holds_no_pickle(generator, tmp_pat
     assert load_generator(copy).hash == generator.hash
     endings = {p.suffix for p in copy.rglob("*") if p.is_file()}
     assert endings == {".json", ".safetensors", ".csv", ".png", ".md"}
+
+
+@pytest.mark.parametrize("name", ["generator.json", "training_cases.json", "dataset.json"])
+def test_a_damaged_or_missing_description_is_noticed(generator, name):
+    file = generator.folder / name
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"is damaged \(.*{name} is not valid JSON: .*\); copy it again"):
+        load_generator(generator.folder)
+    file.unlink()
+    message = "There is no finished SBLDM" if name == "generator.json" else f"is damaged .*{name}"
+    with pytest.raises(UserError, match=message):
+        load_generator(generator.folder)
+
+
+def test_a_list_of_training_cases_that_is_too_short_is_no_list(generator):
+    write_json(generator.folder / "training_cases.json", [c.to_json() for c in generator.seen[1:]])
+    with pytest.raises(UserError, match="lists 7 cases, but it was trained on 8"):
+        load_generator(generator.folder)
 
 
 def test_damage_is_noticed(generator, tmp_path):

@@ -196,7 +196,7 @@ def foreign(generator, phantom):
     folder = phantom.results / "SBLDM_models" / "hospital_b"
     shutil.copytree(generator.folder, folder)
     write_card(folder, replace(read_card(folder), licence="CC BY-NC-SA 4.0"))
-    cases = [{"case_id": f"b_{i}", "image_hashes": [f"hash {i}"], "label_hash": ""} for i in range(3)]
+    cases = [{"case_id": f"b_{i}", "image_hashes": [f"hash {i}"], "label_hash": ""} for i in range(8)]
     write_json(folder / "training_cases.json", cases)
     return folder
 
@@ -271,6 +271,6 @@ def test_another_start_is_not_taken_for_the_same_model(foreign, few_cases, capsy
     train(*options)
     assert "was already trained" in capsys.readouterr().out
     cases = read_json(foreign / "training_cases.json")
-    write_json(foreign / "training_cases.json", cases[:2])  # another hash
+    write_json(foreign / "training_cases.json", cases[::-1])  # another hash
     message = refused(capsys, cli.train_entry, "-d", "900", "-device", "cpu", *options)
     assert "holds an SBLDM that started from another model" in message
