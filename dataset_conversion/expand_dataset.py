@@ -19,7 +19,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunet_sbldm.checkpoint import Generator, generator_folder, load_generator, refuse_mismatch
 from nnunet_sbldm.config import training_options
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
-from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_grid
+from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.folds import refuse_leaks, with_groups
 from nnunet_sbldm.formats import refuse_unwritable
@@ -125,7 +125,7 @@ def edit_job(
     Raises:
         UserError: no host is allowed, or the dataset's cases lie on another grid.
     """
-    refuse_other_grid(generator, dataset)
+    refuse_other_axes(generator, dataset)
     hosts = allowed_hosts(dataset, fold, editing.hosts)
     further = [c for c in fingerprints_of(dataset, hosts).values() if c not in generator.seen]
     return Job(fold, replace(generator, seen=(*generator.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +18,9 @@ from nnunet_sbldm.conditions import AXES, FEATURES, as_dict
 from nnunet_sbldm.diffusion import derived_seed
 from nnunet_sbldm.files import sha256_of_json
 from nnunet_sbldm.grid import FILL, bounding_box
-from nnunet_sbldm.hosts import Host, HostTransform, load_host
+from nnunet_sbldm.hosts import Host, HostTransform, host_of, load_host
 from nnunet_sbldm.memorisation import left_right_axis
-from nnunet_sbldm.nnunet import NnunetDataset
+from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed, read_case
 from nnunet_sbldm.regions import (
     LESION_MARGIN,
     Region,
@@ -154,20 +154,20 @@ class EditTask:
 
 
 class EditPlanner:
-    """Decides the edits of one dataset's hosts with one generator.
+    """Decides the edits of one dataset's hosts with one generator, at the generator's spacing.
 
     Args:
         generator: trained generator, on the device to use.
         dataset: where the hosts are.
 
     Raises:
-        UserError: other channels, labels, spacing or orientation than the generator's.
+        UserError: other channels, labels or orientation than the generator's.
     """
 
     def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
         refuse_mismatch(generator, dataset)
-        refuse_other_grid(generator, dataset)
-        self.generator, self.dataset = generator, dataset
+        refuse_other_axes(generator, dataset)
+        self.generator, self.dataset = generator, _at_spacing_of(generator, dataset)
         self._hosts: OrderedDict[tuple[Any, ...], Host] = OrderedDict()
         self._prepared: OrderedDict[tuple[Any, ...], PreparedHost] = OrderedDict()
 
@@ -219,6 +219,13 @@ class EditPlanner:
 
     # --- hosts on the grid ---
 
+    def real_arrays(self, case_id: str) -> tuple[FloatArray, LabelArray]:
+        """A real case at the generator's spacing: image [C, D, H, W] and label [D, H, W], as nnU-Net preprocesses them."""
+        if self.dataset.resampled_mm is None:
+            return load_preprocessed(self.dataset, case_id)
+        host = host_of(self.dataset, read_case(self.dataset, case_id))
+        return host.image, host.label
+
     def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
         """A host where the model's grid lies on it; the latest ones are kept."""
         axis = left_right_axis(self.generator.plan)
@@ -261,25 +268,25 @@ def _recent(kept: OrderedDict[tuple[Any, ...], T], key: tuple[Any, ...], make: C
     return kept[key]
 
 
-def refuse_other_grid(generator: Generator, dataset: NnunetDataset) -> None:
-    """Raise a :class:`UserError` if the hosts of a dataset do not lie as the generator's training cases did."""
-    if not has_same_grid(generator, dataset):
-        grid, spacing, axes = generator.plan.grid, dataset.config.spacing, tuple(dataset.plans.transpose_forward)
+def refuse_other_axes(generator: Generator, dataset: NnunetDataset) -> None:
+    """Raise a :class:`UserError` if the hosts of a dataset are not turned as the generator's training cases were."""
+    if not has_same_axes(generator, dataset):
         raise UserError(
-            f"The SBLDM in {generator.folder} works at {_mm(grid.spacing_mm)} mm with axes {grid.transpose_forward}, but "
-            f"{dataset.name} is preprocessed to {_mm(spacing)} mm with axes {axes}; hosts must be preprocessed alike."
+            f"The SBLDM in {generator.folder} works with axes {generator.plan.grid.transpose_forward}, but {dataset.name} is "
+            f"planned with axes {tuple(dataset.plans.transpose_forward)}; hosts must be turned alike."
         )
 
 
-def has_same_grid(generator: Generator, dataset: NnunetDataset) -> bool:
-    """Whether the hosts of a dataset, through its configuration, lie as the generator's training cases did."""
-    grid, spacing = generator.plan.grid, dataset.config.spacing
-    is_alike = len(spacing) == len(grid.spacing_mm) and np.allclose(spacing, grid.spacing_mm, rtol=1e-3)
-    return bool(is_alike) and tuple(dataset.plans.transpose_forward) == grid.transpose_forward
+def has_same_axes(generator: Generator, dataset: NnunetDataset) -> bool:
+    """Whether the hosts of a dataset are turned as the generator's training cases were."""
+    return tuple(dataset.plans.transpose_forward) == generator.plan.grid.transpose_forward
 
 
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing)
+def _at_spacing_of(generator: Generator, dataset: NnunetDataset) -> NnunetDataset:
+    """The dataset with its cases at the generator's spacing, which is that of its own plans where these are alike."""
+    spacing_mm = generator.plan.grid.spacing_mm
+    is_alike = len(dataset.config.spacing) == len(spacing_mm) and np.allclose(dataset.config.spacing, spacing_mm, rtol=1e-3)
+    return dataset if is_alike else replace(dataset, resampled_mm=spacing_mm)
 
 
 def edit_choices(

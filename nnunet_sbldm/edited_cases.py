@@ -21,7 +21,7 @@ from nnunet_sbldm.lesions import (
     lesion_scores,
     measure_real_lesions,
 )
-from nnunet_sbldm.nnunet import NnunetDataset, load_preprocessed
+from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.regions import dilated, fading_widths
 from nnunet_sbldm.requests import Request
@@ -44,7 +44,7 @@ class EditedCases:
         self.generator, self.settings = generator, settings
         self.planner = EditPlanner(generator, dataset)
         self.real: RealLesions = measure_real_lesions(
-            settings.hosts, lambda case_id: load_preprocessed(dataset, case_id), generator.plan.grid.spacing_mm
+            settings.hosts, self.planner.real_arrays, generator.plan.grid.spacing_mm
         )
 
     def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[EditedDraw]:

@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, load_generator, refuse_mismatch
 from nnunet_sbldm.config import training_options
-from nnunet_sbldm.edit_tasks import refuse_other_grid
+from nnunet_sbldm.edit_tasks import refuse_other_axes
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.known_models import find_model, is_complete, places_of
@@ -60,13 +60,13 @@ def choose_hosts(run: TrainingRun, generator: Generator) -> list[str]:
     """The real training cases of a training that may be edited: none that share a patient with its validation cases.
 
     Raises:
-        UserError: there is no raw dataset, the generator works on another grid, or no case is allowed.
+        UserError: there is no raw dataset, the generator works with other axes, or no case is allowed.
     """
     dataset, fold = dataset_of(run.fold), run.fold
     if dataset.raw == dataset.preprocessed or not (dataset.raw / "dataset.json").is_file():
         raise UserError(f"mode edit needs the raw files of the training cases, but there is no {dataset.name} in nnUNet_raw: put "
                         "it back, or set mode to generate (sbldm_configure).")
-    refuse_other_grid(generator, dataset)
+    refuse_other_axes(generator, dataset)
     hosts = allowed_hosts(dataset, fold.fold)
     content, first = fold.fingerprints([*hosts, *run.val]), case_id_of(fold.fold, 0)
     seen = tuple(content[c] for c in hosts)

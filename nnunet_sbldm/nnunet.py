@@ -69,6 +69,8 @@ class NnunetDataset:
         dataset_json: content of the raw ``dataset.json``.
         plans_name: plans identifier.
         configuration: configuration name.
+        resampled_mm: resample cases to this spacing, plan order, instead of the configuration's; None is the configuration's own,
+            to which the preprocessed files are.
     """
 
     name: str
@@ -77,6 +79,7 @@ class NnunetDataset:
     dataset_json: dict[str, Any]
     plans_name: str = DEFAULT_PLANS
     configuration: str = DEFAULT_CONFIGURATION
+    resampled_mm: tuple[float, float, float] | None = None
 
     @cached_property
     def plans(self) -> PlansManager:
@@ -86,7 +89,10 @@ class NnunetDataset:
     @cached_property
     def config(self) -> ConfigurationManager:
         """The resolved configuration."""
-        return self.plans.get_configuration(self.configuration)
+        config = self.plans.get_configuration(self.configuration)
+        if self.resampled_mm is None:
+            return config
+        return ConfigurationManager({**config.configuration, "spacing": list(self.resampled_mm)})
 
     @property
     def reader(self) -> Reader:

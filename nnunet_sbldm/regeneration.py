@@ -15,7 +15,7 @@ import torch
 from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_grid
+from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
 from nnunet_sbldm.editing import EditedDraw, edit
 from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
@@ -148,7 +148,7 @@ def _view_of_hosts(name: str, generator: Generator) -> NnunetDataset:
     """A dataset through a configuration that suits the generator, its own where there is one of that name."""
     own = (generator.plan.plans_name, generator.plan.configuration)
     views = sorted(planned_views(name), key=lambda view: (view.plans_name, view.configuration) != own)
-    return next((view for view in views if has_same_grid(generator, view)), views[0])
+    return next((view for view in views if has_same_axes(generator, view)), views[0])
 
 
 def _comparable(name: str, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:

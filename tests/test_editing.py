@@ -368,6 +368,22 @@ def test_a_host_of_another_resolution_is_edited_at_its_own(generator, phantom_da
     assert again.label.shape == host.label.shape
 
 
+def test_hosts_that_are_planned_for_another_spacing_are_edited_alike(generator, phantom_dataset):
+    """A generator that others share edits cases at its own spacing, whatever nnU-Net plans for them."""
+    plans = read_json(phantom_dataset.preprocessed / "nnUNetPlans.json")
+    plans["configurations"]["3d_fullres"]["spacing"] = [s * 1.1 for s in phantom_dataset.config.spacing]
+    write_json(phantom_dataset.preprocessed / "Other.json", plans)
+    other = replace(phantom_dataset, plans_name="Other")
+    assert list(other.config.spacing) == pytest.approx([s * 1.1 for s in generator.plan.grid.spacing_mm])
+    own, theirs = (edited_cases(generator, d, EditSettings((), ("replace",))) for d in (phantom_dataset, other))
+    assert theirs.real.values == own.real.values
+    assert theirs.real.tissue == own.real.tissue
+    edited = [next(cases.draw([Request("e0", 0, {})], SAMPLER)) for cases in (own, theirs)]
+    assert np.array_equal(edited[0].case(generator).image, edited[1].case(generator).image)
+    assert np.array_equal(edited[0].case(generator).label, edited[1].case(generator).label)
+    assert edited[0].task.choice == edited[1].task.choice
+
+
 def test_absence_asked_for_removes(generator, phantom_dataset):
     settings = EditSettings(("phantom_001",), ("add",))
     asked = {"tumour/presence": 0.0}
@@ -387,10 +403,10 @@ def test_what_a_host_has_no_room_for_is_refused_with_its_room(generator, phantom
         make(generator, phantom_dataset, "replace", asked=asked)
 
 
-def test_other_labels_and_another_grid_are_refused(generator, phantom_dataset):
-    moved = replace(generator, plan=replace(generator.plan, grid=replace(generator.plan.grid, spacing_mm=(1.0, 1.0, 1.0))))
-    with pytest.raises(UserError, match="works at 1 x 1 x 1 mm with axes .* hosts must be preprocessed alike"):
-        EditPlanner(moved, phantom_dataset)
+def test_other_labels_and_other_axes_are_refused(generator, phantom_dataset):
+    turned = replace(generator, plan=replace(generator.plan, grid=replace(generator.plan.grid, transpose_forward=(1, 0, 2))))
+    with pytest.raises(UserError, match=r"works with axes \(1, 0, 2\), but .* hosts must be turned alike"):
+        EditPlanner(turned, phantom_dataset)
     with pytest.raises(UserError, match="makes the channels FLAIR, but"):
         EditPlanner(replace(generator, plan=replace(generator.plan, channel_names=("FLAIR",))), phantom_dataset)
 
