@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunet_sbldm.config import PRESETS, known_preset
+from nnunet_sbldm.config import PRESETS, DiffusionConfig, known_preset
 from nnunet_sbldm.mixing import CPU_PRECISIONS, MAX_WAIT_S
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.study import ARM_KINDS, NETWORKS, TEST_FOLDER
@@ -56,9 +56,9 @@ def _number(low: float, high: float = float("inf")) -> Parser:
     return parse
 
 
-def _whole(low: int) -> Parser:
+def _whole(low: int, high: float = math.inf) -> Parser:
     def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError
         return value
 
@@ -158,7 +158,7 @@ TRAINING_FIELDS: Fields = {
 GENERATOR_FIELDS: Fields = {
     "preset": _PRESET,
     "cases_per_real": (_number(0.01), "a number above 0"),
-    "steps": _COUNT,
+    "steps": (_whole(1, DiffusionConfig.num_train_timesteps), f"a whole number from 1 to {DiffusionConfig.num_train_timesteps}"),
     "guidance": (_number(0), "a number from 0"),
     "edit_kinds": _EDIT_KINDS,
     "gate": _YES_NO,

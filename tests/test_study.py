@@ -88,6 +88,7 @@ def raw(tmp_path, monkeypatch):
     ({"arms": ["real_only", {"copy_paste": {"size_range": [30, 60]}}]}, "the key 'size_range' is unknown"),
     ({"run": {"device": "gpu"}}, "device must be one of cpu"),
     ({"run": {"generator_device": "cuda:x"}}, "generator_device must be a device such as cuda:1"),
+    ({"generator": {"steps": 2000}}, "steps must be a whole number from 1 to 1000"),
     ({"generator": {"cases_per_real": float("inf")}}, "cases_per_real must be"),
     ({"arms": ["real_only", {"sbldm": {"name": "3d_fullres"}}]}, "an arm cannot be called 3d_fullres"),
     ({"arms": ["real_only", {"sbldm": {"name": "3d_study"}}]}, "an arm cannot be called 3d_study"),
