@@ -106,12 +106,10 @@ def plan_jobs(
         generator = load_generator(_generator_of(dataset, fold, model, preset))
         refuse_mismatch(generator, dataset)
         generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
-        refuse_leaks(generator.seen, fingerprints_of(dataset, val).values(), fold)
-        requests = plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids))
-        if editing is None:
-            jobs.append(Job(fold, generator, tuple(requests)))
-        else:
-            jobs.append(edit_job(dataset, fold, generator, tuple(requests), editing))
+        requests = tuple(plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids)))
+        job = edit_job(dataset, fold, generator, requests, editing) if editing else Job(fold, generator, requests)
+        refuse_leaks(job.generator.seen, fingerprints_of(dataset, val).values(), fold)
+        jobs.append(job)
     return jobs
 
 
