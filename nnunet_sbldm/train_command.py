@@ -100,7 +100,7 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
     copies = find_copies(fingerprints_of(dataset, case_ids).values(), fingerprints_of(dataset, val).values())
     if copies:
         named = ", ".join(list(copies.values())[:MAX_CASES_NAMED])
-        print(f"warning: {len(copies)} copies of validation cases are left out of training: {named}", file=sys.stderr)
+        print(f"warning: left out of training, {len(copies)} in all, as copies of validation cases: {named}", file=sys.stderr)
     return [c for c in case_ids if c not in copies]
 
 

@@ -131,10 +131,14 @@ def test_a_leaking_pool_is_refused_before_the_network_is_built(dataset):
     assert trainer.network is None
 
 
-def test_an_expanded_dataset_without_its_index_is_refused(dataset):
+@pytest.mark.parametrize(("source", "door"), [("Dataset004_Source", "-d 4 -o 901"), ("Dataset901_Tiny", "-d 901 --in_place")])
+def test_an_expanded_dataset_without_its_index_is_refused(dataset, source, door):
     expand(dataset)
+    path = dataset.preprocessed / "dataset.json"
+    content = read_json(path)
+    write_json(path, content | {"sbldm": content["sbldm"] | {"source_dataset": source}})
     shutil.rmtree(expansion_folder(dataset.preprocessed))
-    with pytest.raises(UserError, match="does not say what the generators of case_1b, .* have seen"):
+    with pytest.raises(UserError, match=f"generators of case_1b, .* have seen, .*: run sbldm_expand_dataset {door} again"):
         split(dataset, 0)
 
 

@@ -91,7 +91,7 @@ def test_what_the_fold_rule_asks_for_can_be_trained(phantom, phantom_dataset, ca
         cli.train_entry(command)
     assert e.value.code == 2
     message = capsys.readouterr().err
-    assert f"1 copies of validation cases are left out of training: {train[0]} (same image content as {val[0]})" in message
+    assert f"1 in all, as copies of validation cases: {train[0]} (same image content as {val[0]})" in message
     assert "was trained on other cases; move that folder away" in message
     generator_folder(phantom_dataset, "nano", 0).rename(phantom.results / "away")
     cli.train_entry(command)
