@@ -39,7 +39,19 @@ from nnunet_sbldm.installation import (
 )
 from nnunet_sbldm.known_models import find_model, is_complete, places_of
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
-from nnunet_sbldm.production import Job, ProductionSettings, Tally, accepted_ids, is_decided, produce
+from nnunet_sbldm.production import (
+    Job,
+    ProductionSettings,
+    Tally,
+    accepted_ids,
+    is_accepted,
+    is_decided,
+    matches,
+    produce,
+    recorded,
+    refuse_unfit,
+    rejected_folders,
+)
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -56,7 +68,7 @@ class Outcome:
         folders: where the cases are.
         installed: accepted cases per fold; empty while other parts are not finished.
         num_open: requests that other parts still have to decide.
-        tallies: what this call did, per fold.
+        tallies: what this call did, and what all came to, per fold.
     """
 
     folders: list[Path]
@@ -98,12 +110,10 @@ def plan_jobs(
         generator = load_generator(_generator_of(dataset, fold, model, preset))
         refuse_mismatch(generator, dataset)
         generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
-        refuse_leaks(generator.seen, fingerprints_of(dataset, val).values(), fold)
-        requests = plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids))
-        if editing is None:
-            jobs.append(Job(fold, generator, tuple(requests)))
-        else:
-            jobs.append(edit_job(dataset, fold, generator, tuple(requests), editing))
+        requests = tuple(plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids)))
+        job = edit_job(dataset, fold, generator, requests, editing) if editing else Job(fold, generator, requests)
+        refuse_leaks(job.generator.seen, fingerprints_of(dataset, val).values(), fold)
+        jobs.append(job)
     return jobs
 
 
@@ -138,10 +148,15 @@ def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], num_configuratio
     return voxels * bytes_per_voxel * (num_configurations + int(with_raw))
 
 
+def _undecided(job: Job, destination: Destination, settings: ProductionSettings) -> Job:
+    """The job with those of its requests that are still to be made."""
+    return replace(job, requests=tuple(r for r in job.requests if not is_decided(r, job, settings, destination)))
+
+
 def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raise a :class:`UserError` if the file system of ``folder`` has too little room."""
+    """Raise a :class:`UserError` if the file system of ``folder`` has too little room for what is needed, if anything is."""
     free = shutil.disk_usage(folder).free
-    if free < needed_bytes + SAFETY_BYTES:
+    if needed_bytes and free < needed_bytes + SAFETY_BYTES:
         needed = (needed_bytes + SAFETY_BYTES) / 2**30
         raise UserError(f"{folder} has {free / 2**30:.2f} GB free, but up to {needed:.2f} GB are needed.")
 
@@ -156,10 +171,17 @@ def _produce_all(
     settings: ProductionSettings,
     folders: list[Path],
 ) -> Outcome:
-    """This part's share of every job; what other parts still owe is counted."""
-    tallies = {job.fold: produce(job, dataset, settings, d) for job, d in zip(jobs, destinations, strict=True)}
-    pairs = [(job, d, r) for job, d in zip(jobs, destinations, strict=True) for r in job.requests]
-    num_open = sum(not is_decided(request, job, settings, destination) for job, destination, request in pairs)
+    """This part's share of every job; what other parts still owe is counted, and the last of them judges the whole.
+
+    Raises:
+        UnfitGeneratorError: the quality gate gives up more than half of the requests of a job.
+    """
+    pairs = list(zip(jobs, destinations, strict=True))
+    tallies = {job.fold: produce(job, dataset, settings, destination) for job, destination in pairs}
+    num_open = sum(len(_undecided(job, destination, settings).requests) for job, destination in pairs)
+    if not num_open:
+        for job, destination in pairs:
+            refuse_unfit(job, recorded(job, settings, destination))
     return Outcome(folders, {}, num_open, tallies)
 
 
@@ -187,9 +209,9 @@ def _giving_up_if_unfit(
         raise UnfitGeneratorError(f"{error} When all parts have ended, {remedy}.") from None
 
 
-def _installed(jobs: Sequence[Job], destinations: Sequence[Destination]) -> Installed:
+def _installed(jobs: Sequence[Job], destinations: Sequence[Destination], settings: ProductionSettings) -> Installed:
     pairs = zip(jobs, destinations, strict=True)
-    return {job.fold: (accepted_ids(job, d), job.source, job.generator.seen) for job, d in pairs}
+    return {job.fold: (accepted_ids(job, settings, d), job.source, job.generator.seen) for job, d in pairs}
 
 
 def _finished(outcome: Outcome, installed: Installed) -> Outcome:
@@ -204,27 +226,30 @@ def fill_pool(
     Cases of an earlier request that are asked for again are kept, others are replaced.
     """
     views = views_of(dataset, configurations)
-    check_disk(dataset.preprocessed, estimate_bytes(dataset, jobs, len(views), with_raw=False))
     destinations = [PoolDestination(views, job.fold) for job in jobs]
+    pairs = zip(jobs, destinations, strict=True)
+    still_open = [_undecided(job, d, settings) if _plans_fit(d) else job for job, d in pairs]
+    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, len(views), with_raw=False))
     for job, destination in zip(jobs, destinations, strict=True):
         _clear_stale(job, destination, settings)
     folders = [d.folder(view) for d in destinations for view in views]
     outcome = _produce_all(dataset, jobs, destinations, settings, folders)
     if outcome.num_open:
         return outcome
-    installed = _installed(jobs, destinations)
+    installed = _installed(jobs, destinations, settings)
     for destination in destinations:
         install_pool(destination, {destination.fold: installed[destination.fold]})
     return _finished(outcome, installed)
 
 
 def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSettings) -> None:
-    """Remove cases of other requests; the index goes first, so that no trainer reads a pool in between."""
-    plans_fit = True
-    for view in destination.views:
-        index = SyntheticIndex.load(destination.folder(view))
-        plans_fit &= index is None or index.plans_hash == view.plans_hash()
-    keep = {r.case_id for r in job.requests if plans_fit and is_decided(r, job, settings, destination)}
+    """Remove cases and records of other requests; the index goes first, so that no trainer reads a pool in between."""
+    asked = {r.case_id: r for r in job.requests}
+    for file in (file for folder in rejected_folders(destination) for file in folder.glob("*.json")):
+        if file.stem not in asked or not matches(file, asked[file.stem], job, settings):
+            file.unlink(missing_ok=True)
+    plans_fit = _plans_fit(destination)
+    keep = {r.case_id for r in job.requests if plans_fit and is_accepted(r, job, settings, destination)}
     found = {p.stem for folder in destination.record_folders for p in folder.glob("*.json")}
     if found <= keep:
         return
@@ -232,6 +257,12 @@ def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSet
         (destination.folder(view) / INDEX_NAME).unlink(missing_ok=True)
     for case_id in found - keep:
         destination.remove(case_id)
+
+
+def _plans_fit(destination: PoolDestination) -> bool:
+    """Whether what the pools hold went through the preprocessing that the plans now ask for."""
+    indices = ((view, SyntheticIndex.load(destination.folder(view))) for view in destination.views)
+    return all(index is None or index.plans_hash == view.plans_hash() for view, index in indices)
 
 
 # --- a new dataset -------------------------------------------------------------------------------------------------
@@ -266,11 +297,12 @@ def write_dataset(
     name, views = expanded_name(dataset, target_id), views_of(dataset, configurations)
     refuse_incomplete(views)
     raw, preprocessed = nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name
-    check_disk(raw.parent, estimate_bytes(dataset, jobs, 0, with_raw=True))
-    check_disk(preprocessed.parent, estimate_bytes(dataset, jobs, len(views), with_raw=False))
-    _mark_or_match(raw, _request(dataset, jobs, configurations, settings))
     own = raw / "synthetic"
     destination = RawDestination(views, own / "images", own / "labels", own / "provenance", preprocessed, raw / MARKER)
+    still_open = [_undecided(job, destination, settings) for job in jobs]
+    check_disk(raw.parent, estimate_bytes(dataset, still_open, 0, with_raw=True))
+    check_disk(preprocessed.parent, estimate_bytes(dataset, still_open, len(views), with_raw=False))
+    _mark_or_match(raw, _request(dataset, jobs, configurations, settings))
     destinations = [destination] * len(jobs)
 
     def take_back() -> None:
@@ -282,7 +314,7 @@ def write_dataset(
         outcome = _produce_all(dataset, jobs, destinations, settings, [raw, preprocessed])
     if outcome.num_open:
         return outcome
-    installed = _installed(jobs, destinations)
+    installed = _installed(jobs, destinations, settings)
     install_new_dataset(dataset, destination, raw, installed)
     return _finished(outcome, installed)
 
@@ -327,11 +359,12 @@ def expand_in_place(
     if any(job.fold == "all" for job in jobs):
         raise UserError("--in_place cannot serve fold all: stock nnU-Net would validate on the synthetic cases; use --pool.")
     views = views_of(dataset, configurations)
-    check_disk(dataset.raw, estimate_bytes(dataset, jobs, 0, with_raw=True))
-    check_disk(dataset.preprocessed, estimate_bytes(dataset, jobs, len(views), with_raw=False))
     raw, own = dataset.raw, dataset.raw / IN_PLACE
     records, manifest = own / "provenance", own / MANIFEST
     destination = RawDestination(views, raw / "imagesTr", raw / "labelsTr", records, dataset.preprocessed, manifest)
+    still_open = [_undecided(job, destination, settings) for job in jobs]
+    check_disk(raw, estimate_bytes(dataset, still_open, 0, with_raw=True))
+    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, len(views), with_raw=False))
     case_ids = [r.case_id for job in jobs for r in job.requests]
     begin_in_place(dataset, destination, _request(dataset, jobs, configurations, settings), case_ids)
     destinations = [destination] * len(jobs)
@@ -344,7 +377,7 @@ def expand_in_place(
         outcome = _produce_all(dataset, jobs, destinations, settings, [raw, dataset.preprocessed])
     if outcome.num_open:
         return outcome
-    installed = _installed(jobs, destinations)
+    installed = _installed(jobs, destinations, settings)
     install_in_place(dataset, destination, installed)
     return _finished(outcome, installed)
 

@@ -69,6 +69,10 @@ class PoolDestination:
         """Folders that hold the cases."""
         return [self.cases_folder(view) for view in self.views]
 
+    def case_files(self, case_id: str) -> list[Path]:
+        """Every file that :meth:`store` writes before the record."""
+        return _preprocessed_files(self.data_folders, case_id)
+
     def store(self, case: Case, record: SyntheticRecord) -> None:
         """Preprocess into every pool, then record."""
         for view in self.views:
@@ -79,9 +83,8 @@ class PoolDestination:
         """Delete a case, its record first."""
         for folder in self.record_folders:
             (folder / f"{case_id}.json").unlink(missing_ok=True)
-        for folder in self.data_folders:
-            for ending in PREPROCESSED_ENDINGS:
-                (folder / f"{case_id}{ending}").unlink(missing_ok=True)
+        for file in self.case_files(case_id):
+            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -127,17 +130,15 @@ class RawDestination:
         """Raw label file of a case."""
         return self.labels / f"{case_id}{self.ending}"
 
-    def files(self, case_id: str) -> list[Path]:
-        """Every file of a case but its record."""
+    def case_files(self, case_id: str) -> list[Path]:
+        """Every file that :meth:`store` writes before the record."""
         images, label = self.image_files(case_id), self.label_file(case_id)
         folders = [self.preprocessed / v.config.data_identifier for v in self.views]
-        return [
-            *images,
-            label,
-            *side_files(images, label),
-            *(folder / f"{case_id}{e}" for folder in folders for e in PREPROCESSED_ENDINGS),
-            self.preprocessed / "gt_segmentations" / label.name,
-        ]
+        return [*images, label, *side_files(images, label), *_preprocessed_files(folders, case_id)]
+
+    def files(self, case_id: str) -> list[Path]:
+        """Every file of a case but its record."""
+        return [*self.case_files(case_id), self.preprocessed / "gt_segmentations" / self.label_file(case_id).name]
 
     @property
     def unfit_mark(self) -> Path:
@@ -185,6 +186,10 @@ class RawDestination:
 
 
 Destination = PoolDestination | RawDestination
+
+
+def _preprocessed_files(folders: Sequence[Path], case_id: str) -> list[Path]:
+    return [folder / f"{case_id}{ending}" for folder in folders for ending in PREPROCESSED_ENDINGS]
 
 
 def _record(record: SyntheticRecord, folders: Sequence[Path]) -> None:

@@ -108,6 +108,14 @@ def find_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFingerp
     return leaks
 
 
+def find_copies(cases: Iterable[CaseFingerprint], held_out: Iterable[CaseFingerprint]) -> dict[str, str]:
+    """Every one of ``cases`` that is among ``held_out``, itself, by content or by patient: id -> how it was recognised.
+
+    Of several copies of one validation case :func:`find_leaks` names one; here all are found.
+    """
+    return {leak.validation_case: str(leak) for leak in find_leaks(held_out, cases)}
+
+
 def _keys(case: CaseFingerprint) -> list[tuple[str, str]]:
     keys = [(ID, case.case_id), *((IMAGE, h) for h in case.image_hashes), (LABEL, case.label_hash), (PATIENT, case.group)]
     return [(kind, value) for kind, value in keys if value]

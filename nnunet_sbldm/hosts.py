@@ -14,7 +14,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from scipy import ndimage
 
 from nnunet_sbldm.files import sha256_of_array
-from nnunet_sbldm.folds import find_leaks, without_patients_of_val
+from nnunet_sbldm.folds import find_copies, without_patients_of_val
 from nnunet_sbldm.groups import remembered_groups
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, read_case
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
@@ -136,7 +136,7 @@ def allowed_hosts(dataset: NnunetDataset, fold: Fold, chosen: Sequence[str] = ()
             f"fold, whose patients are not among its validation cases."
         )
     candidates = fingerprints_of(dataset, chosen or train)
-    leaking = {leak.seen_case for leak in find_leaks(candidates.values(), fingerprints_of(dataset, val).values())}
+    leaking = find_copies(candidates.values(), fingerprints_of(dataset, val).values())
     allowed = [c for c in candidates if c not in leaking]
     if not allowed:
         raise UserError(

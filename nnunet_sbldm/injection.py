@@ -75,7 +75,7 @@ class TrainingFold:
                             f"sbldm_expand_dataset -d {int(self.preprocessed.name[7:10])} --undo.")
         if unknown:
             raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have "
-                            f"seen, so the fold rule cannot be checked: {self.expand_command} again.")
+                            f"seen, so the fold rule cannot be checked: {self.expand_again}.")
         return seen
 
     @property
@@ -86,15 +86,23 @@ class TrainingFold:
     @property
     def expand_command(self) -> str:
         """The command that fills this fold's pool, or the expanded dataset that this is."""
-        source = self.dataset_json.get("sbldm", {}).get("source_dataset")
-        number = int(self.preprocessed.name[7:10])
-        door = f"-d {number} --pool" if source is None else f"-d {int(source[7:10])} -o {number}"
-        door = f"-d {number} --in_place" if source == self.preprocessed.name else door
         plans = self.plans.plans_name
         configuration = self.config.data_identifier.removeprefix(f"{plans}_")
         options = "" if plans == DEFAULT_PLANS else f" -p {plans}"
         options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
-        return f"run sbldm_expand_dataset {door} -f {self.fold} -ratio 1.0{options}"
+        return f"run sbldm_expand_dataset {self._door} -f {self.fold} -ratio 1.0{options}"
+
+    @property
+    def expand_again(self) -> str:
+        """The same where it was run before: with other options it would make other cases."""
+        return f"run sbldm_expand_dataset {self._door} again, with the options that it was run with"
+
+    @property
+    def _door(self) -> str:
+        name = self.preprocessed.name
+        source = self.dataset_json.get("sbldm", {}).get("source_dataset")
+        door = "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
+        return f"-d {int((source or name)[7:10])} {door}"
 
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""
@@ -243,7 +251,7 @@ def _expansion_source(run: TrainingRun) -> SyntheticSource | None:
         return _complete_source(fold, fold.preprocessed / fold.config.data_identifier, synthetic)
     if isinstance(fold.fold, int) and not any(c in fold.expansion for s in read_json(fold.splits_file) for c in s["train"]):
         run.log("WARNING: splits_final.json lists no synthetic case in any fold: training on real cases alone; "
-                f"{fold.expand_command} to list them again.")
+                f"{fold.expand_again}, to list them again.")
         return None
     raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no synthetic case that may be trained on: "
                     f"{fold.expand_command}, or train on real cases with ratio 0 (sbldm_configure).")
@@ -258,7 +266,7 @@ def _pool_source(run: TrainingRun) -> SyntheticSource:
                         f"{fold.expand_command}, or train on real cases with ratio 0 (sbldm_configure).")
     if index.plans_hash != preprocessing_hash(fold.plans, fold.config):
         raise UserError(f"The pool {pool_folder(*place)} was preprocessed with other plans than {fold.plans.plans_name} has now: "
-                        f"delete it and {fold.expand_command}.")
+                        f"{fold.expand_again}.")
     content = {} if fold.fold == "all" else fold.fingerprints(run.val)
     guard_split([*run.train, *index.cases], run.val, index.seen_by(), content, fold.fold)
     return _complete_source(fold, pool_cases_folder(*place), list(index.cases))
@@ -268,8 +276,8 @@ def _complete_source(fold: TrainingFold, folder: Path, case_ids: Sequence[str]) 
     missing = [c for c in case_ids if not all((folder / f"{c}{e}").is_file() for e in CASE_FILE_ENDINGS)]
     if missing:
         raise UserError(f"{folder} lacks preprocessed files of {len(missing)} synthetic case(s) ({_named(missing)}): "
-                        f"{fold.expand_command} to complete it.")
-    source = FolderSource(folder, case_ids, fold.expand_command)
+                        f"{fold.expand_again}, to complete it.")
+    source = FolderSource(folder, case_ids, fold.expand_again)
     source.refuse_unreadable()
     return source
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,8 @@ from nnunet_sbldm.types import Case, UnfitGeneratorError
 Yardstick = NearestRealCase | EditedCases
 
 REJECTED = "rejected"
+ROUNDING = ("batch_size", "precision")
+"""Of the sampler: recorded, but the parts of one job may run on machines that differ in them."""
 MIN_DECIDED = 10
 MAX_REJECTED_SHARE = 0.5
 MAX_REASONS_NAMED = 3
@@ -87,8 +89,9 @@ class ProductionSettings:
     part_id: int = 0
 
     def signature(self) -> dict[str, Any]:
-        """What decides the cases themselves."""
-        return {**asdict(self.sampler), "gate": self.use_gate, "max_attempts": self.max_attempts}
+        """What decides the cases themselves, but for rounding: batch size and precision are those of the machine at hand."""
+        sampler = {k: v for k, v in asdict(self.sampler).items() if k not in ROUNDING}
+        return {**sampler, "gate": self.use_gate, "max_attempts": self.max_attempts}
 
 
 @dataclass
@@ -98,10 +101,10 @@ class Tally:
     Attributes:
         attempts: draws judged.
         evaluations: draws made, with those that corrected a size.
-        accepted: cases written.
-        rejected: requests given up.
+        accepted: cases written, with those of earlier runs and other parts, see :func:`recorded`.
+        rejected: requests given up, likewise.
         seconds: time by stage: sampling (with decoding), judging, waiting for writers.
-        reasons: how often each rule rejected a draw.
+        reasons: how often each rule rejected a draw; of earlier runs and other parts the last draw of a request counts.
     """
 
     attempts: int = 0
@@ -117,30 +120,57 @@ class Tally:
 
 def is_decided(request: Request, job: Job, settings: ProductionSettings, destination: Destination) -> bool:
     """Whether this very request was accepted or given up before."""
-    return is_accepted(request, job, settings, destination) or all(
-        _matches(folder.parent / REJECTED / f"{request.case_id}.json", request, job, settings)
-        for folder in destination.record_folders
+    return is_accepted(request, job, settings, destination) or _is_recorded(
+        request, job, settings, rejected_folders(destination)
     )
 
 
 def is_accepted(request: Request, job: Job, settings: ProductionSettings, destination: Destination) -> bool:
-    """Whether the case of this very request is written."""
-    files = (folder / f"{request.case_id}.json" for folder in destination.record_folders)
-    return all(_matches(file, request, job, settings) for file in files)
+    """Whether the case of this very request is written, and all of its files are there."""
+    return _is_recorded(request, job, settings, destination.record_folders) and all(
+        file.is_file() for file in destination.case_files(request.case_id)
+    )
 
 
-def accepted_ids(job: Job, destination: Destination) -> list[str]:
+def accepted_ids(job: Job, settings: ProductionSettings, destination: Destination) -> list[str]:
     """Ids of the job's written cases, in order; every request of the job must be decided."""
-    folder = destination.record_folders[0]
-    return [r.case_id for r in job.requests if (folder / f"{r.case_id}.json").is_file()]
+    return [r.case_id for r in job.requests if is_accepted(r, job, settings, destination)]
 
 
-def _matches(file: Path, request: Request, job: Job, settings: ProductionSettings) -> bool:
+def rejected_folders(destination: Destination) -> list[Path]:
+    """Folders that hold the records of the requests that were given up."""
+    return [folder.parent / REJECTED for folder in destination.record_folders]
+
+
+def recorded(job: Job, settings: ProductionSettings, destination: Destination) -> Tally:
+    """What earlier runs and other parts came to, over all requests of a job, by their records."""
+    tally, (rejected, *_) = Tally(), rejected_folders(destination)
+    for request in job.requests:
+        if _is_recorded(request, job, settings, destination.record_folders):
+            tally.accepted += 1
+        elif _is_recorded(request, job, settings, rejected_folders(destination)):
+            tally.rejected += 1
+            tally.reasons.update(_rules(read_json(rejected / f"{request.case_id}.json")["gate"]))
+    return tally
+
+
+def _is_recorded(request: Request, job: Job, settings: ProductionSettings, folders: Sequence[Path]) -> bool:
+    return all(matches(folder / f"{request.case_id}.json", request, job, settings) for folder in folders)
+
+
+def matches(file: Path, request: Request, job: Job, settings: ProductionSettings) -> bool:
+    """Whether a record is there, and of this very request."""
     if not file.is_file():
         return False
     record = read_json(file)
+    found = {k: v for k, v in record["sampler"].items() if k not in ROUNDING}
     wanted = {**settings.signature(), **job.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
-    return (record["generator_hash"], record["seed"], record["sampler"]) == (job.generator.hash, request.seed, wanted)
+    return (record["generator_hash"], record["seed"], found) == (job.generator.hash, request.seed, wanted)
+
+
+def _rules(verdict: Mapping[str, Any]) -> list[str]:
+    """The rules that rejected a draw, by the gate's verdict."""
+    return [reason.split(" ")[0] for reason in verdict.get("reasons", ())]
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------
@@ -154,7 +184,8 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     """
     mine = job.requests[settings.part_id :: settings.num_parts]
     open_requests = [r for r in mine if not is_decided(r, job, settings, destination)]
-    tally = Tally()
+    tally = recorded(job, settings, destination)
+    refuse_unfit(job, tally)
     if not open_requests:
         return tally
     yardstick = yardstick_of(job, dataset)
@@ -170,7 +201,7 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
                 continue
             tally.seconds["waiting for writers"] += time.monotonic() - start
             progress.update()
-            _refuse_unfit(job, tally)
+            refuse_unfit(job, tally)
     return tally
 
 
@@ -204,7 +235,7 @@ def judged_draws(
             record.sampler.update(settings.signature(), **job.signature(), asked=dict(drawn.request.asked))
             tally.attempts += 1
             tally.evaluations += drawn.num_draws
-            tally.reasons.update(reason.split(" ")[0] for reason in verdict.get("reasons", ()))
+            tally.reasons.update(_rules(verdict))
             tally.seconds["judging"] += time.monotonic() - start
             if not verdict.get("reasons"):
                 tally.accepted += 1
@@ -258,8 +289,8 @@ class _WholeCases:
 
 
 def _save_rejected(record: SyntheticRecord, destination: Destination) -> None:
-    for folder in destination.record_folders:
-        record.save(folder.parent / REJECTED)
+    for folder in rejected_folders(destination):
+        record.save(folder)
 
 
 def is_unfit(tally: Tally, num_requests: int = MIN_DECIDED) -> bool:
@@ -273,7 +304,8 @@ def commonest_reasons(tally: Tally) -> str:
     return ", ".join(f"{name} ({count} times)" for name, count in tally.reasons.most_common(MAX_REASONS_NAMED))
 
 
-def _refuse_unfit(job: Job, tally: Tally) -> None:
+def refuse_unfit(job: Job, tally: Tally) -> None:
+    """Raise an :class:`UnfitGeneratorError` if the requests decided so far say so."""
     if is_unfit(tally, len(job.requests)):
         raise UnfitGeneratorError(
             f"Fold {job.fold}: the quality gate gave up {tally.rejected} of {tally.accepted + tally.rejected} cases of the SBLDM "

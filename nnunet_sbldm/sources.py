@@ -29,10 +29,13 @@ class FolderSource(ReadySource):
         """Open a case with nnU-Net's own class.
 
         Raises:
+            FileNotFoundError: the case has gone since it was drawn.
             UserError: a file that cannot be read.
         """
         try:
             return self._dataset.load_case(identifier)
+        except FileNotFoundError:
+            raise
         except Exception as e:  # blosc2 and pickle raise errors of every kind
             raise UserError(f"The preprocessed files of synthetic case {identifier} in {self.folder} cannot be read "
                             f"({' '.join(str(e).split())}): delete that folder and {self._remedy}.") from e

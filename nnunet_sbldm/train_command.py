@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,12 +83,25 @@ def _train(args: argparse.Namespace) -> None:
     case_ids = without_patients_of_val(case_ids, val, remembered_groups(dataset.preprocessed))
     if args.cases:
         case_ids = _chosen_cases(args.cases, case_ids, fold)
+    case_ids = _without_copies(dataset, case_ids, val)
     start = _start(args, dataset, fold, val)
     length = {"length": args.length} if args.length else {}
     preset = start.preset(**length) if start else lengthened(PRESETS[args.preset or DEFAULT_PRESET], args.length or 1)
     done = is_complete(generator_folder(dataset, preset.name, fold))
     folder = train_generator(dataset, fold, preset, case_ids, device_of(args.device), args.seed, start)
     print(f"The SBLDM of fold {fold} {'was already trained' if done else 'is trained'}: {folder}")
+
+
+def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequence[str]) -> list[str]:
+    """Those training cases that are no copies of validation cases, which the fold rule would refuse later."""
+    from nnunet_sbldm.folds import MAX_CASES_NAMED, find_copies
+    from nnunet_sbldm.nnunet import fingerprints_of
+
+    copies = find_copies(fingerprints_of(dataset, case_ids).values(), fingerprints_of(dataset, val).values())
+    if copies:
+        named = ", ".join(list(copies.values())[:MAX_CASES_NAMED])
+        print(f"warning: left out of training, {len(copies)} in all, as copies of validation cases: {named}", file=sys.stderr)
+    return [c for c in case_ids if c not in copies]
 
 
 def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:

@@ -81,11 +81,11 @@ def train_generator(
         The checkpoint folder.
 
     Raises:
-        UserError: bad cases, or a run with other settings in the way.
+        UserError: bad cases, or a finished or unfinished run with other settings in the way.
     """
     folder = generator_folder(dataset, preset.name, fold)
     if is_complete(folder):
-        _refuse_other_start(folder, start)
+        _refuse_other(folder, dataset, case_ids, seed, start)
         return folder
     accelerator = make_accelerator(device)
     plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder, start)
@@ -97,10 +97,19 @@ def train_generator(
     return folder
 
 
-def _refuse_other_start(folder: Path, start: Start | None) -> None:
-    known = read_json(folder / "generator.json").get("initial", {}).get("hash", "")
-    if known != (start.generator.hash if start else ""):
-        raise UserError(f"{folder} holds an SBLDM that started from another model; move that folder away to train this one.")
+def _refuse_other(folder: Path, dataset: NnunetDataset, case_ids: Sequence[str], seed: int, start: Start | None) -> None:
+    """A finished generator is taken for the one that is asked for only if it is."""
+    plan, inherited = read_json(folder / "generator.json"), start.generator.seen if start else ()
+    seen = {case["case_id"] for case in read_json(folder / "training_cases.json")}
+    differences = {
+        "started from another model": plan.get("initial", {}).get("hash", "") != (start.generator.hash if start else ""),
+        "was trained on other cases": seen != {*case_ids, *(case.case_id for case in inherited)},
+        f"was trained with the seed {plan['seed']}": plan["seed"] != seed,
+        "was trained with other plans": plan["plans_hash"] != dataset.plans_hash(),
+    }
+    found = [difference for difference, is_there in differences.items() if is_there]
+    if found:
+        raise UserError(f"{folder} holds an SBLDM that {' and '.join(found)}; move that folder away to train this one.")
 
 
 def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: TrainingArrays, folder: Path) -> GeneratorPlan:

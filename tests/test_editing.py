@@ -216,6 +216,8 @@ def test_hosts_are_training_cases_of_the_fold_and_no_copies_or_patients_of_its_v
     assert allowed_hosts(phantom_dataset, 0) == train[2:]
     with pytest.raises(UserError, match="No case of Dataset900_Phantom may be a host in fold 0"):
         allowed_hosts(phantom_dataset, 0, [train[1]])
+    shutil.copy(phantom_dataset.case_files[val[1]]["label"], phantom_dataset.case_files[train[2]]["label"])
+    assert allowed_hosts(phantom_dataset, 0) == train[3:]  # a second copy of the same validation case is one, too
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------

@@ -72,6 +72,35 @@ def test_the_pool_is_finished_by_the_same_command_and_ends_up_the_same(pool):
     assert not (pool / "cases" / ".sbldm_tmp_dead").exists()
 
 
+@pytest.mark.parametrize("where", ["--pool", "-o"])
+def test_a_case_that_lost_a_file_is_made_again(phantom, pool, where):
+    raw, preprocessed = phantom.raw / "Dataset904_PhantomSBLDM", phantom.preprocessed / "Dataset904_PhantomSBLDM"
+    lost = {
+        "--pool": [pool / "cases" / "sbldm_f0_0001_seg.b2nd"],
+        "-o": [
+            raw / "synthetic" / "images" / "sbldm_f0_0000_0001.nii.gz",
+            preprocessed / "nnUNetPlans_3d_fullres" / "sbldm_f0_0001.pkl",
+        ],
+    }
+    command = ("--pool", "-n", "2") if where == "--pool" else ("-o", "904", "-n", "2")
+    expand(*command)
+    folders = [pool] if where == "--pool" else [raw, preprocessed]
+    finished = [hash_tree(f) for f in folders]
+    for file in lost[where]:
+        os.remove(file)
+    expand(*command)
+    assert [hash_tree(f) for f in folders] == finished
+
+
+@pytest.mark.parametrize("where", [["--pool"], ["-o", "904"], ["--in_place"]])
+def test_what_is_written_already_needs_no_more_room(pool, capsys, monkeypatch, where):
+    expand(*where, "-n", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    expand(*where, "-n", "1")
+    if where == ["--pool"]:
+        assert "0.00 GB free" in refused(capsys, *where, "-n", "2")
+
+
 def test_another_request_replaces_what_it_does_not_share(pool):
     expand("--pool", "-n", "3")
     first = hash_tree(pool)

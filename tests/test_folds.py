@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from nnunet_sbldm.folds import (
     CaseFingerprint,
+    find_copies,
     find_leaks,
     guard_split,
     names_of,
@@ -46,6 +47,17 @@ def test_a_renamed_copy_is_caught_by_its_content_and_a_second_scan_by_its_patien
     seen = [CaseFingerprint("original", ("i1", "i2"), "m", "p")]
     (leak,) = find_leaks(seen, [copy])
     assert (leak.seen_case, leak.reason) == ("original", reason)
+
+
+def test_every_copy_of_a_held_out_case_is_found():
+    copies = [CaseFingerprint("a", ("i1",), "x"), CaseFingerprint("b", ("i1",)), CaseFingerprint("c", ("new",), "m")]
+    original = CaseFingerprint("original", ("i1", "i2"), "m")
+    found = find_copies([*copies, CaseFingerprint("d", ("i3",), "y")], [original])
+    assert found == {
+        "a": "a (same image content as original)",
+        "b": "b (same image content as original)",
+        "c": "c (same label content as original)",
+    }
 
 
 def test_two_empty_masks_are_not_the_same_case():

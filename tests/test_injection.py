@@ -88,7 +88,7 @@ def test_missing_splits_of_an_expanded_dataset_train_on_real_cases(dataset, caps
     trainer = start_trainer(nnUNetTrainerSBLDM, dataset)
     train, _ = trainer.get_tr_and_val_datasets()
     assert sorted(train.identifiers) == sorted(fold_cases(dataset, 0)[0])
-    assert "training on real cases alone; run sbldm_expand_dataset -d 4 -o 901 -f 0 -ratio 1.0" in capsys.readouterr().out
+    assert "training on real cases alone; run sbldm_expand_dataset -d 4 -o 901 again, with the options" in capsys.readouterr().out
 
 
 # --- the fold rule -------------------------------------------------------------------------------------------------
@@ -131,10 +131,14 @@ def test_a_leaking_pool_is_refused_before_the_network_is_built(dataset):
     assert trainer.network is None
 
 
-def test_an_expanded_dataset_without_its_index_is_refused(dataset):
+@pytest.mark.parametrize(("source", "door"), [("Dataset004_Source", "-d 4 -o 901"), ("Dataset901_Tiny", "-d 901 --in_place")])
+def test_an_expanded_dataset_without_its_index_is_refused(dataset, source, door):
     expand(dataset)
+    path = dataset.preprocessed / "dataset.json"
+    content = read_json(path)
+    write_json(path, content | {"sbldm": content["sbldm"] | {"source_dataset": source}})
     shutil.rmtree(expansion_folder(dataset.preprocessed))
-    with pytest.raises(UserError, match="does not say what the generators of case_1b, .* have seen"):
+    with pytest.raises(UserError, match=f"generators of case_1b, .* have seen, .*: run sbldm_expand_dataset {door} again"):
         split(dataset, 0)
 
 
@@ -163,8 +167,18 @@ def test_a_pool_of_other_plans_is_refused(dataset):
 def test_a_pool_with_missing_files_names_the_cases(dataset):
     case_ids = fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
     (pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, 0) / f"{case_ids[1]}_seg.b2nd").unlink()
-    with pytest.raises(UserError, match=rf"files of 1 synthetic case\(s\) \({case_ids[1]}\)"):
+    again = "run sbldm_expand_dataset -d 901 --pool again, with the options that it was run with, to complete it"
+    with pytest.raises(UserError, match=rf"files of 1 synthetic case\(s\) \({case_ids[1]}\): {again}"):
         start_trainer(nnUNetTrainerSBLDM, dataset)
+
+
+@pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])
+def test_in_place_of_a_pool_case_that_goes_away_while_training_another_one_is_loaded(dataset, ending):
+    case_ids = fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    train, _ = start_trainer(nnUNetTrainerSBLDM, dataset).get_tr_and_val_datasets()
+    (pool_cases_folder(dataset.preprocessed, dataset.config.data_identifier, 0) / f"{case_ids[1]}{ending}").unlink()
+    image, seg, _, _ = train.load_case(case_ids[1])
+    assert image.shape[1:] == seg.shape[1:]
 
 
 @pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])

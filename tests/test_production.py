@@ -17,11 +17,13 @@ from test_expand import FAST, expand, refused
 
 from nnunet_sbldm import cli, destinations, installation, production
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.dataset_conversion.expand_dataset import fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.gate import Verdict
 from nnunet_sbldm.nnunet import fold_cases, open_dataset
 from nnunet_sbldm.production import Job, ProductionSettings, produce
+from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.requests import Wish, plan_requests
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -105,6 +107,68 @@ def test_a_generator_that_mostly_fails_is_reported_and_nothing_is_installed(phan
         assert e.value.code == 3
         assert "the quality gate gave up 3 of 3 cases" in capsys.readouterr().err
         assert (hash_tree(phantom.raw), {k for k in hash_tree(phantom.preprocessed) if "content_hashes" not in k}) == before
+
+
+def test_the_verdict_is_the_same_whenever_the_command_is_run_again_and_in_whatever_parts(phantom, generator, capsys, monkeypatch):
+    monkeypatch.setattr(production, "judge", judge_by_seed(lambda _: False))
+    arguments = ["-d", "900", "-f", "0", *FAST[:-1], "-n", "12", "-attempts", "1"]
+    parts = [[*arguments, "-o", "904", "-num_parts", "2", "-part_id", part] for part in "01"]
+    cli.expand_entry(parts[0])  # six failures of twelve are no verdict yet
+    for command in (parts[1], [*arguments, "--pool"], [*arguments, "--pool"]):
+        with pytest.raises(SystemExit) as e:
+            cli.expand_entry(command)
+        assert e.value.code == 3
+        assert "the quality gate gave up 10 of 10 cases" in capsys.readouterr().err
+    assert not list(phantom.preprocessed.rglob("synthetic_cases.json"))
+    assert not (phantom.raw / "Dataset904_PhantomSBLDM" / "dataset.json").exists()
+
+
+def test_parts_that_run_at_the_same_time_are_judged_together(job, phantom_dataset, monkeypatch):
+    settings, others = replace(QUICK, max_attempts=1, num_parts=2, part_id=1), [replace(QUICK, max_attempts=1, num_parts=2)]
+    made = []
+
+    def judge(*_):
+        if others:  # the other part begins and ends while this one is at its first case
+            made.append(fill_pool(phantom_dataset, [job], ["3d_fullres"], others.pop()))
+        return Verdict({}, ("mask too bad",))
+
+    monkeypatch.setattr(production, "judge", judge)
+    with pytest.raises(UnfitGeneratorError, match="gave up 6 of 6 cases"):
+        fill_pool(phantom_dataset, [job], ["3d_fullres"], settings)
+    assert made[0].num_open == 3
+
+
+@pytest.mark.parametrize("middle", ["ungated", "another generator"])
+def test_a_pool_holds_nothing_that_another_command_made(phantom, generator, pool, tmp_path, monkeypatch, middle):
+    def make(*options, rejected=()):
+        numbers = iter(range(4))
+        monkeypatch.setattr(production, "judge", judge_by_seed(lambda _: next(numbers) not in rejected))
+        cli.expand_entry(["-d", "900", "-f", "0", *FAST[:-1], "--pool", "-n", "4", "-attempts", "1", *options])
+
+    other = tmp_path / "other"
+    shutil.copytree(generator.folder, other)
+    write_json(other / "generator.json", {**read_json(other / "generator.json"), "seed": 5})
+    make(rejected=(0, 2))
+    make(*(["--no_gate"] if middle == "ungated" else ["-m", str(other)]))
+    make(rejected=(1, 2))  # the first one passes now
+    index = SyntheticIndex.load(pool.folder(pool.views[0]))
+    assert index.cases == dict.fromkeys(("sbldm_f0_0000", "sbldm_f0_0003"), generator.hash)
+    assert {c: (r["generator_hash"], r["sampler"]["gate"]) for c, r in records(pool).items()} == dict.fromkeys(
+        index.cases, (generator.hash, True)
+    )
+    assert list(records(pool, "rejected")) == ["sbldm_f0_0001", "sbldm_f0_0002"]
+
+
+def test_parts_of_a_pool_may_run_on_machines_of_other_batch_size_and_precision(job, phantom_dataset, pool):
+    one = replace(QUICK, use_gate=False, num_parts=2)
+    other = replace(one, sampler=replace(one.sampler, batch_size=2, precision="bf16"), part_id=1)
+    assert fill_pool(phantom_dataset, [job], ["3d_fullres"], one).num_open == 3
+    assert fill_pool(phantom_dataset, [job], ["3d_fullres"], other).installed == {0: 6}
+    samplers = [r["sampler"] for r in records(pool).values()]
+    assert [(s["batch_size"], s["precision"]) for s in samplers] == [(1, "fp32"), (2, "bf16")] * 3
+    before = hash_tree(pool.folder(phantom_dataset))
+    fill_pool(phantom_dataset, [job], ["3d_fullres"], replace(other, num_parts=1, part_id=0))
+    assert hash_tree(pool.folder(phantom_dataset)) == before
 
 
 def test_the_real_gate_runs_on_real_draws(job, phantom_dataset, pool):

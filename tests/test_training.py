@@ -10,11 +10,11 @@ import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm import optimisation, training
+from nnunet_sbldm import cli, config, optimisation, training
 from nnunet_sbldm.checkpoint import generator_folder, load_generator
-from nnunet_sbldm.files import write_json
+from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.known_models import is_complete
-from nnunet_sbldm.nnunet import fingerprints_of, fold_cases
+from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
 from nnunet_sbldm.training import train_generator
 from nnunet_sbldm.types import UserError
@@ -61,6 +61,43 @@ def test_a_finished_generator_is_not_trained_again(phantom, phantom_dataset):
     before = hash_tree(folder)
     train_generator(phantom_dataset, 0, NANO, fold_cases(phantom_dataset, 0)[0], "cpu", seed=1)
     assert hash_tree(folder) == before
+
+
+def test_a_finished_generator_is_not_taken_for_another_one(phantom, phantom_dataset):
+    train, _ = fold_cases(phantom_dataset, 0)
+    folder = generator_folder(phantom_dataset, "nano", 0)
+    with pytest.raises(UserError, match="was trained on other cases and was trained with the seed 1; move that folder away"):
+        train_generator(phantom_dataset, 0, NANO, train[:3], "cpu", seed=7)
+    plans_file = phantom_dataset.preprocessed / "nnUNetPlans.json"
+    plans = read_json(plans_file)
+    plans["configurations"]["3d_fullres"]["spacing"] = [5.0, 4.0, 4.0]
+    write_json(plans_file, plans)
+    with pytest.raises(UserError, match=f"{folder} holds an SBLDM that was trained with other plans; move"):
+        train_generator(open_dataset("900"), 0, NANO, train, "cpu", seed=1)
+
+
+def test_what_the_fold_rule_asks_for_can_be_trained(phantom, phantom_dataset, capsys, monkeypatch):
+    """A patient in training and validation, named later, and a copy of a validation case: both are left out."""
+    monkeypatch.setitem(config.PRESETS, "nano", replace(SHORT, name="nano"))
+    train, val = fold_cases(phantom_dataset, 0)
+    command = ["-d", "900", "-f", "0", "-preset", "nano", "-device", "cpu", "-seed", "1"]
+    for kind in ("images", "label"):
+        theirs, mine = (phantom_dataset.case_files[c][kind] for c in (val[0], train[0]))
+        for source, target in zip(theirs, mine, strict=True) if kind == "images" else [(theirs, mine)]:
+            shutil.copy(source, target)
+    groups = {c: c for c in (*train, *val)} | {train[1]: val[1]}
+    write_json(phantom_dataset.preprocessed / "sbldm" / "groups.json", groups)
+    with pytest.raises(SystemExit) as e:
+        cli.train_entry(command)
+    assert e.value.code == 2
+    message = capsys.readouterr().err
+    assert f"1 in all, as copies of validation cases: {train[0]} (same image content as {val[0]})" in message
+    assert "was trained on other cases; move that folder away" in message
+    generator_folder(phantom_dataset, "nano", 0).rename(phantom.results / "away")
+    cli.train_entry(command)
+    seen = load_generator(generator_folder(phantom_dataset, "nano", 0)).seen
+    assert [c.case_id for c in seen] == train[2:]
+    cli.expand_entry([*command, "-steps", "2", "--pool", "-n", "1", "--no_gate"])
 
 
 def test_an_unfinished_run_with_other_settings_is_not_mixed_in(phantom_dataset, monkeypatch):
