@@ -12,12 +12,10 @@ from pathlib import Path
 
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.formats import side_files, write_case
-from nnunet_sbldm.nnunet import NnunetDataset, preprocess_case, read_written_case
+from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, NnunetDataset, preprocess_case, read_written_case
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
-
-PREPROCESSED_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 
 def views_of(dataset: NnunetDataset, configurations: Sequence[str]) -> tuple[NnunetDataset, ...]:

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.destinations import PREPROCESSED_ENDINGS, PoolDestination, RawDestination
+from nnunet_sbldm.destinations import PoolDestination, RawDestination
 from nnunet_sbldm.files import copy_file, link_or_copy, read_json, remove_leftovers, temporary_folder, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.groups import groups_file
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, splits_of
+from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of
 from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.types import UserError
@@ -87,13 +87,7 @@ def refuse_incomplete(views: Sequence[NnunetDataset]) -> None:
     if unlabelled:
         raise UserError(f"{len(unlabelled)} real case(s) of {source.name} ({unlabelled[0]}) have no label file.")
     for view in views:
-        files = {c: [view.data_folder / f"{c}{ending}" for ending in PREPROCESSED_ENDINGS] for c in view.real_case_ids}
-        missing = [c for c, of_case in files.items() if not all(f.is_file() for f in of_case)]
-        if missing:
-            raise UserError(
-                f"{len(missing)} real case(s) of {view.name} ({missing[0]}) are not preprocessed for {view.configuration}: run "
-                f"nnUNetv2_preprocess -d {number} -plans_name {view.plans_name} -c {view.configuration}."
-            )
+        refuse_not_preprocessed(view, view.real_case_ids)
 
 
 def install_new_dataset(dataset: NnunetDataset, destination: RawDestination, raw: Path, installed: Installed) -> None:

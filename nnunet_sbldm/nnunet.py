@@ -30,6 +30,7 @@ from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 DEFAULT_PLANS = "nnUNetPlans"
 DEFAULT_CONFIGURATION = "3d_fullres"
+PREPROCESSED_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 NUM_CROSS_VALIDATION_FOLDS = 5
 
 Fold = int | str
@@ -312,7 +313,18 @@ def _mm(properties: dict[str, Any]) -> str:
 
 def is_preprocessed(dataset: NnunetDataset, case_id: str) -> bool:
     """Whether nnU-Net has preprocessed a case for this configuration, in the format that it writes today."""
-    return all((dataset.data_folder / f"{case_id}{ending}").is_file() for ending in (".b2nd", ".pkl"))
+    return all((dataset.data_folder / f"{case_id}{ending}").is_file() for ending in PREPROCESSED_ENDINGS)
+
+
+def refuse_not_preprocessed(dataset: NnunetDataset, case_ids: Iterable[str]) -> None:
+    """Raise a :class:`UserError` that names the first of these cases that nnU-Net has not preprocessed."""
+    missing = [c for c in case_ids if not is_preprocessed(dataset, c)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} real case(s) of {dataset.name} ({missing[0]}) are not preprocessed for {dataset.configuration}, or "
+            f"by an older nnU-Net: run nnUNetv2_preprocess -d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} "
+            f"-c {dataset.configuration}."
+        )
 
 
 def known_case_ids(dataset: NnunetDataset) -> list[str]:
@@ -322,11 +334,7 @@ def known_case_ids(dataset: NnunetDataset) -> list[str]:
 
 def load_preprocessed(dataset: NnunetDataset, case_id: str) -> tuple[FloatArray, LabelArray]:
     """nnU-Net's preprocessed arrays of a case: image [C, D, H, W] and label [D, H, W] with ``OUTSIDE`` marks."""
-    if not is_preprocessed(dataset, case_id):
-        raise UserError(
-            f"Case {case_id} is not preprocessed in {dataset.data_folder}, or by an older nnU-Net: run nnUNetv2_preprocess "
-            f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {dataset.configuration}."
-        )
+    refuse_not_preprocessed(dataset, [case_id])
     return load_arrays(dataset.data_folder, case_id)
 
 

@@ -238,7 +238,7 @@ def test_a_new_dataset_of_an_incomplete_one_is_refused_before_a_case_is_made(pha
     (phantom.raw / "away").rename(label)
     (phantom_dataset.data_folder / f"{case_id}_seg.b2nd").unlink()
     message = refused(capsys, "-o", "904", "-n", "1")
-    assert f"1 real case(s) of Dataset900_Phantom ({case_id}) are not preprocessed for 3d_fullres: run nnUNetv2" in message
+    assert f"1 real case(s) of Dataset900_Phantom ({case_id}) are not preprocessed for 3d_fullres, or by an older" in message
     assert not (phantom.raw / "Dataset904_PhantomSBLDM").exists()
 
 
