@@ -369,7 +369,7 @@ def test_an_unfit_part_stops_the_others_and_what_they_made_can_be_taken_back(pha
     message = run_part("0", is_good=let_the_other_part_fail)
     new = "Dataset904_PhantomSBLDM"
     remedy = "run sbldm_expand_dataset -d 900 --undo" if where == ["--in_place"] else f"delete {phantom.raw / new} and"
-    assert "gave up 10 of 10 cases" in message
+    assert "gave up 9 of 10 cases" in message  # one of the other part was accepted
     assert f"When all parts have ended, {remedy}" in message
     assert len(judged) == 2
     assert run_part("0", is_good=lambda _: True) == message
