@@ -156,7 +156,8 @@ def test_a_job_counts_what_all_its_attempts_took(tmp_path):
 def test_terminating_the_runner_ends_its_jobs(tmp_path, end):
     sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
     save_table([job("a", sleeper)], {}, tmp_path)
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "a"])
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "a"],
+                               preexec_fn=lambda: signal.signal(end, signal.SIG_DFL))  # tests run under nohup, too
     while not (tmp_path / "pid").is_file():
         assert process.poll() is None
         time.sleep(0.05)
