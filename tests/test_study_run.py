@@ -161,6 +161,7 @@ def test_terminating_the_runner_ends_its_jobs(tmp_path, end):
     while not (tmp_path / "pid").is_file():
         assert process.poll() is None
         time.sleep(0.05)
+    time.sleep(0.3)  # long enough to be counted
     process.send_signal(end)
     assert process.wait(timeout=20) == 1
     with pytest.raises(ProcessLookupError):
