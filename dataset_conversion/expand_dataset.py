@@ -133,7 +133,7 @@ def edit_job(
     """A job that edits hosts of the fold; the fold rule counts its hosts as seen, whoever trained the generator.
 
     Raises:
-        UserError: no host is allowed, or the dataset's cases lie on another grid.
+        UserError: no host is allowed, or the dataset's cases are turned otherwise.
     """
     refuse_other_axes(generator, dataset)
     hosts = allowed_hosts(dataset, fold, editing.hosts)

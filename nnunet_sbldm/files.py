@@ -181,7 +181,7 @@ def _age_s(path: Path) -> float:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it with its time where the file systems differ; a target of the same size and time is kept."""
-    if target.exists() and _size_and_time(source) == _size_and_time(target):
+    if target.exists() and size_and_time(source) == size_and_time(target):
         return
 
     def write(tmp: Path) -> None:
@@ -194,8 +194,9 @@ def link_or_copy(source: Path, target: Path) -> None:
     write_atomically(target, write)
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    stat = path.stat()
+def size_and_time(path: str | Path) -> tuple[int, int]:
+    """Bytes of a file and when it was last changed, in ns: where both are as before, so is the content."""
+    stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
 
 

@@ -21,12 +21,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_sbldm.copy_paste import CopyPasteSource
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split, with_groups
+from nnunet_sbldm.installation import undo_command
 from nnunet_sbldm.mixed_dataset import SyntheticSource
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.nnunet import (
     DEFAULT_CONFIGURATION,
     DEFAULT_PLANS,
     NUM_CROSS_VALIDATION_FOLDS,
+    PREPROCESSED_ENDINGS,
     Fold,
     NnunetDataset,
     fingerprints_of,
@@ -38,7 +40,6 @@ from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.sources import FolderSource
 from nnunet_sbldm.types import UserError
 
-CASE_FILE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 MAX_CASES_NAMED = 10
 
 Log = Callable[[str], None]
@@ -72,7 +73,7 @@ class TrainingFold:
         unknown = [c for c in block.get("synthetic_cases", ()) if c not in seen]
         if unknown and block.get("source_dataset") == self.preprocessed.name:
             raise UserError(f"The in-place expansion of {self.preprocessed.name} is not finished: run the same command again, or "
-                            f"sbldm_expand_dataset -d {int(self.preprocessed.name[7:10])} --undo.")
+                            f"{undo_command(self.preprocessed.name)}.")
         if unknown:
             raise UserError(f"{expansion_folder(self.preprocessed)} does not say what the generators of {_named(unknown)} have "
                             f"seen, so the fold rule cannot be checked: {self.expand_again}.")
@@ -273,7 +274,7 @@ def _pool_source(run: TrainingRun) -> SyntheticSource:
 
 
 def _complete_source(fold: TrainingFold, folder: Path, case_ids: Sequence[str]) -> SyntheticSource:
-    missing = [c for c in case_ids if not all((folder / f"{c}{e}").is_file() for e in CASE_FILE_ENDINGS)]
+    missing = [c for c in case_ids if not all((folder / f"{c}{e}").is_file() for e in PREPROCESSED_ENDINGS)]
     if missing:
         raise UserError(f"{folder} lacks preprocessed files of {len(missing)} synthetic case(s) ({_named(missing)}): "
                         f"{fold.expand_again}, to complete it.")

@@ -21,7 +21,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, temporary_folder, write_json
+from nnunet_sbldm.files import read_json, sha256_of_array, sha256_of_json, size_and_time, temporary_folder, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.formats import Reader, geometry_of
 from nnunet_sbldm.groups import group_of, remembered_groups
@@ -379,7 +379,7 @@ def preprocess_case(dataset: NnunetDataset, case: Case, target: Path, reader_pro
         except RuntimeError:  # all that blosc2 says of a full disk
             (tmp / "probe").write_bytes(bytes(data.nbytes + seg.nbytes))
             raise
-        for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        for ending in PREPROCESSED_ENDINGS:
             os.replace(tmp / f"{target.name}{ending}", target.parent / f"{target.name}{ending}")
 
 
@@ -427,7 +427,6 @@ def remembered_fingerprints(preprocessed: Path) -> dict[str, CaseFingerprint]:
 def _stamp(dataset: NnunetDataset, case_id: str) -> list[list[int]]:
     files = dataset.case_files[case_id]
     try:
-        stats = [os.stat(f) for f in [*files["images"], files["label"]]]
+        return [list(size_and_time(f)) for f in [*files["images"], files["label"]]]
     except FileNotFoundError as e:
         raise UserError(f"Case {case_id} of {dataset.name} has no {e.filename}; put that file back.") from None
-    return [[s.st_size, s.st_mtime_ns] for s in stats]

@@ -145,9 +145,9 @@ def _edited_again(record: dict[str, Any], request: Request, generator: Generator
 
 
 def _view_of_hosts(name: str, generator: Generator) -> NnunetDataset:
-    """A dataset through a configuration that suits the generator, its own where there is one of that name."""
-    own = (generator.plan.plans_name, generator.plan.configuration)
-    views = sorted(planned_views(name), key=lambda view: (view.plans_name, view.configuration) != own)
+    """A dataset through a configuration that suits the generator: of its configuration's name and plans if there is one."""
+    plan = generator.plan
+    views = sorted(planned_views(name), key=lambda v: (v.configuration != plan.configuration, v.plans_name != plan.plans_name))
     return next((view for view in views if has_same_axes(generator, view)), views[0])
 
 

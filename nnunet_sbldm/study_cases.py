@@ -5,7 +5,6 @@ Every case is read once, when the study is set up, and remembered in ``cases.jso
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.files import read_json, size_and_time, write_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.nnunet import fingerprint_of
@@ -80,7 +79,7 @@ def record_cases(
 
 def _stamp(source: SourceDataset, case_id: str) -> tuple[tuple[int, int], ...]:
     files = source.files(case_id)
-    return tuple((s.st_size, s.st_mtime_ns) for s in map(os.stat, [*files["images"], files["label"]]))
+    return tuple(map(size_and_time, [*files["images"], files["label"]]))
 
 
 def recorded_cases(folder: Path) -> dict[str, CaseRecord]:

@@ -167,11 +167,10 @@ def run_table(
                 tried.add(job.job_id)
                 started = _start(job, folder, {**threads, **environment})
                 running += [started] if started else []
-            if not running and not ready:
+            if running:
+                _await_one(running)
+            elif not ready:  # else another runner has all that were
                 break
-            if not running:
-                continue  # another runner has these
-            _await_one(running)
     return dict(Counter(s["state"] for s in states_of(jobs, folder).values()))
 
 
