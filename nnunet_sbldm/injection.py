@@ -86,24 +86,34 @@ class TrainingFold:
 
     @property
     def expand_command(self) -> str:
-        """The command that fills this fold's pool, or the expanded dataset that this is."""
+        """The command that fills this fold's pool; an expanded dataset takes no more folds and is made anew."""
         plans = self.plans.plans_name
         configuration = self.config.data_identifier.removeprefix(f"{plans}_")
         options = "" if plans == DEFAULT_PLANS else f" -p {plans}"
         options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
-        return f"run sbldm_expand_dataset {self._door} -f {self.fold} -ratio 1.0{options}"
+        wanted = f"-f {self.fold} -ratio 1.0{options}"
+        if self._door.startswith("-o"):
+            return f"run sbldm_expand_dataset -d {self._source} -o ID {wanted} with an ID that is free"
+        command = f"sbldm_expand_dataset -d {self._source} {self._door} {wanted}"
+        if self._door == "--in_place":
+            return f"run {undo_command(self.preprocessed.name)}, then {command} with all other folds you train after -f"
+        return f"run {command}"
 
     @property
     def expand_again(self) -> str:
         """The same where it was run before: with other options it would make other cases."""
-        return f"run sbldm_expand_dataset {self._door} again, with the options that it was run with"
+        return f"run sbldm_expand_dataset -d {self._source} {self._door} again, with the options that it was run with"
+
+    @property
+    def _source(self) -> int:
+        """Number of the dataset of real cases."""
+        return int(self.dataset_json.get("sbldm", {}).get("source_dataset", self.preprocessed.name)[7:10])
 
     @property
     def _door(self) -> str:
         name = self.preprocessed.name
         source = self.dataset_json.get("sbldm", {}).get("source_dataset")
-        door = "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
-        return f"-d {int((source or name)[7:10])} {door}"
+        return "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
 
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""

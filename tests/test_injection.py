@@ -207,17 +207,17 @@ def test_settings_of_the_generator_with_a_source_that_has_none_are_refused(datas
 
 def test_a_fold_without_synthetic_cases_in_an_expanded_dataset_is_refused(dataset):
     expand(dataset)
-    with pytest.raises(UserError, match="Fold 3 of Dataset901_Tiny has no synthetic case that may be trained on"):
+    with pytest.raises(UserError, match="Fold 3 of Dataset901_Tiny has no .* -d 4 -o ID -f 3 .* that is free"):
         start_trainer(nnUNetTrainerSBLDM, dataset, 3)
 
 
-def test_a_dataset_expanded_in_place_is_expanded_in_place_again(dataset):
+def test_a_dataset_expanded_in_place_without_a_fold_is_undone_first(dataset):
     expand(dataset)
     path = dataset.preprocessed / "dataset.json"
     content = read_json(path)
     content["sbldm"]["source_dataset"] = dataset.name
     write_json(path, content)
-    with pytest.raises(UserError, match="run sbldm_expand_dataset -d 901 --in_place -f 3"):
+    with pytest.raises(UserError, match="-d 901 --undo, then sbldm_expand_dataset -d 901 --in_place -f 3"):
         start_trainer(nnUNetTrainerSBLDM, dataset, 3)
 
 
