@@ -13,7 +13,7 @@ import pytest
 from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
-from nnunet_sbldm import cli
+from nnunet_sbldm import cli, expand_command
 from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
@@ -240,6 +240,14 @@ def test_a_new_dataset_of_an_incomplete_one_is_refused_before_a_case_is_made(pha
     message = refused(capsys, "-o", "904", "-n", "1")
     assert f"1 real case(s) of Dataset900_Phantom ({case_id}) are not preprocessed for 3d_fullres, or by an older" in message
     assert not (phantom.raw / "Dataset904_PhantomSBLDM").exists()
+
+
+def test_few_real_cases_are_warned_of(phantom_dataset, generator, capsys, monkeypatch):
+    expand("--pool", "-n", "1", "--dry_run")
+    assert "warning: fold 0 has 8 real training cases" in capsys.readouterr().err
+    monkeypatch.setattr(expand_command, "FEW_CASES", 8)
+    expand("--pool", "-n", "1", "--dry_run")
+    assert "real training cases" not in capsys.readouterr().err
 
 
 def test_in_place_without_the_preprocessed_dataset_json_is_refused(phantom_dataset, generator, capsys):
