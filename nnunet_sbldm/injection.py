@@ -69,9 +69,8 @@ class TrainingFold:
         """For each synthetic id of an expanded dataset what its generator has seen; empty for an ordinary dataset."""
         index = SyntheticIndex.load(expansion_folder(self.preprocessed))
         seen = index.seen_by() if index is not None else {}
-        block = self.dataset_json.get("sbldm", {})
-        unknown = [c for c in block.get("synthetic_cases", ()) if c not in seen]
-        if unknown and block.get("source_dataset") == self.preprocessed.name:
+        unknown = [c for c in self.dataset_json.get("sbldm", {}).get("synthetic_cases", ()) if c not in seen]
+        if unknown and self._source == self.preprocessed.name:
             raise UserError(f"The in-place expansion of {self.preprocessed.name} is not finished: run the same command again, or "
                             f"{undo_command(self.preprocessed.name)}.")
         if unknown:
@@ -92,28 +91,29 @@ class TrainingFold:
         options = "" if plans == DEFAULT_PLANS else f" -p {plans}"
         options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
         wanted = f"-f {self.fold} -ratio 1.0{options}"
-        if self._door.startswith("-o"):
-            return f"run sbldm_expand_dataset -d {self._source} -o ID {wanted} with an ID that is free"
-        command = f"sbldm_expand_dataset -d {self._source} {self._door} {wanted}"
-        if self._door == "--in_place":
-            return f"run {undo_command(self.preprocessed.name)}, then {command} with all other folds you train after -f"
-        return f"run {command}"
+        if self._source is None:
+            return f"run sbldm_expand_dataset {self._door} {wanted}"
+        if self._source != self.preprocessed.name:
+            return f"run sbldm_expand_dataset -d {int(self._source[7:10])} -o ID {wanted} with an ID that is free"
+        again = f"sbldm_expand_dataset {self._door} {wanted} with all other folds you train after -f"
+        return f"run {undo_command(self._source)}, then {again}"
 
     @property
     def expand_again(self) -> str:
         """The same where it was run before: with other options it would make other cases."""
-        return f"run sbldm_expand_dataset -d {self._source} {self._door} again, with the options that it was run with"
+        return f"run sbldm_expand_dataset {self._door} again, with the options that it was run with"
 
     @property
-    def _source(self) -> int:
-        """Number of the dataset of real cases."""
-        return int(self.dataset_json.get("sbldm", {}).get("source_dataset", self.preprocessed.name)[7:10])
+    def _source(self) -> str | None:
+        """Name of the dataset that was expanded, this one or another; None if this is an ordinary dataset."""
+        source: str | None = self.dataset_json.get("sbldm", {}).get("source_dataset")
+        return source
 
     @property
     def _door(self) -> str:
-        name = self.preprocessed.name
-        source = self.dataset_json.get("sbldm", {}).get("source_dataset")
-        return "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
+        name, source = self.preprocessed.name, self._source
+        door = "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
+        return f"-d {int((source or name)[7:10])} {door}"
 
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""
