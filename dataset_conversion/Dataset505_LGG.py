@@ -56,7 +56,10 @@ def convert(archive: Path, dataset: RawDataset, spacing_mm: tuple[float, float, 
         The folder of the dataset.
     """
     folders = case_folders(archive, "TCGA_*", STRUCTURE)
-    cases = [SourceCase(f.name, partial(_write_case, _slices_of(f), dataset.channel_names, spacing_mm)) for f in folders]
+    cases = [
+        SourceCase(f.name, partial(_write_case, _slices_of(f), dataset.channel_names, spacing_mm), spacing_mm=spacing_mm)
+        for f in folders
+    ]
     return write_raw_dataset(dataset, cases)
 
 

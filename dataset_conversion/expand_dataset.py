@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_sbldm.checkpoint import Generator, generator_folder, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch
 from nnunet_sbldm.config import training_options
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
@@ -38,7 +38,7 @@ from nnunet_sbldm.installation import (
     undo_in_place,
 )
 from nnunet_sbldm.known_models import find_model, is_complete, places_of
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
+from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.production import (
     Job,
     ProductionSettings,
@@ -109,6 +109,11 @@ def plan_jobs(
         train, val = fold_cases(dataset, fold)
         generator = load_generator(_generator_of(dataset, fold, model, preset))
         refuse_mismatch(generator, dataset)
+        if not editing and generator.plan.dataset_name == dataset.name and not has_its_plans(generator, dataset):
+            raise UserError(
+                f"The SBLDM in {generator.folder} was trained on {dataset.name} as it was preprocessed at that time; its plans "
+                f"{generator.plan.plans_name} have changed since: move that folder away and train it again."
+            )
         generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
         requests = tuple(plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids)))
         job = edit_job(dataset, fold, generator, requests, editing) if editing else Job(fold, generator, requests)
@@ -141,11 +146,38 @@ def edit_job(
     return Job(fold, replace(generator, seen=(*generator.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
 
 
-def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], num_configurations: int, with_raw: bool) -> int:
-    """Upper estimate of the disk space that the jobs need, uncompressed."""
-    voxels = sum(len(j.requests) * int(np.prod(j.generator.plan.grid.shape)) for j in jobs)
-    bytes_per_voxel = len(dataset.channel_names) * 4 + 2
-    return voxels * bytes_per_voxel * (num_configurations + int(with_raw))
+def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], views: Sequence[NnunetDataset], with_raw: bool) -> int:
+    """Estimate of the disk space that the jobs need: of whole cases uncompressed, of edits as much as the largest host has.
+
+    Args:
+        dataset: the real dataset.
+        jobs: what is to be made.
+        views: the dataset through each configuration that cases are preprocessed for.
+        with_raw: whether raw files are written, too.
+    """
+    per_case = _bytes_of_edit if jobs and jobs[0].editing else _bytes_of_whole_case
+    places: list[NnunetDataset | None] = [*views, *([None] if with_raw else [])]
+    return sum(len(job.requests) * per_case(dataset, job, place) for job in jobs for place in places)
+
+
+def _bytes_of_whole_case(_: NnunetDataset, job: Job, view: NnunetDataset | None) -> int:
+    """Preprocessed through a view, or raw, at the generator's spacing."""
+    plan = job.generator.plan
+    spacing_mm = plan.grid.spacing_mm if view is None else view.config.spacing
+    finer = np.divide(plan.grid.spacing_mm[-len(spacing_mm) :], spacing_mm)  # a 2d configuration keeps the slices
+    return int(np.prod(plan.grid.shape) * np.prod(finer) * (len(plan.channel_names) * 4 + 2))
+
+
+def _bytes_of_edit(dataset: NnunetDataset, job: Job, view: NnunetDataset | None) -> int:
+    """The largest host's files, preprocessed through a view, or raw."""
+
+    def files_of(host: str) -> list[Path]:
+        if view is not None:
+            return [view.data_folder / f"{host}{ending}" for ending in PREPROCESSED_ENDINGS]
+        return [Path(f) for f in (*dataset.case_files[host]["images"], dataset.case_files[host]["label"])]
+
+    hosts = job.editing.hosts if job.editing else ()
+    return max((sum(f.stat().st_size for f in files_of(host) if f.is_file()) for host in hosts), default=0)
 
 
 def _undecided(job: Job, destination: Destination, settings: ProductionSettings) -> Job:
@@ -229,9 +261,10 @@ def fill_pool(
     destinations = [PoolDestination(views, job.fold) for job in jobs]
     pairs = zip(jobs, destinations, strict=True)
     still_open = [_undecided(job, d, settings) if _plans_fit(d) else job for job, d in pairs]
-    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, len(views), with_raw=False))
+    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, views, with_raw=False))
     for job, destination in zip(jobs, destinations, strict=True):
         _clear_stale(job, destination, settings)
+        _announce_plans(destination)
     folders = [d.folder(view) for d in destinations for view in views]
     outcome = _produce_all(dataset, jobs, destinations, settings, folders)
     if outcome.num_open:
@@ -243,7 +276,10 @@ def fill_pool(
 
 
 def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSettings) -> None:
-    """Remove cases and records of other requests; the index goes first, so that no trainer reads a pool in between."""
+    """Remove cases and records of other requests; the index is emptied first, so that no trainer reads a pool in between.
+
+    It keeps the plans that the cases were preprocessed with until the last of them is gone.
+    """
     asked = {r.case_id: r for r in job.requests}
     for file in (file for folder in rejected_folders(destination) for file in folder.glob("*.json")):
         if file.stem not in asked or not matches(file, asked[file.stem], job, settings):
@@ -254,15 +290,28 @@ def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSet
     if found <= keep:
         return
     for view in destination.views:
-        (destination.folder(view) / INDEX_NAME).unlink(missing_ok=True)
+        folder = destination.folder(view)
+        if (index := SyntheticIndex.load(folder)) is not None:
+            SyntheticIndex(index.plans_hash).save(folder)
     for case_id in found - keep:
         destination.remove(case_id)
+    if not plans_fit:
+        for view in destination.views:
+            (destination.folder(view) / INDEX_NAME).unlink(missing_ok=True)
 
 
 def _plans_fit(destination: PoolDestination) -> bool:
     """Whether what the pools hold went through the preprocessing that the plans now ask for."""
     indices = ((view, SyntheticIndex.load(destination.folder(view))) for view in destination.views)
-    return all(index is None or index.plans_hash == view.plans_hash() for view, index in indices)
+    return all(index is not None and index.plans_hash == view.plans_hash() for view, index in indices)
+
+
+def _announce_plans(destination: PoolDestination) -> None:
+    """An index without cases, before the first case: it says which preprocessing those that follow go through."""
+    for view in destination.views:
+        folder = destination.folder(view)
+        if not (folder / INDEX_NAME).is_file():
+            SyntheticIndex(view.plans_hash()).save(folder)
 
 
 # --- a new dataset -------------------------------------------------------------------------------------------------
@@ -300,8 +349,8 @@ def write_dataset(
     own = raw / "synthetic"
     destination = RawDestination(views, own / "images", own / "labels", own / "provenance", preprocessed, raw / MARKER)
     still_open = [_undecided(job, destination, settings) for job in jobs]
-    check_disk(raw.parent, estimate_bytes(dataset, still_open, 0, with_raw=True))
-    check_disk(preprocessed.parent, estimate_bytes(dataset, still_open, len(views), with_raw=False))
+    check_disk(raw.parent, estimate_bytes(dataset, still_open, (), with_raw=True))
+    check_disk(preprocessed.parent, estimate_bytes(dataset, still_open, views, with_raw=False))
     _mark_or_match(raw, _request(dataset, jobs, configurations, settings))
     destinations = [destination] * len(jobs)
 
@@ -345,7 +394,8 @@ def _mark_or_match(raw: Path, request: dict[str, Any]) -> None:
         write_json(raw / MARKER, request)
     elif read_json(raw / MARKER) != request:
         raise UserError(
-            f"{raw} holds an expansion with other settings, plans or generators; choose another id or delete that dataset."
+            f"{raw} holds an expansion with other settings, plans, generators, folds or number of cases; choose another id or "
+            "delete that dataset."
         )
 
 
@@ -356,15 +406,14 @@ def expand_in_place(
     dataset: NnunetDataset, jobs: Sequence[Job], configurations: Sequence[str], settings: ProductionSettings
 ) -> Outcome:
     """Add synthetic cases to the raw and preprocessed folders of the dataset itself; :func:`undo` takes them out again."""
-    if any(job.fold == "all" for job in jobs):
-        raise UserError("--in_place cannot serve fold all: stock nnU-Net would validate on the synthetic cases; use --pool.")
     views = views_of(dataset, configurations)
+    refuse_in_place(jobs, views)
     raw, own = dataset.raw, dataset.raw / IN_PLACE
     records, manifest = own / "provenance", own / MANIFEST
     destination = RawDestination(views, raw / "imagesTr", raw / "labelsTr", records, dataset.preprocessed, manifest)
     still_open = [_undecided(job, destination, settings) for job in jobs]
-    check_disk(raw, estimate_bytes(dataset, still_open, 0, with_raw=True))
-    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, len(views), with_raw=False))
+    check_disk(raw, estimate_bytes(dataset, still_open, (), with_raw=True))
+    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, views, with_raw=False))
     case_ids = [r.case_id for job in jobs for r in job.requests]
     begin_in_place(dataset, destination, _request(dataset, jobs, configurations, settings), case_ids)
     destinations = [destination] * len(jobs)
@@ -380,6 +429,27 @@ def expand_in_place(
     installed = _installed(jobs, destinations, settings)
     install_in_place(dataset, destination, installed)
     return _finished(outcome, installed)
+
+
+def refuse_in_place(jobs: Sequence[Job], views: Sequence[NnunetDataset]) -> None:
+    """Refuse what an in-place expansion would break, for the splits of a dataset are those of all its configurations.
+
+    Raises:
+        UserError: fold all, or real cases that are preprocessed for other configurations, too.
+    """
+    if any(job.fold == "all" for job in jobs):
+        raise UserError("--in_place cannot serve fold all: stock nnU-Net would validate on the synthetic cases; use --pool.")
+    dataset, ours = views[0], [view.data_folder.name for view in views]
+    folders = sorted(f.parent.name for c in dataset.real_case_ids[:1] for f in dataset.preprocessed.glob(f"*/{c}.pkl"))
+    others = [name for name in folders if name not in ours]
+    if not others:
+        return
+    planned = {replace(dataset, configuration=c).data_folder.name for c in dataset.plans.available_configurations}
+    remedy = "name these, too (-c), use --pool or -o" if planned.issuperset(others) else "use --pool or -o"
+    raise UserError(
+        f"{dataset.name} is also preprocessed in {', '.join(others)}, where --in_place would leave splits with synthetic cases "
+        f"that have no files: {remedy}, or delete what you do not train."
+    )
 
 
 def undo(name: str) -> tuple[int, list[Path]]:

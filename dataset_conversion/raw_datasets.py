@@ -66,11 +66,13 @@ class SourceCase:
         case_id: its identifier in nnU-Net.
         write: called with the image files, one per channel, and the label file; writes each with a function of this module.
         has_label: cases with a label are for training, others for testing.
+        spacing_mm: voxel size (Z, Y, X) that the user says it has; None where the archive states one.
     """
 
     case_id: str
     write: Callable[[Sequence[Path], Path], None]
     has_label: bool = True
+    spacing_mm: tuple[float, float, float] | None = None
 
 
 def write_raw_dataset(dataset: RawDataset, cases: Sequence[SourceCase]) -> Path:
@@ -92,6 +94,8 @@ def write_raw_dataset(dataset: RawDataset, cases: Sequence[SourceCase]) -> Path:
         label = folder / f"labels{part}" / f"{case.case_id}{ENDING}"
         if not all(f.is_file() for f in (*images, *([label] if case.has_label else []))):
             case.write(images, label)
+        elif case.spacing_mm is not None:
+            _refuse_other_spacing(case, images[0])
     write_json(folder / "dataset.json", dataset.to_json(sum(c.has_label for c in cases)))
     return folder
 
@@ -126,6 +130,13 @@ def _refuse_strangers(folder: Path, dataset: RawDataset, cases: Sequence[SourceC
     strangers = sorted(p.name for p in (folder / "labelsTr").glob(f"*{ENDING}") if p.name[: -len(ENDING)] not in known)
     if strangers:
         raise UserError(f"{folder / 'labelsTr'} has {strangers[0]}, which is not in the archive; remove that dataset first.")
+
+
+def _refuse_other_spacing(case: SourceCase, image: Path) -> None:
+    _, (x, y, z) = _grid_of(case.case_id, image)
+    if case.spacing_mm is not None and not np.allclose((z, y, x), case.spacing_mm, rtol=1e-3):
+        wanted, found = (" ".join(f"{v:g}" for v in values) for values in (case.spacing_mm, (z, y, x)))
+        raise UserError(f"{image} has a spacing of {found} mm, not {wanted}: remove that dataset first, or give its spacing.")
 
 
 # --- reading an archive --------------------------------------------------------------------------------------------

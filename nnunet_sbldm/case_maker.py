@@ -60,7 +60,7 @@ class CaseMaker:
         fold, generator = self._production.fold, self._production.generator
         request = Request(case_id_of(fold, number), seed_of(self._seed, fold, number), {})
         *_, (drawn, record) = judged_draws(self._production, [request], self._yardstick, self._settings, self._tally)
-        return (None if record.gate.get("reasons") else drawn.case(generator)), record
+        return (None if drawn is None or record.gate.get("reasons") else drawn.case(generator)), record
 
     def writer(self, case: Case, record: SyntheticRecord) -> Callable[[Path], None]:
         """A function that writes the case into a folder: preprocessed by nnU-Net, with its record."""

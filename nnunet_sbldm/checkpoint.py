@@ -317,3 +317,11 @@ def refuse_mismatch(generator: Generator, dataset: NnunetDataset) -> None:
         raise UserError(
             f"The SBLDM in {generator.folder} makes the labels {theirs}, but {dataset.name} has {dataset.dataset_json['labels']}."
         )
+
+
+def has_its_plans(generator: Generator, dataset: NnunetDataset) -> bool:
+    """Whether the plans that a generator was trained with still say of a dataset what they said then."""
+    plan = generator.plan
+    view = replace(dataset, plans_name=plan.plans_name, configuration=plan.configuration)
+    is_planned = (dataset.preprocessed / f"{plan.plans_name}.json").is_file()
+    return is_planned and plan.configuration in view.plans.available_configurations and view.plans_hash() == plan.plans_hash

@@ -26,6 +26,7 @@ from nnunet_sbldm.regions import (
     Region,
     Window,
     condition_elsewhere,
+    dilated,
     ellipsoids,
     fitting_condition,
     impossible,
@@ -107,7 +108,8 @@ class PreparedHost:
         window: where the grid lies.
         label: [D, H, W] on the grid.
         lesions: [D, H, W] bool, every foreground voxel.
-        ignored: [D, H, W] bool, voxels of the ignore label; they always stay.
+        fixed: [D, H, W] bool, voxels that always stay: those of the ignore label, and the anatomy in the last plane before a
+            face of the grid that the host reaches beyond, so that no edit ends there abruptly.
         image: [C, D, H, W] network scale, ``FILL`` outside.
         classes: [D, H, W] class indices.
     """
@@ -116,17 +118,34 @@ class PreparedHost:
     window: Window
     label: LabelArray
     lesions: np.ndarray
-    ignored: np.ndarray
+    fixed: np.ndarray
     image: FloatArray
     classes: np.ndarray
 
     def kept(self, kind: str) -> np.ndarray:
         """[D, H, W] bool, labelled voxels that stay."""
-        return self.ignored | self.lesions if kind == "add" else self.ignored
+        return self.fixed | self.lesions if kind == "add" else self.fixed
 
     def gone(self, kind: str) -> np.ndarray:
         """[D, H, W] bool, lesion voxels that are painted over."""
         return np.zeros_like(self.lesions) if kind == "add" else self.lesions
+
+    @property
+    def open_faces(self) -> np.ndarray:
+        """[D, H, W] bool, voxels in the last plane before a face of the grid that the host reaches beyond."""
+        return self.window.open_faces(self.host.label.shape)
+
+    def asked_on_grid(self, asked: Mapping[str, float]) -> Mapping[str, float]:
+        """What is asked of the whole host, with places as fractions of that part of the anatomy that the grid holds."""
+        if self.window.holds(self.host.label.shape):
+            return asked
+        whole, part = bounding_box(self.host.label != OUTSIDE), bounding_box(self.label != OUTSIDE)
+        out = dict(asked)
+        for axis, w, p, start in zip(AXES, whole, part, self.window.start, strict=True):
+            for name in (n for n in asked if n.endswith(f"/centroid_{axis}")):
+                voxel = w.start + asked[name] * (w.stop - w.start) - start
+                out[name] = (voxel - p.start) / (p.stop - p.start)
+        return out
 
 
 @dataclass(frozen=True)
@@ -175,15 +194,16 @@ class EditPlanner:
         """The task of the first choice whose host has room for what is asked.
 
         Raises:
-            UserError: none has; the sentence says what the first has room for.
+            NoRoomError: none has; the sentence says what the first has room for.
         """
         for choice in choices:
             task = self.task(request, choice)
             if task is not None:
                 return task
         plan, prepared = self.generator.plan, self.prepared(request, choices[0])
-        room = self._room(prepared, choices[0])
-        raise impossible(plan, choices[0].host, prepared.label, room, request.asked)
+        host = prepared.host.label
+        room = prepared.window.put(self._room(prepared, choices[0]), host.shape, False)
+        raise impossible(plan, choices[0].host, host, room, request.asked)
 
     def task(self, request: Request, choice: EditChoice) -> EditTask | None:
         """Condition, region and latents of an edit; None if this host has no room for it."""
@@ -191,12 +211,16 @@ class EditPlanner:
         label, spacing_mm, latent_shape = prepared.label, plan.grid.spacing_mm, plan.grid.latent_shape
         rng = np.random.default_rng([request.noise_seed, CONDITION_STREAM])
         kept, core = prepared.kept(choice.kind), prepared.gone(choice.kind)
+        if (core & dilated(prepared.open_faces, max(spacing_mm), spacing_mm)).any():  # a part of the lesion would stay
+            return None
         if choice.kind == "remove":
             condition = condition_elsewhere(plan, label, core, rng)
             asked = {f"{t.name}/{FEATURES[0]}": 0.0 for t in plan.targets}
         else:
             room = self._room(prepared, choice)
-            found = fitting_condition(plan, label, room, request.asked, request.diversity, rng)
+            found = fitting_condition(
+                plan, label, room, prepared.asked_on_grid(request.asked), request.diversity, rng
+            )
             if found is None:
                 return None
             condition, asked = found, as_dict(plan.condition_scaling.names, found)
@@ -206,7 +230,8 @@ class EditPlanner:
             return None
         free = region.latent_mask(latent_shape)
         if choice.kind == "add" and prepared.lesions.any():
-            free = free | region_around(prepared.lesions, label, spacing_mm, prepared.ignored).latent_mask(latent_shape)
+            everything = region_around(prepared.lesions, label, spacing_mm, np.zeros_like(kept))
+            free = free | everything.latent_mask(latent_shape)
         return EditTask(request, choice, prepared, condition, asked, region, free)
 
     def _room(self, prepared: PreparedHost, choice: EditChoice) -> np.ndarray:
@@ -220,11 +245,21 @@ class EditPlanner:
     # --- hosts on the grid ---
 
     def real_arrays(self, case_id: str) -> tuple[FloatArray, LabelArray]:
-        """A real case at the generator's spacing: image [C, D, H, W] and label [D, H, W], as nnU-Net preprocesses them."""
+        """A real case at the generator's spacing: image [C, D, H, W] and label [D, H, W], as nnU-Net preprocesses them.
+
+        Ignored voxels count as background: what is in them is not known to be a lesion.
+        """
         if self.dataset.resampled_mm is None:
-            return load_preprocessed(self.dataset, case_id)
-        host = host_of(self.dataset, read_case(self.dataset, case_id))
-        return host.image, host.label
+            image, label = load_preprocessed(self.dataset, case_id)
+        else:
+            host = host_of(self.dataset, read_case(self.dataset, case_id))
+            image, label = host.image, host.label
+        return image, np.where(self._is_ignored(label), 0, label)
+
+    def _is_ignored(self, label: LabelArray) -> np.ndarray:
+        """[D, H, W] bool, voxels of the ignore label."""
+        ignore_label = self.generator.plan.encoding.ignore_label
+        return np.zeros(label.shape, bool) if ignore_label is None else label == ignore_label
 
     def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
         """A host where the model's grid lies on it; the latest ones are kept."""
@@ -242,18 +277,19 @@ class EditPlanner:
         plan, label = self.generator.plan, window.take(host.label, OUTSIDE)
         classes = plan.encoding.encode(label)
         image = np.where(classes == 0, FILL, window.take(plan.intensity.scaled(host.image), 0)).astype(np.float32)
-        ignored = label == plan.encoding.ignore_label if plan.encoding.ignore_label is not None else np.zeros(label.shape, bool)
-        lesions = (label > 0) & ~ignored
-        return PreparedHost(host, window, label, lesions, ignored, image, classes)
+        ignored = self._is_ignored(label)
+        lesions, fixed = (label > 0) & ~ignored, ignored | (window.open_faces(host.label.shape) & (label != OUTSIDE))
+        return PreparedHost(host, window, label, lesions, fixed, image, classes)
 
     def _centre(self, host: Host, request: Request, choice: EditChoice) -> list[float]:
         """Host voxel around which a host larger than the grid is looked at: the old lesion, or where a new one is asked."""
-        lesions = np.argwhere(host.label > 0)
+        lesions = np.argwhere((host.label > 0) & ~self._is_ignored(host.label))
         if choice.kind != "add" and len(lesions):
             return lesions.mean(axis=0).tolist()
         rng = np.random.default_rng([request.noise_seed, WINDOW_STREAM])
-        target = self.generator.plan.targets[0].name
-        fractions = [request.asked.get(f"{target}/centroid_{a}", float(f)) for a, f in zip(AXES, rng.random(3), strict=True)]
+        asked, targets = request.asked, self.generator.plan.targets
+        places = [[asked[n] for t in targets if (n := f"{t.name}/centroid_{a}") in asked] for a in AXES]
+        fractions = [next(iter(p), float(f)) for p, f in zip(places, rng.random(3), strict=True)]
         box = bounding_box(host.label != OUTSIDE)
         return [b.start + f * (b.stop - b.start) for b, f in zip(box, fractions, strict=True)]
 

@@ -51,7 +51,7 @@ class EditedCases:
         """Edit a host for each request.
 
         Raises:
-            UserError: no host has room for what is asked.
+            NoRoomError: no host has room for what is asked.
         """
         real = self.real
         tasks = [

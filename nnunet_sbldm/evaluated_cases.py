@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, refuse_mismatch
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.folds import find_leaks, names_of
+from nnunet_sbldm.folds import find_leaks, names_of, with_groups
+from nnunet_sbldm.groups import remembered_groups
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
@@ -44,7 +45,8 @@ def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[
             f"Fold {plan.fold} of {dataset.name} holds out {len(held_out)} real case(s); an evaluation needs at least "
             f"{MIN_CASES} that the SBLDM never saw: evaluate one that was trained on a numbered fold."
         )
-    leaks = find_leaks(generator.seen, fingerprints_of(dataset, held_out).values())
+    seen = with_groups(generator.seen, remembered_groups(dataset.preprocessed))  # patients may have been named since
+    leaks = find_leaks(seen, fingerprints_of(dataset, held_out).values())
     if leaks:
         named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
         raise UserError(
@@ -155,7 +157,7 @@ def make_cases(
     draws: list[SyntheticRecord] = []
     for drawn, record in judged_draws(job, requests, nearest, settings, tally):
         draws.append(record)
-        if use_gate and record.gate.get("reasons"):
+        if drawn is None or (use_gate and record.gate.get("reasons")):
             continue
         case = drawn.case(generator)
         if not case.image.any():

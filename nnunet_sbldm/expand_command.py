@@ -164,16 +164,21 @@ def _production_settings(args: argparse.Namespace) -> ProductionSettings:
 
 def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[Job]) -> None:
     """What a real run would do; one case is drawn to measure the time, and thrown away."""
-    from nnunet_sbldm.dataset_conversion.expand_dataset import estimate_bytes
+    from nnunet_sbldm.dataset_conversion.expand_dataset import estimate_bytes, refuse_in_place
     from nnunet_sbldm.destinations import views_of
+    from nnunet_sbldm.installation import refuse_incomplete
     from nnunet_sbldm.production import seconds_per_draw
 
-    views_of(dataset, args.c)
+    views = views_of(dataset, args.c)
+    if args.in_place:
+        refuse_in_place(jobs, views)
+    if args.o:
+        refuse_incomplete(views)
     settings, num_cases = _production_settings(args), sum(len(job.requests) for job in jobs)
     for job in jobs:
         first, last = job.requests[0].case_id, job.requests[-1].case_id
         print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
-    gigabytes = estimate_bytes(dataset, jobs, len(args.c), with_raw=not args.pool) / 2**30
+    gigabytes = estimate_bytes(dataset, jobs, views, with_raw=not args.pool) / 2**30
     minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
     written = "no case was written" + (", but -groups is remembered" if args.groups else "")
     print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; {written}.")

@@ -44,12 +44,17 @@ def case_features(
     features = dict(zip(feature_names(targets), measure(label, targets, spacing_mm).tolist(), strict=True))
     features[f"{ANATOMY}/volume_ml"] = float(inside.sum() * np.prod(spacing_mm) / 1000)
     masks = {t.name: np.isin(label, t.label_values) for t in targets}
-    for name, channel in zip(channel_names, image, strict=True):
+    for name, channel in zip(distinct(channel_names), image, strict=True):
         features |= {f"{ANATOMY}/{name}/{k}": v for k, v in texture(channel, inside).items()}
         for target, mask in masks.items():
             values = mask_intensities(channel, mask, inside, spacing_mm)
             features |= {f"{target}/{name}/{k}": v for k, v in zip(MASK_INTENSITY, values, strict=True)}
     return features
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of channels with a number where one comes again: nnU-Net knows some normalisations by the channel's name alone."""
+    return [n if n not in names[:i] else f"{n} ({1 + list(names[:i]).count(n)})" for i, n in enumerate(names)]
 
 
 def texture(channel: FloatArray, inside: np.ndarray) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, has_its_plans, load_generator, refuse_mismatch
 from nnunet_sbldm.config import training_options
 from nnunet_sbldm.edit_tasks import refuse_other_axes
 from nnunet_sbldm.folds import guard_split
@@ -149,9 +149,7 @@ def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: Trai
     """The generator's training cases must still lie there as it saw them: synthetic cases are compared with them."""
     plan = generator.plan
     view = replace(dataset, plans_name=plan.plans_name, configuration=plan.configuration)
-    is_planned = (dataset.preprocessed / f"{plan.plans_name}.json").is_file()
-    is_planned = is_planned and plan.configuration in view.plans.available_configurations
-    if not is_planned or view.plans_hash() != plan.plans_hash:
+    if not has_its_plans(generator, dataset):
         raise UserError(
             f"The SBLDM in {generator.folder} was trained with other plans {plan.plans_name} ({plan.configuration}) than "
             f"{dataset.name} has now: delete that folder and {train_command(fold)} {_training_options(plan)}."

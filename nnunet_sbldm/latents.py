@@ -123,9 +123,12 @@ def foreground_weights(arrays: TrainingArrays, latent_shape: Sequence[int], fore
 
     A small tumour is a small part of a volume; unweighted, leaving it out costs the denoiser almost nothing.
     """
-    foreground = torch.from_numpy((arrays.classes > 1) & (arrays.classes != IGNORED))
-    held = F.adaptive_max_pool2d(foreground.float(), tuple(latent_shape[1:]))[:, None]
-    return 1 + (foreground_weight - 1) * held
+
+    def held(classes: np.ndarray) -> Tensor:
+        foreground = torch.from_numpy((classes > 1) & (classes != IGNORED))
+        return F.adaptive_max_pool2d(foreground.float(), tuple(latent_shape[1:]))
+
+    return 1 + (foreground_weight - 1) * torch.stack([held(classes) for classes in arrays.classes])[:, None]
 
 
 def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:

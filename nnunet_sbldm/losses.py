@@ -35,9 +35,11 @@ def label_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
     Args:
         logits: [B, K, H, W].
-        classes: [B, H, W] int64, ``IGNORED`` where unknown.
+        classes: [B, H, W] int64, ``IGNORED`` where unknown; where all is, the loss is 0.
     """
     known = classes != IGNORED
+    if not known.any():
+        return logits.sum() * 0
     cross_entropy = F.cross_entropy(logits, classes, ignore_index=IGNORED)
     probability = logits.softmax(dim=1) * known[:, None]
     one_hot = F.one_hot(classes.where(known, 0), logits.shape[1]).movedim(-1, 1) * known[:, None]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.conditions import Target, measure, roughness_of_targets
-from nnunet_sbldm.features import case_features, halo, pooled_latents
+from nnunet_sbldm.features import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.memorisation import KINDS, descriptors, left_right_axis
@@ -171,7 +171,7 @@ def feature_columns(generator: Generator, cases: CaseSet) -> list[str]:
 
 def halo_columns(plan: GeneratorPlan) -> list[str]:
     """Names of the columns of :attr:`Measures.halo`."""
-    return [f"{target.name}/{channel}/halo" for target in plan.targets for channel in plan.channel_names]
+    return [f"{target.name}/{channel}/halo" for target in plan.targets for channel in distinct(plan.channel_names)]
 
 
 def contact_columns(targets: Sequence[Target]) -> list[str]:

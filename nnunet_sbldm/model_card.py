@@ -5,6 +5,7 @@ Written by the commands from what is known; no id of a case is in it. It is not 
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -194,11 +195,14 @@ def read_card(folder: Path) -> ModelCard:
     """The card of a finished generator; made from what else is known where there is none yet.
 
     Raises:
-        UserError: a card that this version cannot read.
+        UserError: a card that this version cannot read, or none and too little to make one from.
     """
     if not (folder / CARD).is_file():
         from nnunet_sbldm.checkpoint import GeneratorPlan
 
+        missing = [n for n in ("generator.json", "dataset.json", "training_cases.json") if not (folder / n).is_file()]
+        if missing:
+            raise UserError(f"{folder} is no whole SBLDM: {', '.join(missing)} missing; train or import it again.")
         plan = GeneratorPlan.from_json(read_json(folder / "generator.json"))
         return make_card(folder, plan, read_json(folder / "dataset.json"), read_json(folder / "training_cases.json"))
     import jinja2
@@ -230,7 +234,9 @@ def refresh_card(folder: Path, result: Mapping[str, Any]) -> bool:
         return False
     try:
         write_card(folder, with_evaluation(read_card(folder), result))
-    except PermissionError:
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         return False
     return True
 

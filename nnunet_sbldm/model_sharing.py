@@ -6,11 +6,13 @@ reaches its place before everything is checked.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
 import re
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -171,8 +173,12 @@ def unpack_model(file: Path, folder: Path) -> None:
             folder.mkdir()
             for name in reversed(MEMBERS):  # the manifest first
                 _unpack(file, archive, name, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, struct.error) as e:
         raise UserError(f"{file} is no zip file, or a damaged one ({e}).") from e
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        raise UserError(f"{file} is a damaged zip file: it points outside of itself.") from e
     _refuse_unusable(file, folder)
 
 

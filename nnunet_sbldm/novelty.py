@@ -13,26 +13,41 @@ from torch import Tensor
 MIN_CASES = 4
 
 
-def novelty_of(samples: Tensor, latents: Tensor, num_cases: int) -> float:
-    """Median ratio of nearest to second nearest distance of samples, over that of real cases among themselves.
+class Novelty:
+    """How new samples are, by the training rows that they might be copies of.
 
     Args:
-        samples: [M, ...] standardised latent volumes.
         latents: [R, ...] of the training rows; row i is case ``i % num_cases`` or an augmented copy of it.
         num_cases: real cases, at least ``MIN_CASES``.
-
-    Returns:
-        About 1 where samples are as new as another real case would be, near 0 where they are copies.
     """
-    owner = torch.arange(len(latents)) % num_cases
-    real = [_ratio(latents[i], latents[owner != i], owner[owner != i]) for i in range(num_cases)]
-    made = [_ratio(sample, latents, owner) for sample in samples]
-    return float(torch.tensor(made).median() / torch.tensor(real).median())
 
+    def __init__(self, latents: Tensor, num_cases: int) -> None:
+        self._latents, self._num_cases = latents.flatten(1), num_cases
+        self._real = self._ratios(latents[:num_cases], but=torch.arange(num_cases)).median()
 
-def _ratio(volume: Tensor, latents: Tensor, owner: Tensor) -> float:
-    """Distance to the nearest case over that to the second nearest; a case is as near as its nearest copy."""
-    distances = (latents - volume).flatten(1).square().mean(dim=1).sqrt()
-    per_case = torch.full((int(owner.max()) + 1,), torch.inf).scatter_reduce(0, owner, distances, "amin")
-    nearest, second = per_case.topk(2, largest=False).values
-    return float(nearest / second.clamp(min=1e-12))
+    def of(self, samples: Tensor) -> float:
+        """Median ratio of nearest to second nearest distance of samples, over that of real cases among themselves.
+
+        Args:
+            samples: [M, ...] standardised latent volumes.
+
+        Returns:
+            About 1 where samples are as new as another real case would be, near 0 where they are copies.
+        """
+        return float(self._ratios(samples).median() / self._real)
+
+    def _ratios(self, volumes: Tensor, but: Tensor | None = None) -> Tensor:
+        """Distance to the nearest case over that to the second nearest; a case is as near as its nearest copy.
+
+        Args:
+            volumes: [M, ...].
+            but: [M] number of a case that is left out for each volume.
+        """
+        distances = torch.cdist(volumes.flatten(1), self._latents, compute_mode="donot_use_mm_for_euclid_dist")
+        owner = torch.arange(len(self._latents)) % self._num_cases
+        per_case = torch.full((len(volumes), self._num_cases), torch.inf)
+        per_case = per_case.scatter_reduce(1, owner.expand(len(volumes), -1), distances, "amin")
+        if but is not None:
+            per_case[torch.arange(len(volumes)), but] = torch.inf
+        nearest, second = per_case.topk(2, largest=False).values.unbind(1)
+        return nearest / second.clamp(min=1e-12)

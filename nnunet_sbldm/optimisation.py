@@ -10,11 +10,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -55,11 +56,16 @@ class Stage:
     novelty: Callable[[nn.Module], float] | None = None
 
 
+MAX_WAIT = timedelta(days=2)
+"""So long may other processes wait for the first one, which prepares the training cases alone."""
+
+
 def make_accelerator(device: str) -> Accelerator:
     """Device, precision (bf16 where it is faster, else fp16 on GPUs, fp32 elsewhere) and processes; works under ``torchrun``."""
     refuse_missing_device(device)
     mixed_precision = "bf16" if best_precision(device) == "bf16" else ("fp16" if device == "cuda" else "no")
-    return Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu")
+    patience = InitProcessGroupKwargs(timeout=MAX_WAIT)
+    return Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu", kwargs_handlers=[patience])
 
 
 def learning_rate_at(step: int, config: StageConfig) -> float:

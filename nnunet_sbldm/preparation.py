@@ -82,17 +82,26 @@ def summarise(dataset: NnunetDataset, case_id: str, encoding: LabelEncoding, tar
     image, label = load_preprocessed(dataset, case_id)
     _check(dataset, case_id, image, label, encoding)
     inside = label != OUTSIDE
-    raw_inside = (raw.image != 0).any(axis=0)
+    ranges = [_ranges(*pair) for pair in zip(image[:, inside], raw.image[:, (raw.image != 0).any(axis=0)], strict=True)]
+    for name, found in zip(dataset.channel_names, ranges, strict=True):
+        if not np.ptp(found, axis=1).all():
+            raise UserError(f"Channel {name} of case {case_id} of {dataset.name} is constant in the anatomy; remove the case.")
     return CaseSummary(
         shape=label.shape,
         outside_share=float(1 - inside.mean()),
-        normalised=np.array([np.percentile(c[inside], (LOW, HIGH)) for c in image]),
-        raw=np.array([np.percentile(c[raw_inside], (LOW, HIGH)) for c in raw.image]),
+        normalised=np.array([own for own, _ in ranges]),
+        raw=np.array([theirs for _, theirs in ranges]),
         condition=measure(label, targets, dataset.config.spacing),
         appearance=measure_appearance(image, label, targets, dataset.config.spacing),
         components={v: components_of(label == v, image)[1:] for v in encoding.values if v > 0 and (label == v).any()},
         geometry=raw.geometry,
     )
+
+
+def _ranges(normalised: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """Low and high of a channel's voxels [2, 2], normalised and raw: percentiles, the extremes where few voxels differ at all."""
+    ranges = np.array([np.percentile(v, (LOW, HIGH)) for v in (normalised, raw)])
+    return ranges if np.ptp(ranges, axis=1).all() else np.array([(v.min(), v.max()) for v in (normalised, raw)])
 
 
 def _check(dataset: NnunetDataset, case_id: str, image: FloatArray, label: LabelArray, encoding: LabelEncoding) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.conditions import as_vector
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.destinations import Destination
 from nnunet_sbldm.edit_tasks import EditSettings
@@ -29,12 +30,14 @@ from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import Draw, NearestRealCase, draw
-from nnunet_sbldm.types import Case, UnfitGeneratorError
+from nnunet_sbldm.synthesis import Draw, NearestRealCase, draw, record_of
+from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError
 
 Yardstick = NearestRealCase | EditedCases
 
 REJECTED = "rejected"
+NO_ROOM = "no_room"
+"""Rule by which a request is given up for which no host has room."""
 ROUNDING = ("batch_size", "precision")
 """Of the sampler: recorded, but the parts of one job may run on machines that differ in them."""
 MIN_DECIDED = 10
@@ -193,9 +196,9 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     with progress, Writers(destination, settings.num_writers) as writers:
         for drawn, record in judged_draws(job, open_requests, yardstick, settings, tally):
             start = time.monotonic()
-            if not record.gate.get("reasons"):
+            if drawn is not None and not record.gate.get("reasons"):
                 writers.put(drawn.case(job.generator), record)
-            elif record.attempt + 1 >= settings.max_attempts:
+            elif drawn is None or record.attempt + 1 >= settings.max_attempts:
                 _save_rejected(record, destination)
             else:
                 continue
@@ -214,37 +217,57 @@ def yardstick_of(job: Job, dataset: NnunetDataset) -> Yardstick:
 
 def judged_draws(
     job: Job, requests: Sequence[Request], yardstick: Yardstick, settings: ProductionSettings, tally: Tally
-) -> Iterator[tuple[Draw | EditedDraw, SyntheticRecord]]:
+) -> Iterator[tuple[Draw | EditedDraw | None, SyntheticRecord]]:
     """Draw until every request is accepted or given up: every draw, with its record.
 
     A draw is rejected if ``gate["reasons"]`` of its record names any; its request is drawn again until the attempts of the
-    settings are used up.
+    settings are used up. A lesion for which no host has room is given up at once: its draw is None.
     """
     generator, sampler, queue = job.generator, settings.sampler, deque(requests)
     maker = _maker(job, yardstick)
     while queue:
         batch = [queue.popleft() for _ in range(min(sampler.batch_size, len(queue)))]
         start = time.monotonic()
-        for drawn in maker.draw(batch, sampler):
-            tally.seconds["sampling"] += time.monotonic() - start
-            start = time.monotonic()
-            closest = maker.nearest(drawn)
-            record = replace(drawn.record(generator, sampler), fold=job.fold, nearest_real_case=closest)
-            verdict = maker.judge(drawn, record) if settings.use_gate else {}
-            record.gate.update(verdict)
-            record.sampler.update(settings.signature(), **job.signature(), asked=dict(drawn.request.asked))
-            tally.attempts += 1
-            tally.evaluations += drawn.num_draws
-            tally.reasons.update(_rules(verdict))
-            tally.seconds["judging"] += time.monotonic() - start
-            if not verdict.get("reasons"):
-                tally.accepted += 1
-            elif drawn.request.attempt + 1 < settings.max_attempts:
-                queue.append(replace(drawn.request, attempt=drawn.request.attempt + 1))
-            else:
-                tally.rejected += 1
-            yield drawn, record
-            start = time.monotonic()
+        try:
+            for drawn in maker.draw(batch, sampler):
+                tally.seconds["sampling"] += time.monotonic() - start
+                start = time.monotonic()
+                closest = maker.nearest(drawn)
+                record = replace(drawn.record(generator, sampler), nearest_real_case=closest)
+                verdict = maker.judge(drawn, record) if settings.use_gate else {}
+                tally.attempts += 1
+                tally.evaluations += drawn.num_draws
+                tally.reasons.update(_rules(verdict))
+                tally.seconds["judging"] += time.monotonic() - start
+                if not verdict.get("reasons"):
+                    tally.accepted += 1
+                elif drawn.request.attempt + 1 < settings.max_attempts:
+                    queue.append(replace(drawn.request, attempt=drawn.request.attempt + 1))
+                else:
+                    tally.rejected += 1
+                yield drawn, _judged(record, verdict, drawn.request, job, settings)
+                start = time.monotonic()
+        except NoRoomError as e:
+            (request,) = batch  # edits are drawn one by one
+            tally.rejected += 1
+            tally.reasons[NO_ROOM] += 1
+            verdict = {"scores": {}, "reasons": [f"{NO_ROOM} {e}"]}
+            yield None, _judged(_record_of_nothing(request, job, sampler), verdict, request, job, settings)
+
+
+def _judged(
+    record: SyntheticRecord, verdict: Mapping[str, Any], request: Request, job: Job, settings: ProductionSettings
+) -> SyntheticRecord:
+    """The record with the gate's verdict and with what the production was asked."""
+    record.gate.update(verdict)
+    record.sampler.update(settings.signature(), **job.signature(), asked=dict(request.asked))
+    return replace(record, fold=job.fold)
+
+
+def _record_of_nothing(request: Request, job: Job, sampler: SamplerConfig) -> SyntheticRecord:
+    """The record of a request that nothing was drawn for."""
+    names, asked = job.generator.plan.condition_scaling.names, dict(request.asked)
+    return record_of(job.generator, request, sampler, asked, as_vector(names, asked), as_vector(names, {}))
 
 
 class _Maker(Protocol):
@@ -305,13 +328,20 @@ def commonest_reasons(tally: Tally) -> str:
 
 
 def refuse_unfit(job: Job, tally: Tally) -> None:
-    """Raise an :class:`UnfitGeneratorError` if the requests decided so far say so."""
-    if is_unfit(tally, len(job.requests)):
+    """Raise an :class:`UnfitGeneratorError` if the requests decided so far say so, of the generator or of what is asked."""
+    if not is_unfit(tally, len(job.requests)):
+        return
+    decided = f"{tally.rejected} of {tally.accepted + tally.rejected}"
+    if 2 * tally.reasons[NO_ROOM] > tally.rejected:
         raise UnfitGeneratorError(
-            f"Fold {job.fold}: the quality gate gave up {tally.rejected} of {tally.accepted + tally.rejected} cases of the SBLDM "
-            f"in {job.generator.folder}, most often for {commonest_reasons(tally)}; nothing was installed. Train it longer or on "
-            "more cases, or accept every case with --no_gate."
+            f"Fold {job.fold}: {decided} cases were given up, most because no host has room for the lesion that was asked "
+            "for; nothing was installed. Ask for smaller lesions or other places, or replace lesions (-kind replace)."
         )
+    raise UnfitGeneratorError(
+        f"Fold {job.fold}: the quality gate gave up {decided} cases of the SBLDM in {job.generator.folder}, most often for "
+        f"{commonest_reasons(tally)}; nothing was installed. Train it longer or on more cases, or accept every case with "
+        "--no_gate."
+    )
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from scipy import ndimage
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
 from nnunet_sbldm.grid import bounding_box
-from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
+from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, NoRoomError
 
 FEATHER_MM = 10.0
 """Width over which an edit fades into the host; at least ``MIN_FADING_VOXELS`` along every axis."""
@@ -51,6 +51,19 @@ class Window:
             middle = math.floor(c - (g - 1) / 2 + 0.5)
             starts.append(-((g - n) // 2) if n <= g else min(max(middle, 0), n - g))
         return Window(tuple(int(g) for g in grid_shape), tuple(starts))  # type: ignore[arg-type]
+
+    def holds(self, host_shape: Sequence[int]) -> bool:
+        """Whether all of the host is on the grid."""
+        return all(s <= 0 and s + g >= n for g, n, s in zip(self.shape, host_shape, self.start, strict=True))
+
+    def open_faces(self, host_shape: Sequence[int]) -> np.ndarray:
+        """[D, H, W] bool, voxels in the first or last plane of the grid where the host goes on beyond it."""
+        out = np.zeros(self.shape, bool)
+        for axis, (g, n, s) in enumerate(zip(self.shape, host_shape, self.start, strict=True)):
+            planes = np.moveaxis(out, axis, 0)
+            planes[0] |= s > 0
+            planes[-1] |= s + g < n
+        return out
 
     def take(self, array: np.ndarray, fill: float) -> np.ndarray:
         """The host's array [..., D, H, W] on the grid."""
@@ -283,11 +296,11 @@ def condition_elsewhere(
 
 def impossible(
     plan: GeneratorPlan, host: str, label: LabelArray, room: np.ndarray, asked: Mapping[str, float]
-) -> UserError:
-    """The error that says what a host has room for."""
+) -> NoRoomError:
+    """The error that says what a host has room for: its label map and room [D, H, W], all of it."""
     spacing_mm = plan.grid.spacing_mm
     if not room.any():
-        return UserError(f"Host {host} has no room for a lesion: its anatomy is too small, or full of lesions that stay.")
+        return NoRoomError(f"Host {host} has no room for a lesion: its anatomy is too small, or full of lesions that stay.")
     radius_mm = float(ndimage.distance_transform_edt(np.pad(room, 1), sampling=spacing_mm).max())
     largest_ml = 4 / 3 * math.pi * radius_mm**3 / 1000
     box, free = bounding_box(label != OUTSIDE), bounding_box(room)
@@ -296,7 +309,7 @@ def impossible(
     xyz = [spans[plan.grid.transpose_forward.index(axis)] for axis in (2, 1, 0)]
     places = ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in zip("xyz", xyz, strict=True))
     wanted = ", ".join(f"{n} = {v:.3g}" for n, v in asked.items() if not n.endswith("/presence")) or "any lesion of the model"
-    return UserError(
+    return NoRoomError(
         f"Host {host} has no place for {wanted}: its anatomy has room for a ball of up to {largest_ml:.3g} ml, with centres "
         f"within {places} (fractions of the anatomy)."
     )

@@ -53,9 +53,9 @@ class TrainingArrays:
 
     def slice_weights(self) -> np.ndarray:
         """Drawing probability of every slice [N * D]: slices with foreground more often, empty ones seldom."""
-        flat = self.classes.reshape(*self.classes.shape[:2], -1)
-        foreground = ((flat > 1) & (flat != IGNORED)).any(axis=2)
-        weights = np.where(foreground, FOREGROUND_WEIGHT, np.where((flat > 0).any(axis=2), 1.0, EMPTY_WEIGHT)).ravel()
+        foreground = np.array([((c > 1) & (c != IGNORED)).any(axis=(1, 2)) for c in self.classes])
+        anatomy = np.array([(c > 0).any(axis=(1, 2)) for c in self.classes])
+        weights = np.where(foreground, FOREGROUND_WEIGHT, np.where(anatomy, 1.0, EMPTY_WEIGHT)).ravel()
         return weights / weights.sum()
 
     def crops(self, indices: np.ndarray, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:

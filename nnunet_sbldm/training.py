@@ -39,7 +39,7 @@ from nnunet_sbldm.latents import (
 from nnunet_sbldm.losses import autoencoder_loss
 from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.nnunet import Fold, NnunetDataset
-from nnunet_sbldm.novelty import MIN_CASES, novelty_of
+from nnunet_sbldm.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
 from nnunet_sbldm.pictures import Panel, montage
@@ -86,13 +86,14 @@ def train_generator(
     folder = generator_folder(dataset, preset.name, fold)
     if is_complete(folder):
         _refuse_other(folder, dataset, case_ids, seed, start)
+        shutil.rmtree(folder / "work", ignore_errors=True)
         return folder
     accelerator = make_accelerator(device)
     plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder, start)
     plan = train_stages(accelerator, plan, arrays, folder)
     if accelerator.is_main_process:
         finish(folder, dataset, plan, seen)
-        shutil.rmtree(folder / "work")
+        shutil.rmtree(folder / "work", ignore_errors=True)  # what a file server still holds goes when the command is run again
     accelerator.wait_for_everyone()
     return folder
 
@@ -298,12 +299,14 @@ def denoiser_stage(
             rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
         montage(file, rows)
 
-    def novelty(network: nn.Module) -> float:
-        samples = [sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]
-        return novelty_of(torch.stack(samples), clean_all, num_cases)
-
     num_cases = len(plan.condition_table)
-    can_copy = novelty if num_cases >= MIN_CASES else None
+    novelty = Novelty(clean_all, num_cases) if num_cases >= MIN_CASES else None
+
+    def novelty_of(network: nn.Module) -> float:
+        assert novelty is not None
+        return novelty.of(torch.stack([sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]))
+
+    can_copy = None if novelty is None else novelty_of
     return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
 
 

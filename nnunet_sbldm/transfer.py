@@ -91,7 +91,7 @@ class Start:
         for mine, its in self.renamed.items():
             if not any(mine in own[k] and its in theirs[k] for k in own):
                 raise UserError(f"{told}: -map {mine}={its} names no channel of both, and no label of both.")
-        found = {k: [_index(self.renamed.get(n, n), theirs[k]) for n in own[k]] for k in own}
+        found = {k: _indices([self.renamed.get(n, n) for n in own[k]], theirs[k]) for k in own}
         classes = _classes(encoding, targets, plan, found["labels"])
         if any(sorted(found[k]) != list(range(len(theirs[k]))) for k in own) or classes is None:
             raise UserError(f"{told}: they must match one to one; say which is which with -map YOURS=ITS, or leave -init out.")
@@ -137,12 +137,14 @@ def _listed(names: Mapping[str, Sequence[str]]) -> str:
 # --- matching ------------------------------------------------------------------------------------------------------
 
 
-def _index(name: str, names: Sequence[str]) -> int:
-    """Where a name is, in the same letters or else in any; -1 if nowhere."""
-    if name in names:
-        return list(names).index(name)
-    lower = [n.lower() for n in names]
-    return lower.index(name.lower()) if name.lower() in lower else -1
+def _indices(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where each name is, in the same letters or else in any; equal names in their order; -1 if nowhere."""
+    found: list[int] = []
+    for name in wanted:
+        same = [i for i, n in enumerate(names) if n == name and i not in found]
+        alike = [i for i, n in enumerate(names) if n.lower() == name.lower() and i not in found]
+        found.append(next(iter([*same, *alike]), -1))
+    return found
 
 
 def _classes(

@@ -29,6 +29,10 @@ class UnfitGeneratorError(Exception):
     """The generator was judged unfit to produce usable cases: exit code 3."""
 
 
+class NoRoomError(UserError):
+    """No host has room for the lesion that is asked for."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Where the voxels of a case lie.

@@ -355,6 +355,16 @@ def test_slices_are_stacked_in_the_order_of_their_numbers(folders, kaggle, flag,
     np.testing.assert_allclose(case.geometry.spacing_mm, (5, 0.9, 0.8), rtol=1e-6)
 
 
+def test_another_spacing_is_not_mixed_into_a_dataset_that_is_there(folders, kaggle, capsys):
+    Dataset505_LGG.main(["-i", str(kaggle)])
+    (folders.raw / "Dataset505_LGG" / "dataset.json").unlink()  # interrupted
+    before = hash_tree(folders.raw)
+    message = refused(capsys, Dataset505_LGG, "-i", str(kaggle), "-spacing", "5", "1", "1")
+    assert f"{PATIENT}_0000.nii.gz has a spacing of 1 1 1 mm, not 5 1 1" in message
+    assert hash_tree(folders.raw) == before
+    Dataset505_LGG.main(["-i", str(kaggle)])
+
+
 def test_a_bad_kaggle_archive_is_refused_with_one_sentence(folders, kaggle, tmp_path, capsys):
     def message(*arguments):
         return refused(capsys, Dataset505_LGG, *arguments)

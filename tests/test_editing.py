@@ -349,6 +349,72 @@ def test_specks_in_the_fading_border_are_no_lesion_that_it_cuts(generator, phant
     assert drawn.cut_share == float(is_cut)
 
 
+@pytest.fixture
+def narrow(generator):
+    """A generator whose grid holds a part of every host alone."""
+    grid = generator.plan.grid
+    d, h, w = grid.shape
+    return replace(generator, plan=replace(generator.plan, grid=replace(grid, shape=(d, h - 2 * grid.downsampling, w))))
+
+
+def test_an_edit_fades_before_the_face_of_a_grid_that_the_host_reaches_beyond(narrow, phantom_dataset):
+    planner, tasks = EditPlanner(narrow, phantom_dataset), []
+    for seed in range(8):
+        choice = EditChoice("add" if seed % 4 < 3 else "replace", f"phantom_00{1 + seed % 3}", HostTransform())
+        task = planner.task(Request(f"e{seed}", seed, {}), choice)
+        if task is None:
+            continue
+        tasks.append(task)
+        host, window = task.prepared.host.label, task.prepared.window
+        assert not window.holds(host.shape)
+        assert not task.region.weight[window.open_faces(host.shape)].any()
+        weight = window.put(task.region.weight, host.shape, 0)
+        inside = host != OUTSIDE
+        for axis in range(3):
+            pairs = np.moveaxis(inside, axis, 0)
+            steps = np.abs(np.diff(np.moveaxis(weight, axis, 0), axis=0))
+            assert steps[pairs[1:] & pairs[:-1]].max() < 0.75
+    assert len(tasks) > 4
+
+
+def test_a_place_in_a_host_larger_than_the_grid_is_one_in_the_whole_host(narrow, phantom_dataset):
+    planner, missed = EditPlanner(narrow, phantom_dataset), []
+    for seed in range(12):
+        request = Request(f"e{seed}", seed, {"tumour/centroid_h": 0.4})
+        task = planner.task(request, EditChoice("add", "phantom_001", HostTransform()))
+        if task is None:
+            continue
+        prepared, spacing_mm = task.prepared, narrow.plan.grid.spacing_mm
+        lesion = ellipsoids(task.condition, narrow.plan.targets, prepared.label, spacing_mm)
+        host, place = prepared.host.label, prepared.window.put(lesion, prepared.host.label.shape, False)
+        low, high = np.flatnonzero((host != OUTSIDE).any(axis=(0, 2)))[[0, -1]]
+        missed.append((np.argwhere(place)[:, 1].mean() + 0.5 - low) / (high + 1 - low) - 0.4)
+    assert len(missed) > 2
+    assert np.abs(missed).max() < 0.02
+
+
+def test_a_lesion_that_the_grid_cuts_is_neither_replaced_nor_removed(narrow, phantom_dataset, monkeypatch):
+    planner, choice = EditPlanner(narrow, phantom_dataset), EditChoice("remove", "phantom_001", HostTransform())
+    prepared = planner.prepared(Request("e0", 0, {}), choice)
+    assert planner.task(Request("e0", 0, {}), choice) is not None
+    cut = prepared.lesions | prepared.open_faces
+    monkeypatch.setattr(planner, "prepared", lambda *_: replace(prepared, lesions=cut))
+    assert planner.task(Request("e0", 0, {}), choice) is None
+
+
+def test_ignored_voxels_are_no_lesions(generator, phantom_dataset, monkeypatch):
+    ignoring = replace(generator, plan=replace(generator.plan, encoding=replace(generator.plan.encoding, ignore_label=3)))
+    image, label = load_preprocessed(phantom_dataset, "phantom_001")
+    label = np.where(label > 0, 0, label)
+    label[0][label[0] == 0] = 3
+    monkeypatch.setattr(edit_tasks, "load_preprocessed", lambda *_: (image, label))
+    _, real = EditPlanner(ignoring, phantom_dataset).real_arrays("phantom_001")
+    assert set(np.unique(real)) == {OUTSIDE, 0}
+    cases = edited_cases(ignoring, phantom_dataset, EditSettings((), ("add",)))
+    assert not cases.real.patches
+    assert not cases.real.tissue
+
+
 def test_a_host_of_another_resolution_is_edited_at_its_own(generator, phantom_dataset):
     fine = PhantomConfig(shape=(15, 64, 56), spacing_mm=(4.0, 2.0, 2.0))
     case, _ = make_phantom_case(fine, 40)

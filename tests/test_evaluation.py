@@ -9,10 +9,13 @@ import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.edit_samples import edited_cases
+from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
 from nnunet_sbldm.evaluation import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation_template import SECTIONS
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.groups import remember_groups
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, load_preprocessed
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
@@ -228,6 +231,17 @@ def test_seen_held_out_cases_are_refused_by_id_and_by_content(generator, phantom
         leaking = replace(generator, seen=(*generator.seen, seen))
         with pytest.raises(UserError, match=f"has seen 1 of the held-out cases of fold 0: {held_out}"):
             evaluated_cases(leaking, phantom_dataset)
+
+
+def test_patients_that_are_named_after_training_are_held_apart(generator, phantom_dataset, tmp_path):
+    train, val = fold_cases(phantom_dataset, 0)
+    groups = {c: c for c in phantom_dataset.real_case_ids} | {val[0]: "one patient", train[0]: "one patient"}
+    write_json(tmp_path / "groups.json", groups)
+    remember_groups(phantom_dataset, tmp_path / "groups.json")
+    with pytest.raises(UserError, match=rf"has seen 1 of the held-out cases of fold 0: {val[0]} \(same patient as {train[0]}\)"):
+        evaluated_cases(generator, phantom_dataset)
+    with pytest.raises(UserError, match=rf"{val[0]} \(same patient as {train[0]}\)"):
+        edited_cases(generator, phantom_dataset, EditSettings(()))
 
 
 def test_other_preprocessing_and_folds_without_held_out_cases_are_refused(generator, phantom_dataset):

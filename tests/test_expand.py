@@ -257,6 +257,24 @@ def test_in_place_without_the_preprocessed_dataset_json_is_refused(phantom_datas
     assert hash_tree(phantom_dataset.raw) == before
 
 
+@pytest.mark.parametrize("options", [[], ["--dry_run"]])
+def test_in_place_is_refused_where_other_configurations_would_lack_the_synthetic_cases(
+    phantom_dataset, generator, capsys, options
+):
+    shutil.copytree(phantom_dataset.data_folder, phantom_dataset.preprocessed / "nnUNetPlans_2d")
+    before = hash_tree(phantom_dataset.raw)
+    message = refused(capsys, "--in_place", "-n", "1", *options)
+    assert "also preprocessed in nnUNetPlans_2d, where --in_place would leave splits" in message
+    assert hash_tree(phantom_dataset.raw) == before
+
+
+def test_a_generator_of_plans_that_have_changed_makes_no_whole_cases(phantom_dataset, generator, capsys):
+    plans = read_json(phantom_dataset.preprocessed / "nnUNetPlans.json")
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["RescaleTo01Normalization", "NoNormalization"]
+    write_json(phantom_dataset.preprocessed / "nnUNetPlans.json", plans)
+    assert "its plans nnUNetPlans have changed since: move that folder away" in refused(capsys, "--pool", "-n", "1")
+
+
 def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_written(phantom, phantom_dataset, generator, capsys):
     _, val = fold_cases(phantom_dataset, 1)
     before = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)

@@ -96,6 +96,13 @@ def test_models_of_before_there_were_cards_have_one_made(generator):
     cli.sample_entry(["-m", str(generator.folder), "-o", str(generator.folder / "x"), "-n", "1", "-steps", "1", "-device", "cpu"])
 
 
+def test_a_model_that_lacks_a_file_is_named_with_it(generator):
+    for name in ("card.json", "training_cases.json"):
+        (generator.folder / name).unlink()
+    with pytest.raises(UserError, match="is no whole SBLDM: training_cases.json missing"):
+        read_card(generator.folder)
+
+
 def test_a_card_that_cannot_be_read_is_named(generator):
     file = generator.folder / "card.json"
     card = read_json(file)

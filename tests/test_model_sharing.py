@@ -164,6 +164,9 @@ def test_what_is_no_zip_is_refused(shared, results, tmp_path):
     assert "is no zip file, or a damaged one" in refusal(shared, results)
     shared.write_bytes(content[:2000] + b"\0" * 100 + content[2100:])
     assert "damaged" in refusal(shared, results)
+    directory = content.index(b"PK\x01\x02")
+    shared.write_bytes(content[: directory + 6] + b"\xff" + content[directory + 7 :])  # packed by a program of the future
+    assert "is no zip file, or a damaged one" in refusal(shared, results)
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "a/../../evil", "..\\evil", "C:\\evil", "\\evil", "models/../.."])

@@ -70,6 +70,14 @@ def test_ignored_voxels_and_the_outside_do_not_enter_the_loss():
     torch.testing.assert_close(loss, other)
 
 
+def test_a_batch_in_which_nothing_is_known_teaches_nothing():
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    loss = label_loss(logits, torch.full((2, 8, 8), IGNORED))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
 def test_a_perfect_label_map_has_almost_no_loss():
     classes = torch.randint(0, 3, (2, 8, 8))
     logits = 50.0 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 1)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from nnunet_sbldm.config import StageConfig
-from nnunet_sbldm.novelty import novelty_of
+from nnunet_sbldm.novelty import Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 
 NUM_CASES = 12
@@ -18,22 +18,22 @@ def cases(seed, count=NUM_CASES):
 
 def test_new_cases_are_as_new_as_real_ones_and_copies_are_not():
     real = cases(0)
-    assert novelty_of(cases(1), real, NUM_CASES) == pytest.approx(1, abs=0.05)
-    assert novelty_of(real + 0.05 * cases(2), real, NUM_CASES) < 0.1
+    assert Novelty(real, NUM_CASES).of(cases(1)) == pytest.approx(1, abs=0.05)
+    assert Novelty(real, NUM_CASES).of(real + 0.05 * cases(2)) < 0.1
 
 
 def test_smooth_samples_are_no_copies():
     """Averages of many cases are nearer to every case than cases are to one another, but to none in particular."""
     real = cases(0)
     smooth = torch.stack([real[torch.randperm(NUM_CASES)[:8]].mean(dim=0) for _ in range(6)])
-    assert novelty_of(smooth, real, NUM_CASES) > 0.8
+    assert Novelty(real, NUM_CASES).of(smooth) > 0.8
 
 
 def test_a_copy_of_an_augmented_copy_is_a_copy():
     real = cases(0)
     rows = torch.cat([real, real + cases(3), real + cases(4)])
-    assert novelty_of(rows[NUM_CASES + 2 : NUM_CASES + 8].clone(), rows, NUM_CASES) < 0.1
-    assert novelty_of(cases(1), rows, NUM_CASES) == pytest.approx(1, abs=0.05)
+    assert Novelty(rows, NUM_CASES).of(rows[NUM_CASES + 2 : NUM_CASES + 8].clone()) < 0.1
+    assert Novelty(rows, NUM_CASES).of(cases(1)) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(("novelties", "last_step"), [([1.0, 0.9, 1.0], 30), ([1.0, 0.5], 10), ([0.5, 0.5], 10)])

@@ -16,15 +16,17 @@ from phantom_fixtures import hash_tree
 from test_expand import FAST, expand, refused
 
 from nnunet_sbldm import cli, destinations, installation, production
-from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.dataset_conversion.expand_dataset import fill_pool
+from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.dataset_conversion import expand_dataset
+from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
+from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.gate import Verdict
 from nnunet_sbldm.nnunet import fold_cases, open_dataset
 from nnunet_sbldm.production import Job, ProductionSettings, produce
 from nnunet_sbldm.provenance import SyntheticIndex
-from nnunet_sbldm.requests import Wish, plan_requests
+from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -119,7 +121,7 @@ def test_the_verdict_is_the_same_whenever_the_command_is_run_again_and_in_whatev
             cli.expand_entry(command)
         assert e.value.code == 3
         assert "the quality gate gave up 10 of 10 cases" in capsys.readouterr().err
-    assert not list(phantom.preprocessed.rglob("synthetic_cases.json"))
+    assert not any(SyntheticIndex.load(f.parent).cases for f in phantom.preprocessed.rglob("synthetic_cases.json"))
     assert not (phantom.raw / "Dataset904_PhantomSBLDM" / "dataset.json").exists()
 
 
@@ -169,6 +171,47 @@ def test_parts_of_a_pool_may_run_on_machines_of_other_batch_size_and_precision(j
     before = hash_tree(pool.folder(phantom_dataset))
     fill_pool(phantom_dataset, [job], ["3d_fullres"], replace(other, num_parts=1, part_id=0))
     assert hash_tree(pool.folder(phantom_dataset)) == before
+
+
+@pytest.mark.parametrize("killed", ["before the first index", "while stale cases are removed"])
+def test_a_pool_never_keeps_cases_of_other_plans_however_it_was_interrupted(job, phantom_dataset, pool, monkeypatch, killed):
+    ungated = replace(QUICK, use_gate=False)
+    if killed == "before the first index":
+        with monkeypatch.context() as m:
+            m.setattr(expand_dataset, "install_pool", die)
+            with pytest.raises(RuntimeError):
+                fill_pool(phantom_dataset, [job], ["3d_fullres"], ungated)
+    else:
+        fill_pool(phantom_dataset, [job], ["3d_fullres"], ungated)
+    plans = read_json(phantom_dataset.preprocessed / "nnUNetPlans.json")
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["RescaleTo01Normalization", "NoNormalization"]
+    write_json(phantom_dataset.preprocessed / "nnUNetPlans.json", plans)
+    dataset = open_dataset("900")
+    if killed == "while stale cases are removed":
+        remove = PoolDestination.remove
+        with monkeypatch.context() as m:
+            m.setattr(PoolDestination, "remove", lambda self, c: die() if c.endswith("3") else remove(self, c))
+            with pytest.raises(RuntimeError):
+                fill_pool(dataset, [job], ["3d_fullres"], ungated)
+    made, store = [], PoolDestination.store
+    monkeypatch.setattr(PoolDestination, "store", lambda self, case, rec: (made.append(case.case_id), store(self, case, rec)))
+    fill_pool(dataset, [job], ["3d_fullres"], ungated)
+    assert made == [r.case_id for r in job.requests]
+    assert SyntheticIndex.load(pool.folder(pool.views[0])).plans_hash == dataset.plans_hash()
+
+
+def test_a_lesion_for_which_no_host_has_room_is_given_up_and_the_others_are_made(generator, phantom_dataset, pool):
+    requests = [Request(f"sbldm_f0_{i:04d}", i, {"tumour/volume_ml": 9000.0} if i == 1 else {}) for i in range(3)]
+    job = edit_job(phantom_dataset, 0, generator, tuple(requests), EditSettings((), ("add",)))
+    settings = replace(QUICK, sampler=replace(EDIT_SAMPLER, num_steps=2, max_corrections=0), use_gate=False)
+    tally = produce(job, phantom_dataset, settings, pool)
+    assert (tally.accepted, tally.rejected, tally.reasons) == (2, 1, {"no_room": 1})
+    (given_up,) = records(pool, "rejected").values()
+    assert "has no place for tumour/volume_ml = 9e+03" in given_up["gate"]["reasons"][0]
+    again = produce(job, phantom_dataset, settings, pool)
+    assert (again.attempts, again.accepted, again.reasons) == (0, 2, {"no_room": 1})
+    with pytest.raises(UnfitGeneratorError, match="1 of 1 cases were given up, most because no host has room .* Ask for smaller"):
+        produce(replace(job, requests=job.requests[1:2]), phantom_dataset, settings, pool)
 
 
 def test_the_real_gate_runs_on_real_draws(job, phantom_dataset, pool):

@@ -206,6 +206,20 @@ def test_there_are_about_forty_features_for_one_label_and_one_channel(rng):
     assert {k.split("/")[0] for k, v in absent.items() if np.isnan(v)} == {"tumour"}
 
 
+def test_channels_of_one_name_have_features_of_their_own(rng):
+    label = np.zeros((16, 32, 32), np.int16)
+    label[5:9, 10:16, 10:16] = 1
+    first, second = smooth_volume(rng), smooth_volume(rng)
+
+    def features(image, names):
+        return case_features(image, label, [TUMOUR], (2.0, 1.0, 1.0), names)
+
+    same = features(np.stack([first, second]), ["CT", "CT"])
+    assert list(same.values()) == list(features(np.stack([first, second]), ["one", "other"]).values())
+    assert same["anatomy/CT/std"] == pytest.approx(first.std())
+    assert same["anatomy/CT (2)/std"] == pytest.approx(second.std())
+
+
 def test_autocorrelation_of_noise_is_zero_and_of_a_stripe_of_two_voxels_is_known(rng):
     inside = np.ones((20, 40, 40), bool)
     noise = rng.normal(size=inside.shape).astype(np.float32)

@@ -5,19 +5,21 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm import cli, config, optimisation, training
+from nnunet_sbldm import cli, config, optimisation, preparation, training
 from nnunet_sbldm.checkpoint import generator_folder, load_generator
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
+from nnunet_sbldm.preparation import condition_targets, intensity_scaling, label_encoding, summarise
 from nnunet_sbldm.training import train_generator
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.types import OUTSIDE, UserError
 
 SHORT = replace(
     NANO,
@@ -59,8 +61,47 @@ def test_training_that_is_killed_again_and_again_ends_with_the_same_weights(phan
 def test_a_finished_generator_is_not_trained_again(phantom, phantom_dataset):
     folder = generator_folder(phantom_dataset, "nano", 0)
     before = hash_tree(folder)
+    (folder / "work").mkdir()  # killed after the last file was written
+    (folder / "work" / "images.npy").write_bytes(b"0")
     train_generator(phantom_dataset, 0, NANO, fold_cases(phantom_dataset, 0)[0], "cpu", seed=1)
     assert hash_tree(folder) == before
+    assert not (folder / "work").exists()
+
+
+def test_other_processes_wait_for_the_one_that_prepares_the_cases(monkeypatch):
+    asked = []
+    monkeypatch.setattr(optimisation, "Accelerator", lambda **options: asked.append(options))
+    optimisation.make_accelerator("cpu")
+    (patience,) = asked[0]["kwargs_handlers"]
+    assert patience.to_kwargs()["timeout"].days >= 1
+
+
+def test_a_channel_with_few_voxels_is_scaled_by_its_extremes(phantom_dataset, monkeypatch):
+    targets, encoding = condition_targets(phantom_dataset), label_encoding(phantom_dataset)
+    load, read = preparation.load_preprocessed, preparation.read_case
+
+    def sparse(channel, inside):  # a mask or heat map with a few voxels of foreground
+        out = np.zeros_like(channel)
+        out[tuple(np.argwhere(inside)[0])] = 1
+        return out
+
+    def load_sparse(dataset, case_id):
+        image, label = load(dataset, case_id)
+        return np.stack([image[0], sparse(image[1], label != OUTSIDE)]), label
+
+    def read_sparse(dataset, case_id):
+        case = read(dataset, case_id)
+        return replace(case, image=np.stack([case.image[0], sparse(case.image[1], case.image[0] != 0)]))
+
+    monkeypatch.setattr(preparation, "load_preprocessed", load_sparse)
+    monkeypatch.setattr(preparation, "read_case", read_sparse)
+    summaries = [summarise(phantom_dataset, c, encoding, targets) for c in fold_cases(phantom_dataset, 0)[0][:3]]
+    scaling = intensity_scaling(phantom_dataset, summaries)
+    assert np.isfinite([v for values in vars(scaling).values() for v in values]).all()
+    assert min(scaling.scale) > 0.1
+    monkeypatch.setattr(preparation, "load_preprocessed", lambda *_: (lambda i, m: (np.where(m == OUTSIDE, i, 0), m))(*load(*_)))
+    with pytest.raises(UserError, match="is constant in the anatomy"):
+        summarise(phantom_dataset, "phantom_001", encoding, targets)
 
 
 def test_a_finished_generator_is_not_taken_for_another_one(phantom, phantom_dataset):

@@ -108,6 +108,12 @@ def test_regions_are_matched_by_what_they_hold(generator):
         start.match("mine", ("FLAIR", "T1"), LabelEncoding((OUTSIDE, 0, 1, 3)), (Target("core", (1,)), Target("whole", (3,))))
 
 
+def test_channels_of_one_name_are_matched_in_their_order(generator):
+    start = start_of(generator, plan_with(generator.plan, ("CT", "CT"), (Target("tumour", (1,)),), (0, 1)))
+    matched = start.match("mine", ("CT", "CT"), LabelEncoding((OUTSIDE, 0, 1)), (Target("tumour", (1,)),))
+    assert matched.channels == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("channels", "targets", "renamed"),
     [
