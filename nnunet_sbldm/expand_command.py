@@ -185,14 +185,18 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
 
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
+    from nnunet_sbldm.production import NO_ROOM
+
     if outcome.num_open:
         print(
             f"Part {args.part_id} of {args.num_parts} is done; other parts owe {outcome.num_open} cases; the last one installs."
         )
         return
     made = ", ".join(f"{n} in fold {fold}" for fold, n in outcome.installed.items())
-    given_up = sum(t.rejected for t in outcome.tallies.values())
-    print(f"Synthetic cases: {made}{f'; the quality gate gave up {given_up}' if given_up else ''}.")
+    no_room = sum(t.reasons[NO_ROOM] for t in outcome.tallies.values())
+    given_up = sum(t.rejected for t in outcome.tallies.values()) - no_room
+    said = [f"; the quality gate gave up {given_up}"] * bool(given_up) + [f"; no host had room for {no_room}"] * bool(no_room)
+    print(f"Synthetic cases: {made}{''.join(said)}.")
     for folder in outcome.folders:
         print(f"  {folder}")
     trainer = " -tr nnUNetTrainerSBLDM" if args.pool else ""
