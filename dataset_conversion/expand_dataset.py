@@ -21,9 +21,9 @@ from nnunet_sbldm.config import training_options
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
-from nnunet_sbldm.folds import refuse_leaks, with_groups
+from nnunet_sbldm.folds import refuse_leaks
 from nnunet_sbldm.formats import refuse_unwritable
-from nnunet_sbldm.groups import remembered_groups
+from nnunet_sbldm.groups import with_remembered_groups
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.installation import (
     IN_PLACE,
@@ -114,7 +114,7 @@ def plan_jobs(
                 f"The SBLDM in {generator.folder} was trained on {dataset.name} as it was preprocessed at that time; its plans "
                 f"{generator.plan.plans_name} have changed since: move that folder away and train it again."
             )
-        generator = replace(generator, seen=tuple(with_groups(generator.seen, remembered_groups(dataset.preprocessed))))
+        generator = replace(generator, seen=with_remembered_groups(generator.seen, dataset))
         requests = tuple(plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids)))
         job = edit_job(dataset, fold, generator, requests, editing) if editing else Job(fold, generator, requests)
         refuse_leaks(job.generator.seen, fingerprints_of(dataset, val).values(), fold)

@@ -14,9 +14,9 @@ from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
-from nnunet_sbldm.folds import refuse_leaks, with_groups
+from nnunet_sbldm.folds import refuse_leaks
 from nnunet_sbldm.formats import write_case
-from nnunet_sbldm.groups import remembered_groups
+from nnunet_sbldm.groups import with_remembered_groups
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases
 from nnunet_sbldm.pictures import PLANES, Panel, central_voxel, montage
@@ -36,7 +36,7 @@ def edited_cases(generator: Generator, dataset: NnunetDataset, editing: EditSett
     fold = generator.plan.fold
     hosts = allowed_hosts(dataset, fold, editing.hosts)
     _, val = fold_cases(dataset, fold)
-    seen = with_groups(generator.seen, remembered_groups(dataset.preprocessed))  # patients may have been named since
+    seen = with_remembered_groups(generator.seen, dataset)
     refuse_leaks(seen, fingerprints_of(dataset, val).values(), fold)
     return EditedCases(generator, dataset, replace(editing, hosts=tuple(hosts)))
 

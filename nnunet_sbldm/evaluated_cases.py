@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, refuse_mismatch
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.folds import find_leaks, names_of, with_groups
-from nnunet_sbldm.groups import remembered_groups
+from nnunet_sbldm.folds import find_leaks, names_of
+from nnunet_sbldm.groups import with_remembered_groups
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
@@ -45,7 +45,7 @@ def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[
             f"Fold {plan.fold} of {dataset.name} holds out {len(held_out)} real case(s); an evaluation needs at least "
             f"{MIN_CASES} that the SBLDM never saw: evaluate one that was trained on a numbered fold."
         )
-    seen = with_groups(generator.seen, remembered_groups(dataset.preprocessed))  # patients may have been named since
+    seen = with_remembered_groups(generator.seen, dataset)
     leaks = find_leaks(seen, fingerprints_of(dataset, held_out).values())
     if leaks:
         named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])

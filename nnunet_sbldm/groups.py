@@ -6,12 +6,12 @@ fold rule treats two scans of one patient as one case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.files import read_json, read_user_json, write_json
-from nnunet_sbldm.folds import MAX_CASES_NAMED
+from nnunet_sbldm.folds import MAX_CASES_NAMED, CaseFingerprint, with_groups
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 def groups_file(preprocessed: Path) -> Path:
     """Where the groups of a dataset are remembered, given its folder below ``nnUNet_preprocessed``."""
     return preprocessed / "sbldm" / "groups.json"
+
+
+def with_remembered_groups(cases: Iterable[CaseFingerprint], dataset: NnunetDataset) -> tuple[CaseFingerprint, ...]:
+    """Cases that a generator has seen, with the patients of a dataset, which may have been named since it was trained."""
+    return with_groups(cases, remembered_groups(dataset.preprocessed))
 
 
 def remembered_groups(preprocessed: Path) -> dict[str, str]:

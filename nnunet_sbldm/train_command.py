@@ -107,8 +107,7 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
 def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:
     """What training starts from, checked against the fold; None for a start from scratch."""
     from nnunet_sbldm.checkpoint import load_generator
-    from nnunet_sbldm.folds import with_groups
-    from nnunet_sbldm.groups import remembered_groups
+    from nnunet_sbldm.groups import with_remembered_groups
     from nnunet_sbldm.model_card import read_card
     from nnunet_sbldm.nnunet import fingerprints_of
     from nnunet_sbldm.transfer import Start
@@ -125,7 +124,7 @@ def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, va
     folder = find_model(args.init)
     generator = load_generator(folder)
     announce_licence(folder)
-    generator = replace(generator, seen=with_groups(generator.seen, remembered_groups(dataset.preprocessed)))
+    generator = replace(generator, seen=with_remembered_groups(generator.seen, dataset))
     start = Start(generator, name_of(folder), dict(pair.split("=") for pair in args.map), read_card(folder).whole_licence)
     start.refuse_leaks(list(fingerprints_of(dataset, val).values()), fold)
     return start
