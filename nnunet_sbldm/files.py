@@ -21,6 +21,7 @@ import numpy as np
 from nnunet_sbldm.types import UserError
 
 TEMPORARY_PREFIX = ".sbldm_tmp_"
+LOCK_NAME = "in_use.lock"
 SECONDS_PER_DAY = 86_400
 
 
@@ -127,12 +128,31 @@ def make_temporary_folder(parent: Path) -> Path:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Delete temporary folders in ``parent`` whose process is gone; those of other machines after a day."""
+    """Delete temporary folders in ``parent`` whose process is gone; those of other machines after a day.
+
+    Containers may share a host's name and count processes of their own: a folder is kept while its :func:`hold` is.
+    """
     for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
         host, pid, _ = folder.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 2)
         abandoned = not is_running(int(pid)) if host == socket.gethostname() else _age_s(folder) > SECONDS_PER_DAY
-        if abandoned:
+        if abandoned and not _is_held(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def hold(folder: Path) -> IO[bytes] | None:
+    """Keep a temporary folder from :func:`remove_leftovers` of every process, for as long as the file returned is open."""
+    return try_lock(folder / LOCK_NAME)
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with open(folder / LOCK_NAME, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody holds it, or the file system has no locks
+        pass
+    return False
 
 
 def is_running(pid: int, started: int | None = None) -> bool:

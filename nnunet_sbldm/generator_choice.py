@@ -78,9 +78,7 @@ def dataset_of(fold: TrainingFold) -> NnunetDataset:
     """The dataset of a training, through the configuration that nnU-Net preprocessed its cases with; raw files may be away."""
     name, plans = fold.preprocessed.name, fold.plans
     raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else fold.preprocessed
-    identifier = fold.config.data_identifier
-    configuration = next(c for c in plans.available_configurations if plans.get_configuration(c).data_identifier == identifier)
-    return NnunetDataset(name, raw, fold.preprocessed, fold.dataset_json, plans.plans_name, configuration)
+    return NnunetDataset(name, raw, fold.preprocessed, fold.dataset_json, plans.plans_name, fold.configuration)
 
 
 def is_of_dataset(generator: Generator, fold: TrainingFold) -> bool:

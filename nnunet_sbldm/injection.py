@@ -79,6 +79,12 @@ class TrainingFold:
         return seen
 
     @property
+    def configuration(self) -> str:
+        """Name of the configuration that nnU-Net preprocessed the cases with."""
+        plans, identifier = self.plans, self.config.data_identifier
+        return next(c for c in plans.available_configurations if plans.get_configuration(c).data_identifier == identifier)
+
+    @property
     def splits_file(self) -> Path:
         """nnU-Net's cross-validation splits."""
         return self.preprocessed / "splits_final.json"
@@ -86,8 +92,7 @@ class TrainingFold:
     @property
     def expand_command(self) -> str:
         """The command that fills this fold's pool; an expanded dataset takes no more folds and is made anew."""
-        plans = self.plans.plans_name
-        configuration = self.config.data_identifier.removeprefix(f"{plans}_")
+        plans, configuration = self.plans.plans_name, self.configuration
         options = "" if plans == DEFAULT_PLANS else f" -p {plans}"
         options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
         wanted = f"-f {self.fold} -ratio 1.0{options}"
@@ -226,13 +231,17 @@ def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource |
         The source; None for an expanded dataset whose splits list no synthetic case at all.
 
     Raises:
-        UserError: second stage of a cascade; no synthetic cases for this fold; pool of other plans, with missing or
+        UserError: second stage of a cascade; a case in ``train`` and ``val``; no synthetic cases for this fold; pool of other plans, with missing or
             unreadable files, or from a generator that has seen a case of ``val``; all that the source itself refuses.
     """
     fold = run.fold
     if fold.config.previous_stage_name is not None:
         raise UserError("The second stage of a cascade needs predictions of the first stage for every training case, and "
                         "synthetic cases have none: train it with nnUNetTrainer, or with ratio 0.")
+    twice = sorted({*run.train} & {*run.val}) if fold.fold != "all" else []
+    if twice:
+        raise UserError(f"Fold {fold.fold} lists {len(twice)} case(s) both in train and in val ({_named(twice)}), and whatever is "
+                        f"made of them would leak into training: repair {fold.splits_file}.")
     if settings.source == "on_the_fly":
         from nnunet_sbldm.on_the_fly import open_on_the_fly  # the generator's libraries load for those who use it
 

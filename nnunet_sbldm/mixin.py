@@ -78,6 +78,7 @@ class SBLDMMixin(Base):
         self.sbldm_source: SyntheticSource | None = None
         self.sbldm_audit = DrawAudit((), ())
         self._mixed: MixedDataset | None = None
+        self._has_trained = False
 
     def _read_settings(self) -> tuple[MixingSettings, UserError | None]:
         """The settings; the defaults, and why they stop the training, if the user has to change them."""
@@ -114,6 +115,7 @@ class SBLDMMixin(Base):
 
     def run_training(self) -> None:
         """As nnU-Net; what the user has to change ends it with one sentence and exit code 2 instead of a traceback."""
+        self._has_trained = True
         try:
             super().run_training()
         except UserError as error:
@@ -128,7 +130,8 @@ class SBLDMMixin(Base):
         """Find and check the synthetic cases before anything is built."""
         if self._refusal is not None:
             raise self._refusal
-        if self.sbldm_settings.ratio > 0:
+        is_finished = self.current_epoch >= self.num_epochs  # continued although there is nothing left to train
+        if self.sbldm_settings.ratio > 0 and not is_finished:
             if self.sbldm_settings.source == "auto":
                 self.sbldm_settings = replace(self.sbldm_settings, source="expanded" if self.sbldm_fold.expansion else "pool")
             train, val = self.do_split()
@@ -138,7 +141,7 @@ class SBLDMMixin(Base):
             if self.sbldm_source is not None:
                 self.sbldm_source.start()
         super().on_train_start()
-        if self.local_rank == 0:
+        if self.local_rank == 0 and not is_finished:
             start_audit_file(Path(self.output_folder), self.current_epoch)
             write_json(Path(self.output_folder) / SETTINGS_NAME, self._resolved_settings())
 
@@ -160,8 +163,8 @@ class SBLDMMixin(Base):
                 make_portable(Path(self.output_folder) / name, type(self))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """As nnU-Net, unless the settings ask for no validation after training."""
-        if self.sbldm_settings.final_validation:
+        """As nnU-Net, unless the settings ask for none after training; ``--val`` validates in any case."""
+        if self.sbldm_settings.final_validation or not self._has_trained:
             super().perform_actual_validation(save_probabilities)
         else:
             self.print_to_log_file("No validation: the settings of this configuration ask for none (final_validation).")

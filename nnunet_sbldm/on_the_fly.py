@@ -7,6 +7,7 @@ Which case has which number is decided by the seed; which case is drawn when dep
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ import torch
 from torch import distributed
 
 from nnunet_sbldm.checkpoint import Generator
-from nnunet_sbldm.files import make_temporary_folder, remove_leftovers
+from nnunet_sbldm.files import hold, make_temporary_folder, remove_leftovers
 from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
 from nnunet_sbldm.generator_process import GeneratorJob
 from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
@@ -40,6 +41,8 @@ MAX_REUSE = 4
 REPLACING_SHARE = 0.02
 """Largest share of the time in which cases are replaced on the device that trains; another device works all the time."""
 SETTLING_TIMEOUT_S = 600.0
+MAX_WAIT_OF_RANKS_S = 540.0
+"""How long the first of several processes may wait in all: the others wait for it at a barrier, at most 600 s with NCCL."""
 POLL_S = 0.2
 RINGS = "on_the_fly"
 LOG_NAME = "sbldm_generator.log"
@@ -141,10 +144,14 @@ def _new_ring(run: TrainingRun) -> Path:
 def _share(ring: Path | None) -> Path:
     """Tell the other ranks on this machine which ring its first rank has made."""
     rings: list[Any] = [(socket.gethostname(), ring)]
-    if distributed.is_available() and distributed.is_initialized():
-        rings = [None] * distributed.get_world_size()
+    if _num_ranks() > 1:
+        rings = [None] * _num_ranks()
         distributed.all_gather_object(rings, (socket.gethostname(), ring))
     return next(r for host, r in rings if r is not None and host == socket.gethostname())
+
+
+def _num_ranks() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 # --- the source ----------------------------------------------------------------------------------------------------
@@ -185,6 +192,7 @@ class OnTheFly:
         self._reader, self._draws = RingReader(ring), DrawCounter(ring)
         self._reported: dict[str, float] = {}
         self._was_ready = False
+        self._hold = hold(ring) if supervisor is not None else None
 
     def __reduce__(self) -> tuple[type[RingReader], tuple[Path]]:
         """Background workers that are not forked get the reader alone."""
@@ -215,17 +223,18 @@ class OnTheFly:
         atexit.register(self.stop)
         self._log("sbldm: the generator process starts; while no case is ready, training draws real cases alone")
         self._supervisor.start()
+        latest = time.monotonic() + (MAX_WAIT_OF_RANKS_S if _num_ranks() > 1 else math.inf)
         if self._first.need_memory:
-            self._supervisor.wait_until_settled(SETTLING_TIMEOUT_S)
+            self._supervisor.wait_until_settled(min(SETTLING_TIMEOUT_S, latest - time.monotonic()))
             self._refuse_ended()
         if self._first.wait_s:
-            self._await_first_cases()
+            self._await_first_cases(latest)
 
-    def _await_first_cases(self) -> None:
-        """Wait until enough cases are ready, for so long as the settings allow."""
-        assert self._supervisor is not None
+    def _await_first_cases(self, latest: float) -> None:
+        """Wait until enough cases are ready, for so long as the settings allow and not after the time ``latest``."""
         begin = time.monotonic()
-        while len(self.identifiers) < self._first.number and time.monotonic() < begin + self._first.wait_s:
+        latest = min(latest, begin + self._first.wait_s)
+        while len(self.identifiers) < self._first.number and time.monotonic() < latest:
             self._refuse_ended()
             time.sleep(POLL_S)
         self._log(f"sbldm: waited {time.monotonic() - begin:.1f} s for the first cases: {len(self.identifiers)} of "
@@ -241,6 +250,8 @@ class OnTheFly:
         if self._supervisor is not None and self._supervisor.stop():
             atexit.unregister(self.stop)
             shutil.rmtree(self._ring, ignore_errors=True)
+            if self._hold is not None:
+                self._hold.close()
             with suppress(OSError):  # another training has its ring there
                 self._ring.parent.rmdir()
 

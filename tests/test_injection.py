@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, add_settings, expand, fill_pool, make_trainer, start_trainer
@@ -155,6 +156,27 @@ def test_without_a_pool_the_command_that_fills_it_is_named_and_the_exit_code_is_
     assert end.value.code == 2
     assert "has no pool of synthetic cases" in capsys.readouterr().err
     assert "run sbldm_expand_dataset -d 901 --pool -f 0 -ratio 1.0" in str(end.value.__cause__)
+
+
+def test_the_command_names_the_configuration_of_plans_whose_folders_have_another_name(dataset):
+    """Those of nnU-Net's residual encoders name their 3d_fullres data ``nnUNetPlans_3d_fullres``."""
+    write_json(dataset.preprocessed / "Res.json", read_json(dataset.preprocessed / "nnUNetPlans.json") | {"plans_name": "Res"})
+    trainer = make_trainer(nnUNetTrainerSBLDM, replace(dataset, plans_name="Res"), 0)
+    assert trainer.sbldm_fold.config.data_identifier == "nnUNetPlans_3d_fullres"
+    assert trainer.sbldm_fold.expand_command == "run sbldm_expand_dataset -d 901 --pool -f 0 -ratio 1.0 -p Res"
+
+
+@pytest.mark.parametrize("source", ["pool", "copy_paste", "on_the_fly"])
+def test_a_case_in_train_and_val_is_refused_before_the_network_is_built(dataset, source):
+    fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    splits = read_json(dataset.preprocessed / "splits_final.json")
+    splits[0]["train"].append(splits[0]["val"][0])
+    write_json(dataset.preprocessed / "splits_final.json", splits)
+    trainer = make_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_other", source=source))
+    twice = rf"Fold 0 lists 1 case\(s\) both in train and in val \({splits[0]['val'][0]}\)"
+    with pytest.raises(UserError, match=twice):
+        trainer.on_train_start()
+    assert trainer.network is None
 
 
 def test_a_pool_of_other_plans_is_refused(dataset):

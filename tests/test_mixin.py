@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from nnunet_sbldm.files import read_json
 from nnunet_sbldm.mixed_dataset import ReadySource
 from nnunet_sbldm.mixin import SBLDMMixin
 from nnunet_sbldm.nnunet import fold_cases
+from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM, nnUNetTrainerSBLDMCopyPaste
 from nnunet_sbldm.types import UserError
 
@@ -88,6 +90,29 @@ def test_a_configuration_without_final_validation_predicts_no_case(dataset, caps
     trainer.perform_actual_validation()
     assert "No validation" in capsys.readouterr().out
     assert not (Path(trainer.output_folder) / "validation").exists()
+
+
+def test_asked_for_explicitly_it_validates_in_any_case(dataset):
+    name = add_settings(dataset, "3d_short", ratio=0, final_validation=False, **(SHORT | {"num_epochs": 1}))
+    make_trainer(nnUNetTrainerSBLDM, dataset, 0, name).run_training()
+    trainer = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+    maybe_load_checkpoint(trainer, continue_training=False, validation_only=True)  # as --val does
+    trainer.perform_actual_validation()
+    assert len(list((Path(trainer.output_folder) / "validation").glob("*.nii.gz"))) == len(fold_cases(dataset, 0)[1])
+
+
+def test_a_finished_training_that_is_continued_needs_no_synthetic_cases_and_keeps_its_records(dataset):
+    fill_pool(dataset, 0, fold_cases(dataset, 0)[0])
+    name = add_settings(dataset, "3d_short", ratio=0.5, final_validation=False, **(SHORT | {"num_epochs": 1}))
+    first = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+    first.run_training()
+    shutil.rmtree(pool_folder(dataset.preprocessed, dataset.config.data_identifier, 0))
+    records, settings = records_of(first), read_json(Path(first.output_folder) / "sbldm_settings.json")
+    second = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+    maybe_load_checkpoint(second, continue_training=True, validation_only=False)
+    second.run_training()
+    assert records_of(second) == records
+    assert read_json(Path(second.output_folder) / "sbldm_settings.json") == settings
 
 
 def test_a_cpu_trains_in_the_precision_that_the_settings_ask_for(dataset):

@@ -148,6 +148,30 @@ def test_a_training_waits_for_its_first_cases_if_asked_and_never_longer_than_ask
         other.stop()
 
 
+def test_the_first_of_several_processes_makes_the_others_wait_no_longer_than_they_can(opened, run, monkeypatch):
+    monkeypatch.setattr("nnunet_sbldm.on_the_fly._num_ranks", lambda: 2)
+    monkeypatch.setattr("nnunet_sbldm.on_the_fly._share", lambda ring: ring)
+    monkeypatch.setattr("nnunet_sbldm.on_the_fly.MAX_WAIT_OF_RANKS_S", 0.5)
+    source = opened(run, pool_size=2, wait_s=PATIENCE_S)
+    source._supervisor._command[2:] = ["-c", "import time; time.sleep(600)"]
+    begin = time.monotonic()
+    source.start()
+    assert time.monotonic() - begin < PATIENCE_S
+
+
+def test_a_ring_in_use_is_kept_by_trainings_that_cannot_see_its_process(opened, run):
+    source = opened()
+    _, pid, rest = source._ring.name.rsplit(".", 2)
+    elsewhere = source._ring.with_name(source._ring.name.replace(f".{pid}.", ".4194305."))  # more than any process id
+    source._ring.rename(elsewhere)
+    source._ring = elsewhere
+    opened()
+    assert elsewhere.is_dir()
+    source._hold.close()
+    opened()
+    assert not elsewhere.exists()
+
+
 def test_a_copy_for_a_worker_reads_and_nothing_else(opened):
     copy = pickle.loads(pickle.dumps(opened()))
     assert isinstance(copy, RingReader)
