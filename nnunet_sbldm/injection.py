@@ -231,8 +231,9 @@ def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource |
         The source; None for an expanded dataset whose splits list no synthetic case at all.
 
     Raises:
-        UserError: second stage of a cascade; a case in ``train`` and ``val``; no synthetic cases for this fold; pool of other plans, with missing or
-            unreadable files, or from a generator that has seen a case of ``val``; all that the source itself refuses.
+        UserError: second stage of a cascade; a case in ``train`` and ``val``; no synthetic cases for this fold; a pool of other
+            plans, with missing or unreadable files, or from a generator that has seen a case of ``val``; all that the source
+            refuses.
     """
     fold = run.fold
     if fold.config.previous_stage_name is not None:
@@ -240,7 +241,7 @@ def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource |
                         "synthetic cases have none: train it with nnUNetTrainer, or with ratio 0.")
     twice = sorted({*run.train} & {*run.val}) if fold.fold != "all" else []
     if twice:
-        raise UserError(f"Fold {fold.fold} lists {len(twice)} case(s) both in train and in val ({_named(twice)}), and whatever is "
+        raise UserError(f"Fold {fold.fold} lists {len(twice)} case(s) both in train and in val ({_named(twice)}), and what is "
                         f"made of them would leak into training: repair {fold.splits_file}.")
     if settings.source == "on_the_fly":
         from nnunet_sbldm.on_the_fly import open_on_the_fly  # the generator's libraries load for those who use it
