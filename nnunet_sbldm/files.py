@@ -175,15 +175,15 @@ def start_of(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[19])
 
 
-def try_lock(path: Path) -> IO[bytes] | None:
-    """Lock a file for this process alone, for as long as the file is open; None if another holds it.
+def try_lock(path: Path, shared: bool = False) -> IO[bytes] | None:
+    """Lock a file for as long as it is open, for this process alone or for all that share it; None if another is in the way.
 
     The lock ends with the process, however that ends. Where a file system has no locks, everyone gets one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "ab")  # noqa: SIM115 (closing it gives the lock back)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None

@@ -225,6 +225,9 @@ class Study:
     run: RunSettings = field(default_factory=RunSettings)
 
     def fixed(self) -> dict[str, Any]:
-        """All that must stay the same when a study is extended by arms, cases, folds or seeds."""
-        grown = ("num_cases", "arms", "folds", "seeds", "run", "evaluation")
+        """All that must stay the same when a study is extended by arms, cases, folds or seeds.
+
+        Where the file of the patients lies may change; whether they are the same is seen from the split.
+        """
+        grown = ("num_cases", "arms", "folds", "seeds", "groups", "run", "evaluation")
         return {k: v for k, v in asdict(self).items() if k not in grown}

@@ -62,12 +62,19 @@ def record_cases(
     """Records of the test cases and of all that some subset trains on, remembered in ``folder`` until their files change.
 
     Raises:
-        UserError: the study is set up already, and a case of it is another now.
+        UserError: no case has more than one slice; the study is set up already, and a case of it is another now.
     """
     known, wanted = _remembered(folder), sorted({*split.test, *split.ever_trained(study)})
     unread = [c for c in wanted if c not in known or known[c].stamp != _stamp(source, c)]
     if unread:
-        read = {c: _record(source, source.read(c)) for c in tqdm(unread, "reading cases", unit="case")}
+        read, num_slices = {}, []
+        for case_id in tqdm(unread, "reading cases", unit="case"):
+            case = source.read(case_id)
+            read[case_id] = _record(source, case)
+            num_slices.append(len(case.label))
+        if max(num_slices) == 1:
+            raise UserError(f"The cases of {source.folder.name} are single slices: studies train 3d_fullres, which nnU-Net plans "
+                            "for volumes alone.")
         changed = [c for c in read if is_set_up and c in known and known[c].content != read[c].content]
         if changed:
             raise UserError(f"{named(changed)} changed since {folder} was set up, where some jobs have used what it was before: "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,20 +39,22 @@ def ablation_entry(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     from nnunet_sbldm.study_file import read_study
     from nnunet_sbldm.study_report import write_study_report
-    from nnunet_sbldm.study_runner import run_table
+    from nnunet_sbldm.study_runner import run_table, typed
     from nnunet_sbldm.study_setup import set_up
     from nnunet_sbldm.study_slurm import write_slurm_scripts
 
     study, folder = read_study(args.study), args.o.absolute()
     jobs, environment = set_up(study, folder, on_cluster=args.slurm or args.dry_run)
     if args.dry_run:
-        print("\n".join(f"{j.job_id}: {' '.join(j.command)}" for j in jobs))
+        print("\n".join([f"cd {shlex.quote(str(folder))}", *(f"export {k}={shlex.quote(v)}" for k, v in environment.items())]))
+        print("\n".join(f"# {j.job_id}\n{typed(j)}" for j in jobs))
         return
+    settings = replace(study.run, parallel_jobs=args.np or study.run.parallel_jobs)
     if args.slurm:
-        print(f"{len(jobs)} jobs. Submit them: {write_slurm_scripts(jobs, study.run, environment, folder)}")
+        print(f"{len(jobs)} jobs. Submit them: {write_slurm_scripts(jobs, settings, environment, folder)}")
         return
-    print(f"{len(jobs)} jobs, at most {args.np or study.run.parallel_jobs} at the same time", flush=True)
-    counts = run_table(jobs, folder, environment, args.np or study.run.parallel_jobs)
+    print(f"{len(jobs)} jobs, at most {settings.parallel_jobs} at the same time", flush=True)
+    counts = run_table(jobs, folder, environment, settings.parallel_jobs)
     _show(jobs, folder)
     print(f"Report: {write_study_report(study, jobs, folder)}")
     if counts.get("failed"):

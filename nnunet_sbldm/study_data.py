@@ -89,10 +89,12 @@ class Split:
     Attributes:
         test: ids of the test cases, sorted.
         order: fold -> ids of all other cases; the first n are the training cases of a subset of n.
+        patients: test case -> patient, who is the case itself where the study names no patients.
     """
 
     test: tuple[str, ...]
     order: dict[int, tuple[str, ...]]
+    patients: dict[str, str]
 
     def training(self, subset: Subset) -> tuple[str, ...]:
         """Training cases of a subset."""
@@ -104,12 +106,13 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"test": self.test, "order": {str(f): o for f, o in self.order.items()}}
+        return {"test": self.test, "order": {str(f): o for f, o in self.order.items()}, "patients": self.patients}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        return cls(tuple(value["test"]), {int(f): tuple(o) for f, o in value["order"].items()})
+        patients = value.get("patients", {c: c for c in value["test"]})  # older versions did not keep them
+        return cls(tuple(value["test"]), {int(f): tuple(o) for f, o in value["order"].items()}, patients)
 
 
 # --- the source ----------------------------------------------------------------------------------------------------
@@ -181,7 +184,8 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
     if straddling:
         raise UserError(f"The test cases hold only some scans of {named(straddling)}: test all scans of a patient, or none.")
     free = [p for p in sorted(by_patient) if not set(by_patient[p]) & set(test)]
-    split = Split(tuple(sorted(test)), {f: _ordered(free, by_patient, study.split_seed, f) for f in study.folds})
+    orders = {f: _ordered(free, by_patient, study.split_seed, f) for f in study.folds}
+    split = Split(tuple(sorted(test)), orders, {c: patients[c] for c in sorted(test)})
     available = sum(len(by_patient[p]) for p in free)
     wanted = max(largest_subset(study), 1)
     if available < wanted:
@@ -277,7 +281,9 @@ def make_folders(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy where there are none."""
+    """A symbolic link, or a copy where there are none; a link to where the file was before is replaced."""
+    if target.is_symlink() and os.readlink(target) != str(source):
+        target.unlink()
     if target.is_symlink() or target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

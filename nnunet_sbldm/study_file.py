@@ -34,6 +34,7 @@ from nnunet_sbldm.types import UserError
 
 REQUIRED = ("dataset", "num_cases", "arms", "test_cases")
 MAX_NAME = 100
+INTEGER = "tag:yaml.org,2002:int"
 NNUNET_NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9]+(?:[_.-][A-Za-z0-9]+)*")
 
@@ -75,11 +76,25 @@ def _load(path: Path) -> Any:
         twice = _repeated_key(yaml.compose(text, yaml.SafeLoader))
         if twice:
             raise UserError(f"{path.name}, line {twice.start_mark.line + 1}: the key {twice.value!r} stands there twice.")
-        return yaml.safe_load(text)
+        return yaml.load(text, _loader())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}.") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply, or holds itself.") from None
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, with plain decimal numbers alone: to it ``010`` is 8, ``12_05`` is 1205, ``2020-01-01`` a date."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag not in (INTEGER, "tag:yaml.org,2002:timestamp")]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver(INTEGER, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+    return Loader
 
 
 def _repeated_key(node: Any) -> Any:

@@ -35,6 +35,7 @@ class StudyJob:
         uses_device: whether it computes on the study's device.
         environment: variables for this command alone.
         deletes: patterns of files in the study's folder that are deleted once it is done.
+        counterparts: two folders in it: for every file of the first the command has to leave one of that name in the second.
     """
 
     job_id: str
@@ -46,6 +47,7 @@ class StudyJob:
     uses_device: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     deletes: tuple[str, ...] = ()
+    counterparts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class _Planner:
         return self._own("predict", (
             "nnUNetv2_predict", "-d", str(self.ids[self.data_key]), "-c", self.arm.name, "-f", FOLD, "-tr", self.arm.what.trainer,
             "-i", TEST_IMAGES, "-o", self.predictions, "-npp", "1", "-nps", "1", *self._device(), *mirror),
-            (f"{self.run.key}.train",))
+            (f"{self.run.key}.train",), counterparts=(TEST_LABELS, self.predictions))
 
     def _evaluate(self) -> list[StudyJob]:
         folder, needs = self.predictions, (f"{self.run.key}.predict",)
@@ -240,10 +242,10 @@ class _Planner:
 
     def _own(
         self, stage: str, command: Sequence[str], needs: tuple[str, ...], uses_device: bool = True,
-        environment: Mapping[str, str] | None = None, deletes: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None, deletes: tuple[str, ...] = (), counterparts: tuple[str, ...] = (),
     ) -> StudyJob:
         return StudyJob(f"{self.run.key}.{stage}", stage, tuple(command), needs, self.subset, self.arm.name, uses_device,
-                        environment or {}, deletes)
+                        environment or {}, deletes, counterparts)
 
 
 def model_folder(study: Study, ids: DatasetIds, run: ArmRun, folder: Path) -> Path | None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
-from nnunet_sbldm.study_statistics import MIN_CASES_TESTED, SIGNIFICANCE
+from nnunet_sbldm.study_statistics import MIN_PAIRS_TESTED, SIGNIFICANCE
 
 
-def methods_paragraph(study: Study, versions: Mapping[str, str], num_test: int) -> str:
+def methods_paragraph(study: Study, versions: Mapping[str, str], num_test: int, units: str = "cases") -> str:
     """Say in prose what was compared, on what, how it was trained, and how it was tested.
 
     Args:
-        study: the study.
+        study: the study, without what is not finished.
         versions: library -> version.
         num_test: number of test cases.
+        units: what intervals resample and tests compare, ``cases`` or ``patients``.
     """
-    parts = [_data(study, num_test), _training(study), _generator(study), _arms(study), _evaluation(study)]
+    parts = [_data(study, num_test), _training(study), _generator(study), _arms(study), _evaluation(study, units)]
     parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
     return " ".join(p for p in parts if p)
 
@@ -92,23 +93,24 @@ def _arms(study: Study) -> str:
     return "Arms: " + "; ".join(named) + "."
 
 
-def _evaluation(study: Study) -> str:
-    e = study.evaluation
-    surface = f" NSD at {e.tolerance_mm:g} mm and HD95 were computed with MONAI." if e.surface_distances else ""
+def _evaluation(study: Study, units: str) -> str:
+    e, one = study.evaluation, units.removesuffix("s")
+    surface = (f" NSD at {e.tolerance_mm:g} mm and HD95 were computed with MONAI; HD95 leaves out structures that are missing on "
+               "one side.") if e.surface_distances else ""
+    scans = ", then over the scans of a patient" if units != "cases" else ""
     copies = [a.name for a in study.arms if a.kind == "copy_paste"]
     families = copies and any(a.what.needs_generator() for a in study.arms)
     baseline = f", and as a family of its own over those of arms with a generator to {copies[0]}" if families else ""
     return (
         f"Dice per case comes from nnU-Net's evaluation (1 for a structure neither there nor predicted), averaged over "
-        f"structures.{surface} Intervals are "
-        f"{100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} samples) that resample {_resampled(study)}; "
-        "differences are paired by case, draw and repetition. Wilcoxon's signed-rank test on each case's mean difference (at "
-        f"least {MIN_CASES_TESTED} cases) was adjusted after Holm over all differences to real_only{baseline}; significance "
-        f"level {SIGNIFICANCE:g}."
+        f"structures{scans}.{surface} Intervals are {100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} "
+        f"samples) that resample {_resampled(study, units)}; differences are paired by {one}, draw and repetition. Wilcoxon's "
+        f"signed-rank test on each {one}'s mean difference (at least {MIN_PAIRS_TESTED} that are not 0) was adjusted after Holm "
+        f"over all differences to real_only{baseline}; significance level {SIGNIFICANCE:g}."
     )
 
 
-def _resampled(study: Study) -> str:
+def _resampled(study: Study, units: str) -> str:
     """What the intervals resample: what there are several of."""
     several = [name for name, values in (("draws", study.folds), ("repetitions", study.seeds)) if len(values) > 1]
-    return " and ".join(["test cases", *several]) if len(several) < 2 else "test cases, draws and repetitions"
+    return " and ".join([f"test {units}", *several]) if len(several) < 2 else f"test {units}, draws and repetitions"

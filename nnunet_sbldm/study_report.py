@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from nnunet_sbldm.files import read_json, write_atomically, write_csv, write_json
 from nnunet_sbldm.nnunet import channel_names_of
 from nnunet_sbldm.report import embedded
-from nnunet_sbldm.study import REFERENCE, Study
+from nnunet_sbldm.study import REFERENCE, EvaluationSettings, Study
 from nnunet_sbldm.study_cases import CaseGroup, case_groups, recorded_cases
-from nnunet_sbldm.study_data import Split
+from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Split
 from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
 from nnunet_sbldm.study_jobs import ArmRun, StudyJob, predictions_folder, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
@@ -64,6 +64,7 @@ class _Results:
     draws: Sequence[RunDraws]
     rows: list[dict[str, Any]]
     num_generators: int
+    patients: dict[str, str]
 
     @property
     def output(self) -> Path:
@@ -73,6 +74,35 @@ class _Results:
     def cases(self) -> list[str]:
         """The test cases."""
         return list(self.groups[0].records)
+
+    @property
+    def units(self) -> str:
+        """What intervals resample and tests compare."""
+        return "patients" if any(c != p for c, p in self.patients.items()) else "cases"
+
+    @property
+    def reported(self) -> Study:
+        """The study, with those arms, numbers of cases, folds and seeds alone that some finished run has."""
+        arms = {r.arm.name for r in self.runs}
+        numbers, folds, seeds = ({getattr(r.subset, k) for r in self.runs if k != "num_cases" or not r.arm.num_cases}
+                                 for k in ("num_cases", "fold", "seed"))
+        return replace(self.study, arms=tuple(a for a in self.study.arms if a.name in arms),
+                       num_cases=tuple(n for n in self.study.num_cases if n in numbers),
+                       folds=tuple(f for f in self.study.folds if f in folds),
+                       seeds=tuple(s for s in self.study.seeds if s in seeds))
+
+    @property
+    def lost_files(self) -> list[Path]:
+        """What the pictures would show of the test cases, and is not there any more."""
+        ending = self.dataset_json["file_ending"]
+        shown = [f for c in self.cases for f in (f"{TEST_IMAGES}/{c}_0000{ending}", f"{TEST_LABELS}/{c}{ending}")]
+        return [self.folder / f for f in shown if not (self.folder / f).exists()]
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """nnU-Net's, of the networks."""
+        content: dict[str, Any] = read_json(self.folder / predictions_folder(self.runs[0]) / "dataset.json")
+        return content
 
     @property
     def reference(self) -> str:
@@ -90,24 +120,34 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
         ``report/report.html``; beside it ``cases.csv``, ``results.json``, ``table.csv``, ``table.md``, ``methods.txt``, pictures.
 
     Raises:
-        UserError: no run of the reference is finished, or a generator has seen a test case.
+        UserError: no run of the reference is finished, a generator has seen a test case, or other surface distances are asked
+            for than were measured.
     """
+    stored = read_json(folder / STUDY_FILE)
+    _refuse_other_distances(study.evaluation, stored["study"]["evaluation"])
     results = _collect(study, jobs, folder)
     metrics = _further_metrics(results)
-    methods = methods_paragraph(study, read_json(folder / STUDY_FILE)["versions"], len(results.cases))
+    methods = methods_paragraph(results.reported, stored["versions"], len(results.cases), results.units)
+    page = _html(results, metrics, methods)
     write_csv(results.output / "cases.csv", [asdict(s) for s in results.scores], [f.name for f in fields(CaseScore)])
     table = [flat(row) for row in results.rows]
     write_csv(results.output / "table.csv", table, list(dict.fromkeys(k for row in table for k in row)))
     _write_text(results.output / "table.md", markdown_table(results.rows, study.evaluation.confidence))
     _write_text(results.output / "methods.txt", methods + "\n")
     write_json(results.output / "results.json", {
-        **read_json(folder / STUDY_FILE), "test_cases": list(results.cases), "generators_checked": results.num_generators,
+        **stored, "study": asdict(study), "test_cases": list(results.cases), "generators_checked": results.num_generators,
         "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
         "metrics": metrics, "cases": [g.to_json() for g in results.groups], "time": time_per_arm(study, jobs, folder),
         "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
-    _write_text(report, _html(results, metrics, methods))
+    _write_text(report, page)
     return report
+
+
+def _refuse_other_distances(wanted: EvaluationSettings, measured: dict[str, Any]) -> None:
+    """Raise a :class:`UserError` where a study that was changed since it ran asks for surface distances that nobody measured."""
+    if wanted.surface_distances and any(measured[k] != getattr(wanted, k) for k in ("surface_distances", "tolerance_mm")):
+        raise UserError(f"Surface distances at {wanted.tolerance_mm:g} mm are not measured: sbldm_ablation run measures them.")
 
 
 def _collect(study: Study, jobs: Sequence[StudyJob], folder: Path) -> _Results:
@@ -116,19 +156,24 @@ def _collect(study: Study, jobs: Sequence[StudyJob], folder: Path) -> _Results:
         raise UserError(f"No run of {REFERENCE} is finished, and all other arms are compared with it; see sbldm_ablation status.")
     scores, split = case_scores(runs, folder), Split.from_json(read_json(folder / SPLIT_FILE))
     groups = case_groups(split, (r.subset for r in runs), recorded_cases(folder))
-    test = groups[0].records
     reference = next(a.name for a in study.arms if a.kind == REFERENCE)
-    what = Comparison(reference, [a.name for a in study.arms], sorted(study.num_cases), {a.name: a.num_cases for a in study.arms
-                      if a.num_cases}, _sizes_ml(groups[0]), study.evaluation.num_resamples, study.evaluation.confidence)
-    tables, draws = score_tables(scores, study, list(test), "Dice"), draws_of(study, runs, folder)
+    oracles, sizes_ml = {a.name: a.num_cases for a in study.arms if a.num_cases}, _sizes_ml(groups[0], split.patients)
+    what = Comparison(reference, [a.name for a in study.arms], sorted(study.num_cases), oracles, sizes_ml,
+                      study.evaluation.num_resamples, study.evaluation.confidence)
+    tables, draws = score_tables(scores, study, split.patients, "Dice"), draws_of(study, runs, folder)
     baselines = _against_copy_paste(tables, study, what)
     rows = [{**row, "draws": shares(draws, row["arm"], what.oracles.get(row["arm"], row["num_cases"])),
              "baseline": baselines.get((row["arm"], row["num_cases"]))} for row in compare(tables, what)]
-    return _Results(study, folder, jobs, runs, groups, scores, draws, rows, check_generators(list(test.values()), folder))
+    num_generators = check_generators(list(groups[0].records.values()), folder)
+    return _Results(study, folder, jobs, runs, groups, scores, draws, rows, num_generators, split.patients)
 
 
-def _sizes_ml(test: CaseGroup) -> np.ndarray:
-    return np.array([r.foreground_ml for r in test.records.values()])
+def _sizes_ml(test: CaseGroup, patients: Mapping[str, str]) -> np.ndarray:
+    """Foreground [patients] of the test cases, mean over the scans of each."""
+    volumes: dict[str, list[float]] = {}
+    for case_id, patient in patients.items():
+        volumes.setdefault(patient, []).append(test.records[case_id].foreground_ml)
+    return np.array([np.mean(v) for v in volumes.values()])
 
 
 def _against_copy_paste(tables: Scores, study: Study, what: Comparison) -> dict[tuple[str, int], dict[str, Any]]:
@@ -160,7 +205,7 @@ def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) ->
 
     study, rows, numbers = results.study, results.rows, sorted(results.study.num_cases)
     curves, differences, cases = (results.output / f"{n}.png" for n in ("learning_curves", "differences", "cases"))
-    channels = _channel_names(results)
+    channels = channel_names_of(results.dataset_json)
     learning_curves(rows, curves)
     case_plot(results.groups, channels, cases)
     has_differences = difference_plot(rows, differences)
@@ -177,13 +222,9 @@ def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) ->
         baseline_rows=[[r["arm"], str(r["num_cases"]), *baseline_cells(r["baseline"])] for r in rows if r["baseline"]],
         cases=embedded(cases), channels=channels, case_rows=[_group_row(g, len(channels)) for g in results.groups],
         thirds=_third_sizes(results), metrics=list(metrics[0]["scores"]), metric_rows=[_metric_row(r) for r in metrics],
-        surface=study.evaluation.surface_distances, several=len(results.labels) > 1,
+        surface=study.evaluation.surface_distances, several=len(results.labels) > 1, units=results.units,
         pictures=_pictures(results), time_rows=_time_rows(results), methods=methods,
     )
-
-
-def _channel_names(results: _Results) -> list[str]:
-    return channel_names_of(read_json(results.folder / predictions_folder(results.runs[0]) / "dataset.json"))
 
 
 def _group_row(group: CaseGroup, num_channels: int) -> list[str]:
@@ -199,9 +240,12 @@ def _table_row(row: dict[str, Any]) -> list[str]:
 
 
 def _warnings(results: _Results) -> list[str]:
-    warnings = []
-    if len(results.cases) < FEW_CASES:
-        warnings.append(f"Only {len(results.cases)} test cases: intervals are wide, and differences that exist may not show.")
+    warnings, number = [], len(set(results.patients.values()))
+    if number < FEW_CASES:
+        warnings.append(f"Only {number} test {results.units}: intervals are wide, and differences that exist may not show.")
+    if results.lost_files:
+        warnings.append(f"{len(results.lost_files)} files of test cases are not where they were, such as "
+                        f"{results.lost_files[0].resolve()}: no pictures of them.")
     few = sum(r["num_folds"] < FEW_FOLDS for r in results.rows)
     if few:
         warnings.append(f"Fewer than three draws of training cases (folds) in {few} of {len(results.rows)} rows: however many "
@@ -222,7 +266,7 @@ def _without_headroom(results: _Results) -> list[str]:
 
 
 def _third_sizes(results: _Results) -> str:
-    sizes = _sizes_ml(results.groups[0])
+    sizes = _sizes_ml(results.groups[0], results.patients)
     return "; ".join(f"{sizes[t].min():.2f} to {sizes[t].max():.2f} ml" if len(t) else NOT_MEASURED for t in terciles(sizes))
 
 
@@ -231,24 +275,33 @@ def _further_metrics(results: _Results) -> list[dict[str, Any]]:
     study, several = results.study, len(results.labels) > 1
     metrics = (*OVERLAP, *SURFACE) if study.evaluation.surface_distances else OVERLAP
     settings = (study.evaluation.num_resamples, study.evaluation.confidence)
-    tables = {f"{m}, {label}" if several else m: score_tables(results.scores, study, results.cases, m, label)
+    tables = {f"{m}, {label}" if several else m: score_tables(results.scores, study, results.patients, m, label)
               for m in metrics for label in results.labels}
     losses, voxels = training_losses(study, results.runs, results.folder), missed_and_false(results.scores)
     keys = sorted(dict.fromkeys(k for t in tables.values() for k in t), key=lambda k: k[1])
     return [{"arm": arm, "num_cases": n, "training_loss": losses.get((arm, n)), "missed_voxels": voxels[arm, n][0],
              "false_voxels": voxels[arm, n][1], "scores": {
-        name: interval_of_mean(t[arm, n], *settings).to_json() if (arm, n) in t else None for name, t in tables.items()
+        name: _score(t[arm, n], *settings) if (arm, n) in t else None for name, t in tables.items()
     }} for arm, n in keys]
+
+
+def _score(table: np.ndarray, num_resamples: int, confidence: float) -> dict[str, Any]:
+    """Mean and interval of a metric, and how many values it is of: there is no distance to a structure that is missed."""
+    return {**interval_of_mean(table, num_resamples, confidence).to_json(), "num_values": int(np.isfinite(table).sum())}
 
 
 def _metric_row(row: dict[str, Any]) -> list[str]:
     loss = NOT_MEASURED if row["training_loss"] is None else f"{row['training_loss']:.2f}"
     voxels = [f"{row[k]:.0f}" for k in ("missed_voxels", "false_voxels")]
-    return [row["arm"], str(row["num_cases"]), loss, *map(score_text, row["scores"].values()), *voxels]
+    scores = [score_text(s) + (f" of {s['num_values']}" if s and name.startswith("HD95") else "")
+              for name, s in row["scores"].items()]
+    return [row["arm"], str(row["num_cases"]), loss, *scores, *voxels]
 
 
 def _pictures(results: _Results) -> list[tuple[str, str]]:
     """For every arm its run of the first fold and seed at the smallest number of real cases."""
+    if results.lost_files:
+        return []
     pictures = []
     for arm in results.study.arms:
         own_runs = sorted((r for r in results.runs if r.arm == arm), key=lambda r: r.subset.num_cases)

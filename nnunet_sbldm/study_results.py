@@ -93,23 +93,23 @@ def _label_names(labels: Mapping[str, int | list[int]]) -> dict[str, str]:
 
 
 def score_tables(
-    scores: Sequence[CaseScore], study: Study, cases: Sequence[str], metric: str, label: str | None = None
+    scores: Sequence[CaseScore], study: Study, patients: Mapping[str, str], metric: str, label: str | None = None
 ) -> dict[tuple[str, int], np.ndarray]:
-    """(arm, number of cases) -> [cases, folds, seeds]: mean over structures of each case, or one; NaN where there is none.
+    """(arm, number of cases) -> [patients, folds, seeds]: mean over structures and scans of each, or one structure; NaN is none.
 
     Args:
         scores: of all runs.
         study: its folds and seeds, in that order.
-        cases: order of the rows.
+        patients: test case -> patient; rows are in this order.
         metric: one of ``OVERLAP`` or ``SURFACE``.
         label: structure; None is the mean over all of a case.
     """
-    rows = {c: i for i, c in enumerate(cases)}
+    rows = {p: i for i, p in enumerate(dict.fromkeys(patients.values()))}
     cells: dict[tuple[str, int], dict[tuple[int, int, int], list[float]]] = {}
     for score in scores:
         value = getattr(score, metric.lower())
         if label in (None, score.label) and np.isfinite(value):
-            place = rows[score.case_id], study.folds.index(score.fold), study.seeds.index(score.seed)
+            place = rows[patients[score.case_id]], study.folds.index(score.fold), study.seeds.index(score.seed)
             cells.setdefault((score.arm, score.num_cases), {}).setdefault(place, []).append(value)
     tables = {}
     for key, values in cells.items():

@@ -6,6 +6,7 @@ task, on a cluster: ``python -m nnunet_sbldm.study_runner FOLDER JOB``. A lock k
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -15,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -29,18 +30,33 @@ from nnunet_sbldm.types import UserError
 
 POLL_EVERY_S = 0.1
 MEMORY_EVERY_S, STATE_EVERY_S = 2.0, 30.0
-TABLE = "jobs.json"
+SILENT_S = 10 * STATE_EVERY_S
+"""A runner that has not noted its job for so long is gone, on whatever machine it was."""
+TABLE, RUNNERS = "jobs.json", "runners.lock"
 ERROR_MARKS = ("error:", "Error:", "Error(", "Exception", "Killed")
 MAX_ERROR_LENGTH = 300
 RESULTLESS_OPTIONS = ("-device", "-np", "-npfp")
+SIDE_SUFFIX = ".json"
+"""Of what lies beside images of some formats, and not beside every prediction."""
 
 
 # --- state ---------------------------------------------------------------------------------------------------------
 
 
 def save_table(jobs: Sequence[StudyJob], environment: Mapping[str, str], folder: Path) -> None:
-    """Write the table for ``status`` and for tasks on a cluster."""
-    write_json(folder / TABLE, {"environment": dict(environment), "jobs": [asdict(j) for j in jobs]})
+    """Write the table for ``status`` and for tasks on a cluster.
+
+    Raises:
+        UserError: it is another one than a run has that is going on, and each would wait for jobs that the other has changed.
+    """
+    value = json.loads(json.dumps({"environment": dict(environment), "jobs": [asdict(j) for j in jobs]}))
+    if (folder / TABLE).is_file() and read_json(folder / TABLE) == value:
+        return
+    lock = try_lock(folder / RUNNERS)
+    if lock is None:
+        raise UserError(f"Another run is working on {folder}, with other arms, cases or options: wait for its end, or end it.")
+    with lock:
+        write_json(folder / TABLE, value)
 
 
 def load_table(folder: Path) -> tuple[list[StudyJob], dict[str, str]]:
@@ -52,7 +68,7 @@ def load_table(folder: Path) -> tuple[list[StudyJob], dict[str, str]]:
     if not (folder / TABLE).is_file():
         raise UserError(f"{folder} holds no study: run sbldm_ablation run STUDY.yaml -o {folder}.")
     value = read_json(folder / TABLE)
-    sequences = ("command", "needs", "deletes")
+    sequences = ("command", "needs", "deletes", "counterparts")
     entries: list[dict[str, Any]] = [{k: tuple(v) if k in sequences else v for k, v in j.items()} for j in value["jobs"]]
     return [StudyJob(**entry) for entry in entries], value["environment"]
 
@@ -60,14 +76,17 @@ def load_table(folder: Path) -> tuple[list[StudyJob], dict[str, str]]:
 def state_of(job: StudyJob, folder: Path) -> dict[str, Any]:
     """What is known of a job: ``state`` is ``waiting``, ``running``, ``done`` or ``failed``.
 
-    A job whose command has changed waits, other than in where and how fast it runs, and so does one whose process is gone
-    without having said how it ended.
+    A job whose command has changed waits, other than in where and how fast it runs, and so does one whose process, or on another
+    machine whose runner, is gone without having said how it ended.
     """
     state = _written_state(job, folder)
     if not state:
         return {"state": "waiting"}
-    ours = state["state"] == "running" and state["host"] == socket.gethostname()
-    return {"state": "waiting"} if ours and not is_running(state["pid"], state.get("started")) else state
+    if state["state"] != "running":
+        return state
+    ours = state["host"] == socket.gethostname()
+    is_over = not is_running(state["pid"], state.get("started")) if ours else _silence_s(job, folder) > SILENT_S
+    return {"state": "waiting"} if is_over else state
 
 
 def _written_state(job: StudyJob, folder: Path) -> dict[str, Any]:
@@ -75,6 +94,11 @@ def _written_state(job: StudyJob, folder: Path) -> dict[str, Any]:
     file = folder / "jobs" / f"{job.job_id}.json"
     state = read_json(file) if file.is_file() else {}
     return state if state.get("identity") == _identity(job) else {}
+
+
+def _silence_s(job: StudyJob, folder: Path) -> float:
+    """How long ago the state of a job was noted."""
+    return time.time() - (folder / "jobs" / f"{job.job_id}.json").stat().st_mtime
 
 
 def _identity(job: StudyJob) -> str:
@@ -86,7 +110,8 @@ def _identity(job: StudyJob) -> str:
     return shlex.join(words)
 
 
-def _typed(job: StudyJob) -> str:
+def typed(job: StudyJob) -> str:
+    """A job as one would type it into a shell."""
     return " ".join([*(f"{k}={v}" for k, v in job.environment.items()), shlex.join(job.command)])
 
 
@@ -137,6 +162,10 @@ class _Running:
         _write_state(self.job, self.folder, "running",
                      {"pid": self.process.pid, "started": self.pid_started, "seconds": self.seconds})
 
+    def note_interruption(self) -> None:
+        """Say that it does not run any more and is to be started again."""
+        _write_state(self.job, self.folder, "waiting", {"seconds": self.seconds})
+
 
 def run_table(
     jobs: Sequence[StudyJob], folder: Path, environment: Mapping[str, str], parallel_jobs: int, only: str | None = None
@@ -157,7 +186,7 @@ def run_table(
     tried: set[str] = set()
     running: list[_Running] = []
     wanted = [j for j in _subset_by_subset(jobs) if only in (None, j.job_id)]
-    with _ended_with_us(running):
+    with _working_on(folder) if only is None else nullcontext(), _ended_with_us(running):
         while True:
             states = states_of(jobs, folder)
             if only and states[only]["state"] == "running" and states[only]["host"] != socket.gethostname():
@@ -221,21 +250,32 @@ def _await_one(running: list[_Running]) -> None:
 def _finish(one: _Running) -> None:
     folder, code, seconds = one.folder, one.process.returncode, one.seconds
     facts: dict[str, Any] = {"seconds": seconds, "peak_memory_mb": round(one.peak_kb / 1024, 1), "returncode": code}
-    if code == 0:
+    error = last_error(folder / "logs" / f"{one.job.job_id}.log", code) if code else _what_is_missing(one.job, folder)
+    if error:
+        facts["error"] = error
+    else:
         for pattern in one.job.deletes:
             for file in folder.glob(pattern):
                 file.unlink()
-    else:
-        facts["error"] = last_error(folder / "logs" / f"{one.job.job_id}.log", code)
-    _write_state(one.job, folder, "failed" if code else "done", facts)
+    _write_state(one.job, folder, "failed" if error else "done", facts)
     one.lock.close()
-    print(f"{'FAILED ' if code else 'done   '} {one.job.job_id} ({clock(seconds)} min)"
-          + (f": {facts['error']}" if code else ""), flush=True)
+    print(f"{'FAILED ' if error else 'done   '} {one.job.job_id} ({clock(seconds)} min)" + (f": {error}" if error else ""),
+          flush=True)
+
+
+def _what_is_missing(job: StudyJob, folder: Path) -> str:
+    """What a job should have left and has not, though it says nothing of an error; empty if it has all."""
+    if not job.counterparts:
+        return ""
+    given, made = (folder / name for name in job.counterparts)
+    names = sorted(p.name for p in given.iterdir() if p.suffix != SIDE_SUFFIX)
+    missing = [name for name in names if not (made / name).is_file()]
+    return f"it ended well and left {len(missing)} of {len(names)} files out, such as {made / missing[0]}" if missing else ""
 
 
 def _write_state(job: StudyJob, folder: Path, state: str, facts: Mapping[str, Any]) -> None:
     write_json(folder / "jobs" / f"{job.job_id}.json",
-               {"state": state, "identity": _identity(job), "command": _typed(job), "host": socket.gethostname(), **facts})
+               {"state": state, "identity": _identity(job), "command": typed(job), "host": socket.gethostname(), **facts})
 
 
 def last_error(log_file: Path, returncode: int) -> str:
@@ -243,6 +283,17 @@ def last_error(log_file: Path, returncode: int) -> str:
     lines = [line.strip() for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     marked = [line for line in lines if any(mark in line for mark in ERROR_MARKS)]
     return f"exit code {returncode}: {(marked or lines or ['no output'])[-1][:MAX_ERROR_LENGTH]}"
+
+
+@contextmanager
+def _working_on(folder: Path) -> Iterator[None]:
+    """Keep others from changing the table while several runners may share its jobs."""
+    lock = try_lock(folder / RUNNERS, shared=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 @contextmanager
@@ -261,7 +312,7 @@ def _ended_with_us(running: list[_Running]) -> Iterator[None]:
                 os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
         for one in running:
-            one.note()
+            one.note_interruption()
         raise
     finally:
         for number, handler in previous.items():

@@ -109,7 +109,8 @@ def _refuse_other_split(split: Split, folder: Path) -> None:
     if not (folder / SPLIT_FILE).is_file():
         return
     old = Split.from_json(read_json(folder / SPLIT_FILE))
-    if old.test != split.test or any(old.order[f] != split.order[f] for f in old.order.keys() & split.order.keys()):
+    orders = old.order.keys() & split.order.keys()
+    if (old.test, old.patients) != (split.test, split.patients) or any(old.order[f] != split.order[f] for f in orders):
         raise UserError(f"The cases of the dataset, or their patients, are others than when {folder} was set up: its test cases "
                         "and subsets would change. Restore them, or choose a new folder with -o.")
 

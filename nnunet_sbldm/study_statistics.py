@@ -1,8 +1,8 @@
 """Statistics of a study: means with intervals, paired differences to the reference, tests, and where the effect is.
 
-The unit is a test case. Every score is a table [cases, folds, seeds]; intervals resample all three independently (Owen, The
-pigeonhole bootstrap, Annals of Applied Statistics 1, 2007), because seeds of one fold share training cases. Tests take each
-case's mean over folds and seeds.
+The unit is a patient of the test cases: scans of one patient resemble each other, so their scores are averaged. Every score is
+a table [patients, folds, seeds]; intervals resample all three independently (Owen, The pigeonhole bootstrap, Annals of Applied
+Statistics 1, 2007), because seeds of one fold share training cases. Tests take each patient's mean over folds and seeds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nnunet_sbldm.types import UserError
 
 BATCH = 500
 SIGNIFICANCE = 0.05
-VERDICTS = ("better", "tends better", "no difference shown", "tends worse", "worse")
-MIN_CASES_TESTED = 6
-"""With fewer pairs the smallest possible two-sided p of a signed-rank test is above 0.05."""
+VERDICTS = ("better", "tends better", "no difference shown", "mixed", "tends worse", "worse")
+MIN_PAIRS_TESTED = 6
+"""With fewer pairs that differ the smallest possible two-sided p of a signed-rank test is above 0.05."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Interval:
 
 
 def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, seed: int = 0) -> Interval:
-    """Mean of a table and its percentile bootstrap interval, with cases, folds and seeds resampled independently.
+    """Mean of a table and its percentile bootstrap interval, with patients, folds and seeds resampled independently.
 
     What there is one of is not resampled: with one fold the interval says nothing of other draws of training cases.
 
     Args:
-        table: [cases, folds, seeds]; NaN is missing.
+        table: [patients, folds, seeds]; NaN is missing.
         num_resamples: bootstrap samples.
         confidence: level, such as 0.95.
         seed: of the resampling.
@@ -60,8 +60,8 @@ def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, s
 
     def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         of_axis = dict(zip(resampled, drawn, strict=True))
-        cases, folds, seeds = (of_axis.get(axis, np.arange(length)) for axis, length in enumerate(table.shape))
-        sample = table[cases[..., :, None, None], folds[..., None, :, None], seeds[..., None, None, :]]
+        patients, folds, seeds = (of_axis.get(axis, np.arange(length)) for axis, length in enumerate(table.shape))
+        sample = table[patients[..., :, None, None], folds[..., None, :, None], seeds[..., None, None, :]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a sample of missing values alone is NaN
             return np.nanmean(sample, axis=(-3, -2, -1))
@@ -75,25 +75,26 @@ def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, s
     return Interval(mean, float(low), float(high))
 
 
-def case_means(table: np.ndarray) -> np.ndarray:
-    """Means [cases] over folds and seeds of a table [cases, folds, seeds], without cases that have no value."""
+def patient_means(table: np.ndarray) -> np.ndarray:
+    """Means [patients] over folds and seeds of a table [patients, folds, seeds], without patients who have no value."""
     known = table[np.isfinite(table).any(axis=(1, 2))]
     return np.nanmean(known, axis=(1, 2)) if len(known) else np.empty(0)
 
 
-def signed_rank_p(differences: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test on the cases' mean differences over folds and seeds.
+def signed_rank(differences: np.ndarray) -> tuple[float, int]:
+    """Wilcoxon's signed-rank test on the patients' mean differences over folds and seeds; those that are 0 are left out.
 
     Args:
-        differences: [cases, folds, seeds]; NaN is missing.
+        differences: [patients, folds, seeds]; NaN is missing.
 
     Returns:
-        NaN with fewer than ``MIN_CASES_TESTED`` cases, 1 if no case differs.
+        Two-sided p, 1 if nobody differs and NaN if fewer than ``MIN_PAIRS_TESTED`` do; and the sign of the sum of ranks.
     """
-    means = case_means(differences)
-    if len(means) < MIN_CASES_TESTED:
-        return float("nan")
-    return float(stats.wilcoxon(means).pvalue) if np.any(means) else 1.0
+    means = patient_means(differences)
+    changed = means[means != 0]
+    if len(changed) < MIN_PAIRS_TESTED:
+        return 1.0 if len(means) >= MIN_PAIRS_TESTED and not len(changed) else float("nan"), 0
+    return float(stats.wilcoxon(changed).pvalue), int(np.sign(np.sum(np.sign(changed) * stats.rankdata(np.abs(changed)))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -110,23 +111,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def terciles(sizes: np.ndarray) -> list[np.ndarray]:
-    """Indices of the small, middle and large third of the cases that have any foreground; by rank, so all about equally many."""
+    """Indices of the small, middle and large third of the patients with any foreground; by rank, so all about equally many."""
     order = [i for i in np.argsort(sizes, kind="stable") if sizes[i] > 0]
     return [np.array(part, dtype=int) for part in np.array_split(order, 3)]
 
 
-def verdict(difference: Interval, p_adjusted: float) -> str:
-    """One of ``VERDICTS``: ``better`` and ``worse`` take interval and adjusted test, ``tends`` the interval alone."""
-    direction = "better" if difference.low > 0 else "worse" if difference.high < 0 else ""  # NaN bounds are neither
-    if not direction:
+def verdict(difference: Interval, p_adjusted: float, sign_of_ranks: int) -> str:
+    """One of ``VERDICTS``: ``better`` and ``worse`` take interval and adjusted test, ``tends`` the interval alone.
+
+    ``mixed``: interval and significant test point in opposite directions, as where few gain much and most lose a little.
+    """
+    sign = int(difference.low > 0) - int(difference.high < 0)  # NaN bounds are neither
+    if not sign:
         return "no difference shown"
-    return direction if p_adjusted < SIGNIFICANCE else f"tends {direction}"
+    direction = "better" if sign > 0 else "worse"
+    if not p_adjusted < SIGNIFICANCE:
+        return f"tends {direction}"
+    return direction if sign == sign_of_ranks else "mixed"
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------
 
 Scores = Mapping[tuple[str, int], np.ndarray]
-"""(arm, number of cases) -> [cases, folds, seeds]; in one order for all."""
+"""(arm, number of cases) -> [patients, folds, seeds]; in one order for all."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ class Comparison:
         arms: names of all arms, in the order of the study.
         num_cases: numbers of real training cases.
         oracles: arm -> its own number of cases.
-        sizes_ml: [cases] foreground of the test cases.
+        sizes_ml: [patients] foreground of the test cases, mean over the scans of each.
         num_resamples: bootstrap samples.
         confidence: confidence level.
     """
@@ -166,7 +173,7 @@ def compare(scores: Scores, what: Comparison) -> list[dict[str, Any]]:
     compared = [row for row in rows if row["difference"] is not None]
     for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
         row["p_holm"] = adjusted
-        row["verdict"] = verdict(row.pop("_interval"), adjusted)
+        row["verdict"] = verdict(row.pop("_interval"), adjusted, row.pop("_sign"))
     return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in rows]
 
 
@@ -182,10 +189,10 @@ def _row(scores: Scores, what: Comparison, arm: str, num_cases: int) -> dict[str
         return row
     differences = own - reference
     interval = interval_of_mean(differences, what.num_resamples, what.confidence)
-    per_case = case_means(differences)
+    per_patient, (p, sign) = patient_means(differences), signed_rank(differences)
     thirds = [differences[i] for i in terciles(what.sizes_ml)]
     return {
-        **row, "difference": interval.to_json(), "p": signed_rank_p(differences), "_interval": interval,
-        "num_better": int((per_case > 0).sum()), "num_worse": int((per_case < 0).sum()), "num_pairs": len(per_case),
+        **row, "difference": interval.to_json(), "p": p, "_interval": interval, "_sign": sign,
+        "num_better": int((per_patient > 0).sum()), "num_worse": int((per_patient < 0).sum()), "num_pairs": len(per_patient),
         "thirds": [interval_of_mean(t, what.num_resamples, what.confidence).to_json() for t in thirds],
     }

@@ -38,6 +38,8 @@ def configure_arms(dataset: str, base: Mapping[str, Any], arms: Mapping[str, Map
     """
     plans_file = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset) / f"{DEFAULT_PLANS}.json"
     plans = read_json(plans_file)
+    if DEFAULT_CONFIGURATION not in plans["configurations"]:
+        raise UserError(f"{plans_file} has no {DEFAULT_CONFIGURATION}, which studies train: nnU-Net plans it for volumes alone.")
     wanted = _base_configuration(plans["configurations"][DEFAULT_CONFIGURATION], base)
     existing = plans["configurations"].setdefault(BASE_CONFIGURATION, wanted)
     if existing != wanted:

@@ -11,7 +11,7 @@ TEMPLATE = (
 <title>SBLDM ablation</title>
 <style>"""
     + STYLE
-    + """  .verdicts { display: grid; grid-template-columns: repeat(5, 1fr); gap: 12px; margin: 18px 0 4px; }
+    + """  .verdicts { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px; margin: 18px 0 4px; }
   .verdicts div { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; }
   .verdicts b { display: block; font-size: 17px; }
   th, td { white-space: nowrap; }
@@ -34,7 +34,9 @@ runs; see the end of this page.</p>{% endif %}
 {% endfor %}</div>
 <p>Compared with <code>{{ reference }}</code> at the same number of real cases. Better or worse: the {{ confidence }}
 interval of the paired difference excludes 0, and the signed-rank test, adjusted after Holm over all differences
-to it, is significant. Tends: the interval alone excludes 0.</p>
+to it, is significant. Tends: the interval alone excludes 0. Mixed: both, in opposite directions, as where few gain much and
+most lose a little.{% if units != "cases" %} Scores of a patient's scans are averaged, so that patients are compared.
+{% endif %}</p>
 
 {% if differences %}<h2>Differences to {{ reference }}</h2>
 <img alt="Difference in Dice points with interval, for each arm and number of real cases" src="{{ differences }}">
@@ -46,7 +48,7 @@ to it, is significant. Tends: the interval alone excludes 0.</p>
 <div class="scroll"><table>
 <tr><th>arm</th><th>runs</th><th>synthetic draws, asked</th><th>drawn</th>
 <th>Dice [{{ confidence }} CI]</th><th>difference in points [CI]</th>
-<th>cases better / worse</th><th>p</th><th>p (Holm)</th><th>verdict</th></tr>
+<th>{{ units }} better / worse</th><th>p</th><th>p (Holm)</th><th>verdict</th></tr>
 {% for row in rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
@@ -63,7 +65,7 @@ comparisons of this table.</p>
 <img alt="Dice against number of real training cases" src="{{ curves }}">
 
 <h2>Effect by size of the foreground</h2>
-<p>Difference to <code>{{ reference }}</code> in Dice points, mean and interval, on the third of the test cases with the
+<p>Difference to <code>{{ reference }}</code> in Dice points, mean and interval, on the third of the test {{ units }} with the
 smallest, middle and largest foreground ({{ thirds }}).</p>
 <div class="scroll"><table>
 <tr><th>arm</th><th>real cases</th><th>small</th><th>middle</th><th>large</th></tr>
@@ -80,7 +82,9 @@ smallest, middle and largest foreground ({{ thirds }}).</p>
 that have such voxels. A structure that a case does not have scores 1 where none is predicted and 0 where some is. Missed and
 false voxels: per test case{% if several %} and structure{% endif %}, means.
 Training loss: of nnU-Net, mean of the last five epochs.</p>
-{% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
+{% if surface %}<p>HD95 leaves out structures that are missing on one side, so an arm that finds less may have the smaller mean:
+read it with the number of values behind it.</p>{% else %}<p>NSD and
+HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
 
 <h2>The cases</h2>
 <img alt="Volume and brightness of the foreground of each case" src="{{ cases }}">

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phantom_fixtures import SMALL_PHANTOM
 
+from nnunet_sbldm import study_runner
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.phantom import write_phantom_dataset
 from nnunet_sbldm.study import ARM_KINDS
 from nnunet_sbldm.study_cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.study_commands import ablation_entry
-from nnunet_sbldm.study_data import Subset, largest_subset, open_source, split_cases
+from nnunet_sbldm.study_data import SourceDataset, Subset, largest_subset, open_source, split_cases
 from nnunet_sbldm.study_file import read_study
 from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
 from nnunet_sbldm.study_methods import methods_paragraph
@@ -31,7 +33,7 @@ from nnunet_sbldm.study_statistics import (
     compare,
     holm,
     interval_of_mean,
-    signed_rank_p,
+    signed_rank,
     terciles,
     verdict,
 )
@@ -112,6 +114,12 @@ def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
             read_study(tmp_path / f"{name}.yaml")
 
 
+def test_numbers_with_leading_zeros_and_dates_are_what_they_look_like(tmp_path):
+    (tmp_path / "study.yaml").write_text("dataset: 010\nnum_cases: 5\ntest_cases: [001, 12_05, 2020-01-01]\narms: [real_only]\n")
+    study = read_study(tmp_path / "study.yaml")
+    assert (study.dataset, study.test_cases, study.num_cases) == ("010", ("001", "12_05", "2020-01-01"), (5,))
+
+
 def test_several_ratios_are_several_arms(study_of):
     arms = study_of(arms=["real_only", {"sbldm": {"ratio": [0.125, 0.5], "schedule": "ramp_down"}}, "pretrain"]).arms
     assert [a.name for a in arms] == ["real_only", "sbldm_12p5_ramp_down", "sbldm_50_ramp_down", "pretrain_50"]
@@ -148,7 +156,6 @@ def split_with(groups, seed, num_test):
     import tempfile
 
     from nnunet_sbldm.study import Arm, Study
-    from nnunet_sbldm.study_data import SourceDataset
 
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "groups.json", groups)
@@ -245,6 +252,49 @@ def test_a_study_may_grow_but_not_change(study_of, raw, tmp_path):
         set_up(study_of(), tmp_path / "thesis")
 
 
+def test_a_study_may_move_with_the_file_of_its_patients(study_of, raw, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    patients = {f"phantom_{i:03d}": f"patient_{i // 2}" for i in range(10)}
+    for name in ("groups.json", "elsewhere/groups.json"):
+        write_json(tmp_path / name, patients)
+    set_up(study_of(groups="groups.json"), tmp_path / "out")
+    refuse_other_study(study_of(groups="elsewhere/groups.json"), tmp_path / "out")
+    set_up(study_of(groups="elsewhere/groups.json"), tmp_path / "out")
+    tested = read_json(tmp_path / "out" / "split.json")["test"]
+    write_json(tmp_path / "groups.json", patients | {tested[0]: "another"})
+    with pytest.raises(UserError, match="or their patients, are others than when"):
+        set_up(study_of(groups="groups.json"), tmp_path / "out")
+
+
+def test_a_study_does_not_grow_under_a_run_that_knows_nothing_of_it(study_of, raw, tmp_path):
+    set_up(study_of(), tmp_path / "out")
+    with study_runner._working_on(tmp_path / "out"), study_runner._working_on(tmp_path / "out"):
+        set_up(study_of(), tmp_path / "out")
+        with pytest.raises(UserError, match="Another run is working on"):
+            set_up(study_of(seeds=[0, 1]), tmp_path / "out")
+    set_up(study_of(seeds=[0, 1]), tmp_path / "out")
+
+
+def test_links_to_test_cases_follow_a_dataset_that_moves(study_of, raw, tmp_path, monkeypatch):
+    set_up(study_of(), tmp_path / "out")
+    raw.parent.rename(tmp_path / "moved")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "moved"))
+    assert not any(p.exists() for p in (tmp_path / "out" / "test" / "imagesTs").iterdir())
+    set_up(study_of(), tmp_path / "out")
+    assert all(p.exists() for p in (tmp_path / "out" / "test" / "imagesTs").iterdir())
+
+
+def test_single_slices_are_refused_before_anything_is_made(study_of, raw, tmp_path, monkeypatch):
+    def one_slice(source, case_id):
+        case = read(source, case_id)
+        return replace(case, image=case.image[:, :1], label=case.label[:1])
+
+    read = SourceDataset.read
+    monkeypatch.setattr(SourceDataset, "read", one_slice)
+    with pytest.raises(UserError, match="are single slices: studies train 3d_fullres"):
+        set_up(study_of(), tmp_path / "out")
+
+
 def test_an_arm_does_not_come_back_as_another(study_of, raw, tmp_path):
     def arms(ratio):
         return ["real_only", *([{"copy_paste": {"ratio": ratio, "name": "cp"}}] if ratio else [])]
@@ -319,9 +369,15 @@ def test_a_dry_run_prints_the_commands_and_slurm_needs_no_gpu(study_of, raw, tmp
     arguments = ["run", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
     ablation_entry([*arguments, "--dry_run"])
     command = "nnUNetv2_train 1 real_only all -tr nnUNetTrainerSBLDM -device cuda --c"
-    assert f"n2_f0_s0.real_only.train: {command}\n" in capsys.readouterr().out
-    ablation_entry([*arguments, "--slurm"])
+    shown = capsys.readouterr().out
+    assert f"# n2_f0_s0.real_only.train\nnnUNet_n_proc_DA=0 {command}\n" in shown
+    typed = shown.splitlines()
+    assert f"export nnUNet_raw={tmp_path}/out/nnUNet_raw" in typed
+    configure = shlex.split(typed[typed.index("# n2_f0_s0.configure") + 1])
+    assert set(json.loads(configure[-1])) == {"real_only", "copy_paste_25"}
+    ablation_entry([*arguments, "--slurm", "-np", "3"])
     assert (tmp_path / "out" / "slurm" / "submit.sh").is_file()
+    assert "%3\n" in (tmp_path / "out" / "slurm" / "train.sbatch").read_text()
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -473,9 +529,16 @@ def test_holm_on_a_worked_example():
 
 def test_signed_rank_on_known_values():
     """All ten pairs of one sign: 2 of the 1024 sign patterns are as extreme."""
-    assert signed_rank_p(np.arange(1.0, 11.0)[:, None, None]) == pytest.approx(2 / 1024)
-    assert signed_rank_p(np.zeros((10, 2, 1))) == 1
-    assert np.isnan(signed_rank_p(np.ones((5, 2, 1))))
+    assert signed_rank(np.arange(1.0, 11.0)[:, None, None]) == (pytest.approx(2 / 1024), 1)
+    assert signed_rank(-np.arange(1.0, 11.0)[:, None, None]) == (pytest.approx(2 / 1024), -1)
+    assert signed_rank(np.zeros((10, 2, 1))) == (1, 0)
+    assert np.isnan(signed_rank(np.ones((5, 2, 1)))[0])
+
+
+def test_pairs_that_do_not_differ_are_no_evidence():
+    unchanged = np.zeros((12, 1, 1))
+    assert np.isnan(signed_rank(np.concatenate([unchanged, np.arange(1.0, 6.0)[:, None, None]]))[0])
+    assert signed_rank(np.concatenate([unchanged, np.arange(1.0, 11.0)[:, None, None]])) == (pytest.approx(2 / 1024), 1)
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
@@ -516,14 +579,26 @@ def test_thirds_are_by_size_and_leave_out_cases_without_foreground():
     assert [p.tolist() for p in parts] == [[2, 4], [6, 0], [5, 3]]
 
 
-def test_a_verdict_needs_interval_and_test():
-    assert verdict(Interval(0.1, 0.05, 0.15), 0.01) == "better"
-    assert verdict(Interval(-0.1, -0.15, -0.05), 0.01) == "worse"
-    assert verdict(Interval(0.1, 0.05, 0.15), 0.06) == "tends better"
-    assert verdict(Interval(-0.1, -0.15, -0.05), 0.06) == "tends worse"
-    assert verdict(Interval(0.1, -0.05, 0.15), 0.01) == "no difference shown"
-    assert verdict(Interval(0.1, 0.05, 0.15), float("nan")) == "tends better"
-    assert verdict(Interval(0.1, float("nan"), float("nan")), 0.01) == "no difference shown"
+def test_a_verdict_needs_interval_and_test_in_one_direction():
+    assert verdict(Interval(0.1, 0.05, 0.15), 0.01, 1) == "better"
+    assert verdict(Interval(-0.1, -0.15, -0.05), 0.01, -1) == "worse"
+    assert verdict(Interval(0.1, 0.05, 0.15), 0.01, -1) == "mixed"
+    assert verdict(Interval(-0.1, -0.15, -0.05), 0.01, 1) == "mixed"
+    assert verdict(Interval(0.1, 0.05, 0.15), 0.06, 1) == "tends better"
+    assert verdict(Interval(-0.1, -0.15, -0.05), 0.06, -1) == "tends worse"
+    assert verdict(Interval(0.1, -0.05, 0.15), 0.01, 1) == "no difference shown"
+    assert verdict(Interval(0.1, 0.05, 0.15), float("nan"), 0) == "tends better"
+    assert verdict(Interval(0.1, float("nan"), float("nan")), 0.01, 1) == "no difference shown"
+
+
+def test_few_that_gain_much_do_not_make_better_what_most_lose_by():
+    real = np.full((100, 1, 1), 0.5)
+    other = real + np.where(np.arange(100) < 15, 0.3, -0.01)[:, None, None]
+    what = Comparison("real_only", ["real_only", "other"], [5], {}, np.arange(100.0), 500, 0.95)
+    _, row = compare({("real_only", 5): real, ("other", 5): other}, what)
+    assert row["difference"]["low"] > 0
+    assert row["p_holm"] < 0.05
+    assert row["verdict"] == "mixed"
 
 
 def test_comparisons_are_paired_and_oracles_stand_at_every_number_of_cases():

@@ -166,7 +166,7 @@ def test_terminating_the_runner_ends_its_jobs(tmp_path, end):
     assert process.wait(timeout=20) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-    assert state_of(job("a", sleeper), tmp_path)["state"] == "waiting"
+    assert read_json(tmp_path / "jobs" / "a.json")["state"] == "waiting"  # wherever it is looked at
     assert read_json(tmp_path / "jobs" / "a.json")["seconds"] > 0
 
 
@@ -190,6 +190,34 @@ def test_a_task_that_is_submitted_again_waits_for_no_attempt_that_is_over(tmp_pa
     assert task(tmp_path, "a") == 0
     assert runs(tmp_path, "a") == 1
     assert state_of(note("a"), tmp_path)["seconds"] >= 60
+
+
+def test_a_run_that_ended_on_another_machine_without_a_word_is_taken_over(tmp_path):
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": 1, "started": 1, "seconds": 60.0})
+    state = tmp_path / "jobs" / "a.json"
+    write_json(state, {**read_json(state), "host": "another"})
+    assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
+    silent = time.time() - study_runner.SILENT_S - 1
+    os.utime(state, (silent, silent))
+    with try_lock(tmp_path / "jobs" / "a.lock"):  # it was asleep
+        run_table([note("a")], tmp_path, {}, 1)
+        assert runs(tmp_path, "a") == 0
+    assert run_table([note("a")], tmp_path, {}, 1) == {"done": 1}
+    assert runs(tmp_path, "a") == 1
+
+
+def test_a_job_that_leaves_out_files_has_failed_whatever_it_says(tmp_path):
+    for name in ("one.png", "two.png", "two.json"):
+        (tmp_path / "given").mkdir(exist_ok=True)
+        (tmp_path / "given" / name).touch()
+    made = "import os; os.makedirs('made', exist_ok=True); open('made/{}', 'w')"
+    wanted = {"counterparts": ("given", "made")}
+    assert run_table([job("a", made.format("one.png"), **wanted)], tmp_path, {}, 1) == {"failed": 1}
+    error = read_json(tmp_path / "jobs" / "a.json")["error"]
+    assert error == f"it ended well and left 1 of 2 files out, such as {tmp_path}/made/two.png"
+    assert run_table([job("a", made.format("two.png"), **wanted)], tmp_path, {}, 1) == {"done": 1}
+    save_table([job("a", "", **wanted)], {}, tmp_path)
+    assert load_table(tmp_path)[0] == [job("a", "", **wanted)]
 
 
 def test_a_task_of_a_cluster_runs_its_job_alone(tmp_path, capsys):
@@ -366,7 +394,7 @@ def record_of_box(folder: Path, foreground: float, around: float, lesion: int) -
     labels = {"background": 0, "lesion": 1, "ignore": 2}
     source = SourceDataset(dataset, {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "a", "1": "b"}},
                            {"box": {"images": list(map(str, files)), "label": str(dataset / "labelsTr" / "box.nii.gz")}}, {})
-    record = record_cases(Study("901", (1,), ARMS[:1], 1), source, Split(("box",), {0: ()}), folder)["box"]
+    record = record_cases(Study("901", (1,), ARMS[:1], 1), source, Split(("box",), {0: ()}, {"box": "box"}), folder)["box"]
     assert recorded_cases(folder)["box"] == record
     return record
 
@@ -438,6 +466,46 @@ def test_a_structure_that_a_case_does_not_have_counts_in_every_arm(finished):
     assert rows["real_only", 2]["mean"]["mean"] == 0
     assert rows["copy_paste_25", 2]["mean"]["mean"] == 1
     assert rows["copy_paste_25", 2]["difference"]["mean"] == 1
+
+
+def test_scans_of_a_patient_are_no_independent_cases(finished):
+    """All scans of a patient change alike: nine cases of three patients are three pairs, too few for a test."""
+    study, jobs, folder = finished
+    split = read_json(folder / "split.json")
+    write_json(folder / "split.json", split | {"patients": {c: f"patient_{i // 3}" for i, c in enumerate(split["test"])}})
+    html = write_study_report(study, jobs, folder).read_text()
+    results = read_json(folder / "report" / "results.json")
+    row = next(r for r in results["comparisons"] if (r["arm"], r["num_cases"]) == ("copy_paste_25", 2))
+    assert (row["num_pairs"], row["num_worse"], row["p"], row["verdict"]) == (3, 3, None, "tends worse")
+    assert "Only 3 test patients" in results["warnings"][0]
+    assert "patients better / worse" in html
+    assert "averaged over structures, then over the scans of a patient" in results["methods"]
+    assert "resample test patients and repetitions; differences are paired by patient," in results["methods"]
+
+
+def test_the_report_is_of_what_is_finished_and_measured(finished):
+    study, jobs, folder = finished
+    more = replace(study, folds=(0, 1), arms=(*study.arms, Arm("sbldm", "sbldm_25", 0.25)))
+    write_study_report(more, jobs, folder)
+    methods = (folder / "report" / "methods.txt").read_text()
+    assert "for 1 draw(s) (0) and 2 repetition(s)" in methods
+    assert "sbldm_25" not in methods
+    distances = replace(study, evaluation=replace(study.evaluation, surface_distances=True))
+    with pytest.raises(UserError, match="Surface distances at 1 mm are not measured: sbldm_ablation run"):
+        write_study_report(distances, jobs, folder)
+    narrow = replace(study, evaluation=replace(study.evaluation, confidence=0.8))
+    write_study_report(narrow, jobs, folder)
+    assert read_json(folder / "report" / "results.json")["study"]["evaluation"]["confidence"] == 0.8
+
+
+def test_without_the_images_there_is_a_report_without_pictures(finished, tmp_path):
+    study, jobs, folder = finished
+    assert "Best, median and worst" in write_study_report(study, jobs, folder).read_text()
+    (tmp_path / "raw").rename(tmp_path / "archive")
+    html = write_study_report(study, jobs, folder).read_text()
+    (warning,) = [w for w in read_json(folder / "report" / "results.json")["warnings"] if "no pictures" in w]
+    assert f"18 files of test cases are not where they were, such as {tmp_path}/raw/" in warning
+    assert 'alt="Test cases of' not in html
 
 
 def test_few_draws_of_training_cases_are_warned_of_whatever_the_seeds(finished):
