@@ -17,7 +17,7 @@ import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch
-from nnunet_sbldm.config import training_options
+from nnunet_sbldm.config import DEFAULT_PRESET, training_options
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
@@ -37,7 +37,7 @@ from nnunet_sbldm.installation import (
     undo_command,
     undo_in_place,
 )
-from nnunet_sbldm.known_models import find_model, is_complete, places_of
+from nnunet_sbldm.known_models import find_model, finished_models, places_of
 from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.production import (
     Job,
@@ -85,7 +85,7 @@ def plan_jobs(
     folds: Sequence[Fold],
     wish: Wish,
     model: str | Path | None = None,
-    preset: str = "small",
+    preset: str | None = None,
     editing: EditSettings | None = None,
 ) -> list[Job]:
     """Decide what to make for every fold, and refuse what must not be made.
@@ -95,11 +95,11 @@ def plan_jobs(
         folds: folds to serve.
         wish: how many cases of which kind.
         model: folder or name of one generator for all folds; without it each fold's own is taken.
-        preset: preset of the folds' own generators.
+        preset: preset of the folds' own generators; None takes the only finished one of each.
         editing: edit hosts instead of making whole cases; its hosts, where it names any, are the only ones.
 
     Raises:
-        UserError: no generator for a fold, a leak, other channels or labels, no cases asked for, unwritable format.
+        UserError: no generator for a fold, or several; a leak, other channels or labels, no cases asked for, unwritable format.
     """
     refuse_unwritable(dataset.name, dataset.dataset_json["file_ending"], dataset.reader)
     if len(set(folds)) != len(folds):
@@ -122,14 +122,21 @@ def plan_jobs(
     return jobs
 
 
-def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, preset: str) -> Path:
-    own = generator_folder(dataset, preset, fold)
+def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, preset: str | None) -> Path:
+    named = generator_folder(dataset, preset or DEFAULT_PRESET, fold)
+    home = named.parents[1]
     if model is not None:
-        return find_model(model, fold, places_of(own.parents[1], dataset.plans_name, model))
-    if not is_complete(own):
-        training = " ".join(["sbldm_train", "-d", str(int(dataset.name[7:10])), "-f", str(fold), *training_options(preset)])
-        raise UserError(f"There is no SBLDM for fold {fold} in {own}: run {training}, or name another one with -m.")
-    return own
+        return find_model(model, fold, places_of(home, dataset.plans_name, model))
+    found = [f for f in finished_models(home, dataset.plans_name, fold) if preset is None or f == named]
+    if len(found) > 1:
+        names = ", ".join(f.parent.name.rpartition("__")[2] for f in found)
+        raise UserError(f"Fold {fold} of {dataset.name} has {len(found)} finished SBLDMs ({names}): name one with -m.")
+    if not found:
+        options = training_options(preset) if preset else []
+        training = " ".join(["sbldm_train", "-d", str(int(dataset.name[7:10])), "-f", str(fold), *options])
+        where = named if preset else home
+        raise UserError(f"There is no SBLDM for fold {fold} in {where}: run {training}, or name another one with -m.")
+    return found[0]
 
 
 def edit_job(

@@ -168,9 +168,9 @@ def trained_preset_argument(parser: argparse.ArgumentParser) -> None:
             raise argparse.ArgumentTypeError(str(e)) from None
 
     parser.add_argument(
-        "-preset", default=DEFAULT_PRESET, type=name, metavar="PRESET",
+        "-preset", type=name, metavar="PRESET",
         help=f"[OPTIONAL] size of the trained generator: {', '.join(PRESETS)}, with its -length if it had one, as small_x1.5. "
-        f"Default: {DEFAULT_PRESET}",
+        "Default: the only one that the fold has",
     )
 
 

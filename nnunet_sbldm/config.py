@@ -1,6 +1,6 @@
 """Configuration: frozen dataclasses, one per stage, and the presets.
 
-The resolved configuration is saved in every checkpoint. Presets differ in size and length alone.
+The resolved configuration is saved in every checkpoint. Presets differ in the size of the networks and in how they are trained.
 """
 
 from __future__ import annotations

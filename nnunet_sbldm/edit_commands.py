@@ -32,6 +32,10 @@ def evaluate_edits_command(args: argparse.Namespace) -> None:
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:
         raise UserError("Edits are evaluated with -mode edit.")
+    given = {"-targets": args.targets, "-nnunet": args.nnunet, "--no_gate": args.no_gate}
+    unfit = [option for option, value in given.items() if value]
+    if unfit:
+        raise UserError(f"{unfit[0]} is for whole cases; leave it out with -mode edit.")
     folder = find_model(args.m)
     output = output_of(args, folder, "edit_evaluation")
     generator = load_generator(folder, torch.device(device))

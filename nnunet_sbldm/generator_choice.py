@@ -14,7 +14,7 @@ from nnunet_sbldm.config import training_options
 from nnunet_sbldm.edit_tasks import refuse_other_axes
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
-from nnunet_sbldm.known_models import find_model, is_complete, places_of
+from nnunet_sbldm.known_models import find_model, finished_models, places_of
 from nnunet_sbldm.nnunet import DEFAULT_PLANS, NnunetDataset, nnunet_folder
 from nnunet_sbldm.types import UserError
 
@@ -123,10 +123,9 @@ def find_generator(fold: TrainingFold, model: str | None) -> Path:
 
 
 def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:
-    pattern = f"SBLDM__{fold.plans.plans_name}__*/fold_{fold.fold}"
-    found = [folder for home in homes for folder in sorted(home.glob(pattern)) if is_complete(folder)]
+    found = [folder for home in homes for folder in finished_models(home, fold.plans.plans_name, fold.fold)]
     if not found:
-        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no finished SBLDM ({homes[0] / pattern}): "
+        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no finished SBLDM in {homes[0]}: "
                         f"{train_command(fold)}, or name another one (sbldm_configure -m).")
     if len(found) > 1:
         named = ", ".join(folder.parent.name for folder in found[:MAX_NAMED])

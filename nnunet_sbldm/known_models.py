@@ -90,6 +90,11 @@ def places_of(home: Path, plans_name: str, model: str | Path) -> list[Path]:
     return [home / model, home / folder_name(plans_name, str(model))]
 
 
+def finished_models(home: Path, plans_name: str, fold: int | str) -> list[Path]:
+    """Folders of the finished models of a fold in a dataset's folder in ``nnUNet_results``, of every preset and length."""
+    return [folder for folder in sorted(home.glob(f"{folder_name(plans_name, '*')}/fold_{fold}")) if is_complete(folder)]
+
+
 def folder_name(plans_name: str, preset: str) -> str:
     """Folder of the models of a preset, beside nnU-Net's own in a dataset's folder in ``nnUNet_results``."""
     return f"SBLDM__{plans_name}__{preset}"

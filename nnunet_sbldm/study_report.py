@@ -293,8 +293,9 @@ def _score(table: np.ndarray, num_resamples: int, confidence: float) -> dict[str
 def _metric_row(row: dict[str, Any]) -> list[str]:
     loss = NOT_MEASURED if row["training_loss"] is None else f"{row['training_loss']:.2f}"
     voxels = [f"{row[k]:.0f}" for k in ("missed_voxels", "false_voxels")]
-    scores = [score_text(s) + (f" of {s['num_values']}" if s and name.startswith("HD95") else "")
-              for name, s in row["scores"].items()]
+    known = [s["num_values"] for s in row["scores"].values() if s]
+    scores = [score_text(s) + (f" of {s['num_values']}" if s and s["num_values"] < max(known) else "")
+              for s in row["scores"].values()]
     return [row["arm"], str(row["num_cases"]), loss, *scores, *voxels]
 
 

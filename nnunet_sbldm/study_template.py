@@ -81,10 +81,10 @@ smallest, middle and largest foreground ({{ thirds }}).</p>
 <p>Precision: share of the predicted voxels that are right; recall: share of the reference that is found; means of the test cases
 that have such voxels. A structure that a case does not have scores 1 where none is predicted and 0 where some is. Missed and
 false voxels: per test case{% if several %} and structure{% endif %}, means.
-Training loss: of nnU-Net, mean of the last five epochs.</p>
-{% if surface %}<p>HD95 leaves out structures that are missing on one side, so an arm that finds less may have the smaller mean:
-read it with the number of values behind it.</p>{% else %}<p>NSD and
-HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
+Training loss: of nnU-Net, mean of the last five epochs. <i>of 23</i>: the mean is of 23 values alone, as precision has none where
+nothing is predicted{% if surface %}, and HD95 none where a structure is missing on one side{% endif %}; an arm that finds less
+may then have the better mean.</p>
+{% if not surface %}<p>NSD and HD95 were not measured (<code>evaluation: surface_distances</code>).</p>{% endif %}
 
 <h2>The cases</h2>
 <img alt="Volume and brightness of the foreground of each case" src="{{ cases }}">

@@ -567,6 +567,14 @@ def test_a_foreign_generators_edits_inherit_their_hosts_under_the_fold_rule(gene
         guard_split([*train, "s"], val, {"s": other.generator.seen}, fingerprints, 0)
 
 
+@pytest.mark.parametrize("option", [["-targets", "t.json"], ["-nnunet", "folder"], ["--no_gate"]])
+def test_what_is_for_whole_cases_is_refused_where_edits_are_evaluated(generator, capsys, option):
+    with pytest.raises(SystemExit) as e:
+        cli.evaluate_entry(["-m", str(generator.folder), "-device", "cpu", "-mode", "edit", *option])
+    assert e.value.code == 2
+    assert f"{option[0]} is for whole cases; leave it out with -mode edit." in capsys.readouterr().err
+
+
 def test_sbldm_evaluate_measures_edits(generator, tmp_path):
     out = tmp_path / "evaluation"
     cli.evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-n", "3", "-steps", "2", "-device", "cpu", "-mode", "edit"])

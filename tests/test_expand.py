@@ -15,9 +15,12 @@ from phantom_fixtures import hash_tree
 
 from nnunet_sbldm import cli, expand_command
 from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.requests import Wish
+from nnunet_sbldm.types import UserError
 
 PREPROCESS = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:preprocess_entry"
 FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu", "--no_gate"]
@@ -324,6 +327,19 @@ def test_data_that_an_older_nnunet_preprocessed_are_not_read(phantom_dataset, ca
         file.rename(file.with_suffix(".npz"))
     message = refused(capsys, *where, "-n", "1")
     assert "or by an older nnU-Net: run nnUNetv2_preprocess -d 900" in message
+
+
+def test_without_a_preset_the_only_generator_of_the_fold_is_taken(phantom_dataset, generator):
+    own = generator.folder.parent
+    (only,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=1))
+    assert only.generator.folder == generator.folder
+    shutil.copytree(own, own.with_name("SBLDM__nnUNetPlans__small_x2"))
+    with pytest.raises(UserError, match=r"Fold 0 of .* has 2 finished SBLDMs \(nano, small_x2\): name one with -m"):
+        plan_jobs(phantom_dataset, [0], Wish(num_cases=1))
+    (named,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=1), "small_x2")
+    assert named.generator.folder.parent.name == "SBLDM__nnUNetPlans__small_x2"
+    with pytest.raises(UserError, match=r"no SBLDM for fold 1 in .*Dataset900_Phantom: run sbldm_train -d 900 -f 1, or"):
+        plan_jobs(phantom_dataset, [1], Wish(num_cases=1))
 
 
 def test_bad_requests_end_with_one_sentence_and_change_nothing(phantom, phantom_dataset, generator, capsys, monkeypatch):
