@@ -140,8 +140,14 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def hold(folder: Path) -> IO[bytes] | None:
-    """Keep a temporary folder from :func:`remove_leftovers` of every process, for as long as the file returned is open."""
-    return try_lock(folder / LOCK_NAME)
+    """Keep a temporary folder from :func:`remove_leftovers` of every process, for as long as the file returned is open.
+
+    Processes that are forked from this one do not hold it.
+    """
+    file = try_lock(folder / LOCK_NAME)
+    if file is not None:
+        os.register_at_fork(after_in_child=file.close)
+    return file
 
 
 def _is_held(folder: Path) -> bool:
@@ -181,7 +187,7 @@ def try_lock(path: Path, shared: bool = False) -> IO[bytes] | None:
     The lock ends with the process, however that ends. Where a file system has no locks, everyone gets one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "ab")  # noqa: SIM115 (closing it gives the lock back)
+    file = open(path, "a+b")  # noqa: SIM115 (closing it gives the lock back); network file systems share what can be read
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

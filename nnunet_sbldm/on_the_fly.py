@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
@@ -66,7 +66,8 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
     device = torch.device(settings.sbldm_device or run.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"There is no GPU for the SBLDM ({device}): set sbldm_device to cpu (sbldm_configure).")
-    ring = _share(_new_ring(run) if run.local_rank == 0 else None)
+    own, held = _new_ring(run) if run.local_rank == 0 else (None, None)
+    ring = _share(own)
     supervisor = None
     if run.local_rank == 0:
         if run.first_epoch == 0:
@@ -76,7 +77,7 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
         supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
     first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, device.type == "cuda")
     maker = "; ".join(filter(None, (str(generator.folder), licence_note(generator.folder))))
-    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {maker}", first, run.log)
+    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {maker}", first, run.log, held)
 
 
 def _job_of(
@@ -127,18 +128,19 @@ def _num_threads() -> int:
 # --- the ring's folder ---------------------------------------------------------------------------------------------
 
 
-def _new_ring(run: TrainingRun) -> Path:
-    """A ring beside the preprocessed data; those of trainings that were killed are deleted."""
+def _new_ring(run: TrainingRun) -> tuple[Path, IO[bytes] | None]:
+    """A ring beside the preprocessed data, and what holds it; those of trainings that were killed are deleted."""
     home = run.fold.preprocessed / FOLDER / RINGS
     try:
         run.output_folder.mkdir(parents=True, exist_ok=True)
         home.mkdir(parents=True, exist_ok=True)
         remove_leftovers(home)
         ring = make_temporary_folder(home)
+        held = hold(ring)
         make_ring(ring)
     except OSError as e:
         raise UserError(f"Synthetic cases cannot be written to {home}: {e.strerror}.") from e
-    return ring
+    return ring, held
 
 
 def _share(ring: Path | None) -> Path:
@@ -176,7 +178,13 @@ class OnTheFly:
     """A source of synthetic cases for :class:`nnunet_sbldm.mixed_dataset.MixedDataset`; its pickled copies only read."""
 
     def __init__(
-        self, ring: Path, supervisor: GeneratorSupervisor | None, description: str, first: FirstCases, log: Log
+        self,
+        ring: Path,
+        supervisor: GeneratorSupervisor | None,
+        description: str,
+        first: FirstCases,
+        log: Log,
+        held: IO[bytes] | None,
     ) -> None:
         """Read from ``ring``.
 
@@ -186,13 +194,14 @@ class OnTheFly:
             description: what it is, in a few words.
             first: what is waited for before the training starts.
             log: where to say what was done.
+            held: keeps other trainings from deleting the ring until it is closed; None on the ranks that only read.
         """
         self._ring, self._supervisor, self._description = ring, supervisor, description
         self._first, self._log = first, log
         self._reader, self._draws = RingReader(ring), DrawCounter(ring)
         self._reported: dict[str, float] = {}
         self._was_ready = False
-        self._hold = hold(ring) if supervisor is not None else None
+        self._held = held
 
     def __reduce__(self) -> tuple[type[RingReader], tuple[Path]]:
         """Background workers that are not forked get the reader alone."""
@@ -249,9 +258,9 @@ class OnTheFly:
         """End the generator process and delete the ring."""
         if self._supervisor is not None and self._supervisor.stop():
             atexit.unregister(self.stop)
+            if self._held is not None:
+                self._held.close()
             shutil.rmtree(self._ring, ignore_errors=True)
-            if self._hold is not None:
-                self._hold.close()
             with suppress(OSError):  # another training has its ring there
                 self._ring.parent.rmdir()
 

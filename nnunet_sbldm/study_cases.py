@@ -72,7 +72,7 @@ def record_cases(
             case = source.read(case_id)
             read[case_id] = _record(source, case)
             num_slices.append(len(case.label))
-        if max(num_slices) == 1:
+        if len(unread) == len(wanted) and max(num_slices) == 1:
             raise UserError(f"The cases of {source.folder.name} are single slices: studies train 3d_fullres, which nnU-Net plans "
                             "for volumes alone.")
         changed = [c for c in read if is_set_up and c in known and known[c].content != read[c].content]

@@ -281,11 +281,10 @@ def make_folders(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy where there are none; a link to where the file was before is replaced."""
-    if target.is_symlink() and os.readlink(target) != str(source):
-        target.unlink()
-    if target.is_symlink() or target.exists():
+    """A symbolic link, or a copy where there are none; a link to what is not there any more is replaced."""
+    if target.exists():
         return
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.symlink(source, target)

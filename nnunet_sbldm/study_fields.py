@@ -91,6 +91,12 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _dataset(value: Any) -> str:
+    """A name, or a number without leading zeros."""
+    text = _text(value)
+    return str(int(text)) if text.isdecimal() else text
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
@@ -202,7 +208,7 @@ def _section(known: Fields) -> tuple[Parser, str]:
 
 
 STUDY_FIELDS: Fields = {
-    "dataset": (_text, "the number or name of a dataset in nnUNet_raw, or phantom"),
+    "dataset": (_dataset, "the number or name of a dataset in nnUNet_raw, or phantom"),
     "num_cases": (_several(_whole(2)), "a whole number from 2, or a list of different ones"),
     "arms": (_arms, f"a list of arms ({', '.join(ARM_KINDS)})"),
     "test_cases": (_test_cases, f"a whole number from 1, a list of case ids, or {TEST_FOLDER}"),

@@ -137,7 +137,7 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     write_json(results.output / "results.json", {
         **stored, "study": asdict(study), "test_cases": list(results.cases), "generators_checked": results.num_generators,
         "comparisons": results.rows, "draws": [asdict(d) for d in results.draws], "warnings": _warnings(results),
-        "metrics": metrics, "cases": [g.to_json() for g in results.groups], "time": time_per_arm(study, jobs, folder),
+        "metrics": metrics, "cases": [g.to_json() for g in results.groups], "time": time_per_arm(results.reported, jobs, folder),
         "unfinished": unfinished(jobs, folder), "methods": methods})
     report = results.output / "report.html"
     _write_text(report, page)
@@ -203,7 +203,7 @@ def _write_text(path: Path, text: str) -> None:
 def _html(results: _Results, metrics: Sequence[dict[str, Any]], methods: str) -> str:
     import jinja2
 
-    study, rows, numbers = results.study, results.rows, sorted(results.study.num_cases)
+    study, rows, numbers = results.study, results.rows, sorted(results.reported.num_cases)
     curves, differences, cases = (results.output / f"{n}.png" for n in ("learning_curves", "differences", "cases"))
     channels = channel_names_of(results.dataset_json)
     learning_curves(rows, curves)
@@ -245,7 +245,7 @@ def _warnings(results: _Results) -> list[str]:
         warnings.append(f"Only {number} test {results.units}: intervals are wide, and differences that exist may not show.")
     if results.lost_files:
         warnings.append(f"{len(results.lost_files)} files of test cases are not where they were, such as "
-                        f"{results.lost_files[0].resolve()}: no pictures of them.")
+                        f"{results.lost_files[0].resolve()}: no pictures of test cases.")
     few = sum(r["num_folds"] < FEW_FOLDS for r in results.rows)
     if few:
         warnings.append(f"Fewer than three draws of training cases (folds) in {few} of {len(results.rows)} rows: however many "
@@ -319,6 +319,6 @@ def _pictures(results: _Results) -> list[tuple[str, str]]:
 
 
 def _time_rows(results: _Results) -> list[list[str]]:
-    rows = time_per_arm(results.study, results.jobs, results.folder)
+    rows = time_per_arm(results.reported, results.jobs, results.folder)
     return [[r["arm"], *(f"{r[k] / 60:.1f}" for k in ("training_seconds", "prediction_seconds", "generator_seconds")),
              f"{r['gpu_hours']:.2f}" if results.study.run.device == "cuda" else NOT_MEASURED] for r in rows]

@@ -6,7 +6,6 @@ task, on a cluster: ``python -m nnunet_sbldm.study_runner FOLDER JOB``. A lock k
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -32,7 +31,7 @@ POLL_EVERY_S = 0.1
 MEMORY_EVERY_S, STATE_EVERY_S = 2.0, 30.0
 SILENT_S = 10 * STATE_EVERY_S
 """A runner that has not noted its job for so long is gone, on whatever machine it was."""
-TABLE, RUNNERS = "jobs.json", "runners.lock"
+TABLE, RUNNERS, CLOCK = "jobs.json", "runners.lock", "clock"
 ERROR_MARKS = ("error:", "Error:", "Error(", "Exception", "Killed")
 MAX_ERROR_LENGTH = 300
 RESULTLESS_OPTIONS = ("-device", "-np", "-npfp")
@@ -44,19 +43,32 @@ SIDE_SUFFIX = ".json"
 
 
 def save_table(jobs: Sequence[StudyJob], environment: Mapping[str, str], folder: Path) -> None:
-    """Write the table for ``status`` and for tasks on a cluster.
+    """Write the table for ``status`` and for tasks on a cluster."""
+    write_json(folder / TABLE, {"environment": dict(environment), "jobs": [asdict(j) for j in jobs]})
+
+
+@contextmanager
+def setting_up(jobs: Sequence[StudyJob], folder: Path) -> Iterator[None]:
+    """What a study's folder is set up in: with other jobs than it has no run may be going on, nor begin meanwhile.
 
     Raises:
-        UserError: it is another one than a run has that is going on, and each would wait for jobs that the other has changed.
+        UserError: one is, and each would wait for jobs that the other has changed.
     """
-    value = json.loads(json.dumps({"environment": dict(environment), "jobs": [asdict(j) for j in jobs]}))
-    if (folder / TABLE).is_file() and read_json(folder / TABLE) == value:
-        return
-    lock = try_lock(folder / RUNNERS)
-    if lock is None:
-        raise UserError(f"Another run is working on {folder}, with other arms, cases or options: wait for its end, or end it.")
-    with lock:
-        write_json(folder / TABLE, value)
+    lock = None
+    if _has_other_jobs(jobs, folder):
+        lock = try_lock(folder / RUNNERS)
+        if lock is None:
+            raise _other_run(folder)
+    with lock or nullcontext():
+        yield
+
+
+def _has_other_jobs(jobs: Sequence[StudyJob], folder: Path) -> bool:
+    return (folder / TABLE).is_file() and load_table(folder)[0] != list(jobs)
+
+
+def _other_run(folder: Path) -> UserError:
+    return UserError(f"Another run is working on {folder}, with other arms, cases or options: wait for its end, or end it.")
 
 
 def load_table(folder: Path) -> tuple[list[StudyJob], dict[str, str]]:
@@ -97,8 +109,13 @@ def _written_state(job: StudyJob, folder: Path) -> dict[str, Any]:
 
 
 def _silence_s(job: StudyJob, folder: Path) -> float:
-    """How long ago the state of a job was noted."""
-    return time.time() - (folder / "jobs" / f"{job.job_id}.json").stat().st_mtime
+    """How long ago the state of a job was noted, by the clock of the folder's file system."""
+    try:
+        (folder / "jobs" / CLOCK).touch()
+        now = (folder / "jobs" / CLOCK).stat().st_mtime
+    except OSError:  # not ours to write to
+        now = time.time()
+    return now - (folder / "jobs" / f"{job.job_id}.json").stat().st_mtime
 
 
 def _identity(job: StudyJob) -> str:
@@ -181,12 +198,15 @@ def run_table(
 
     Returns:
         Number of jobs by state; ``running`` are those that another runner has.
+
+    Raises:
+        UserError: the folder has been set up with other jobs meanwhile.
     """
     threads = {} if OMP_THREADS in os.environ else {OMP_THREADS: str(max(1, usable_cores() // parallel_jobs))}
     tried: set[str] = set()
     running: list[_Running] = []
     wanted = [j for j in _subset_by_subset(jobs) if only in (None, j.job_id)]
-    with _working_on(folder) if only is None else nullcontext(), _ended_with_us(running):
+    with _working_on(jobs, folder) if only is None else nullcontext(), _ended_with_us(running):
         while True:
             states = states_of(jobs, folder)
             if only and states[only]["state"] == "running" and states[only]["host"] != socket.gethostname():
@@ -286,14 +306,15 @@ def last_error(log_file: Path, returncode: int) -> str:
 
 
 @contextmanager
-def _working_on(folder: Path) -> Iterator[None]:
+def _working_on(jobs: Sequence[StudyJob], folder: Path) -> Iterator[None]:
     """Keep others from changing the table while several runners may share its jobs."""
     lock = try_lock(folder / RUNNERS, shared=True)
-    try:
+    if lock is None:
+        raise _other_run(folder)
+    with lock:
+        if _has_other_jobs(jobs, folder):
+            raise _other_run(folder)
         yield
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from nnunet_sbldm.study_data import (
     write_test_cases,
 )
 from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
-from nnunet_sbldm.study_runner import save_table
+from nnunet_sbldm.study_runner import save_table, setting_up
 from nnunet_sbldm.types import UserError
 
 STUDY_FILE, SPLIT_FILE, IDS_FILE = "study.json", "split.json", "datasets.json"
@@ -44,7 +44,8 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
         Jobs and the variables they run with.
 
     Raises:
-        UserError: another study in the folder, a missing GPU or library, too few cases, leaking subsets.
+        UserError: another study in the folder, or a run with other jobs; a missing GPU or library, too few cases, leaking
+            subsets.
     """
     folder = folder.absolute()
     refuse_other_study(study, folder)
@@ -60,15 +61,16 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
     jobs = plan_study_jobs(study, ids)
     if max(ids.known.values()) > LARGEST_ID:
         raise UserError(f"The study needs {len(ids.known)} datasets, and nnU-Net numbers at most {LARGEST_ID}: split the study.")
-    make_folders(folder)
-    write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
-    write_json(folder / SPLIT_FILE, split.to_json())
-    write_json(folder / IDS_FILE, ids.known)
-    for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
-        write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
-    write_test_cases(source, split, folder)
     environment = job_environment(str(folder), study.run.processes)
-    save_table(jobs, environment, folder)
+    with setting_up(jobs, folder):
+        make_folders(folder)
+        write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
+        write_json(folder / SPLIT_FILE, split.to_json())
+        write_json(folder / IDS_FILE, ids.known)
+        for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
+            write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
+        write_test_cases(source, split, folder)
+        save_table(jobs, environment, folder)
     return jobs, environment
 
 
@@ -108,9 +110,11 @@ def _refuse_other_split(split: Split, folder: Path) -> None:
     """Raise a :class:`UserError` if a study's cases would be tested or trained on otherwise than when it was set up."""
     if not (folder / SPLIT_FILE).is_file():
         return
-    old = Split.from_json(read_json(folder / SPLIT_FILE))
+    value = read_json(folder / SPLIT_FILE)
+    old = Split.from_json(value)
+    other_patients = "patients" in value and old.patients != split.patients  # older versions did not keep them
     orders = old.order.keys() & split.order.keys()
-    if (old.test, old.patients) != (split.test, split.patients) or any(old.order[f] != split.order[f] for f in orders):
+    if other_patients or old.test != split.test or any(old.order[f] != split.order[f] for f in orders):
         raise UserError(f"The cases of the dataset, or their patients, are others than when {folder} was set up: its test cases "
                         "and subsets would change. Restore them, or choose a new folder with -o.")
 

@@ -40,7 +40,7 @@ most lose a little.{% if units != "cases" %} Scores of a patient's scans are ave
 
 {% if differences %}<h2>Differences to {{ reference }}</h2>
 <img alt="Difference in Dice points with interval, for each arm and number of real cases" src="{{ differences }}">
-<p>Blue: better or tends better; orange: worse or tends worse; grey: no difference shown.</p>{% endif %}
+<p>Blue: better or tends better; orange: worse or tends worse; grey: no difference shown, or mixed.</p>{% endif %}
 
 <h2>Dice of the test cases</h2>
 {% for n, rows in tables.items() %}

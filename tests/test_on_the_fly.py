@@ -1,5 +1,6 @@
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, generator_choice, generator_process
+from nnunet_sbldm import cli, files, generator_choice, generator_process
 from nnunet_sbldm.case_maker import CaseMaker, is_case_id
 from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.files import TEMPORARY_PREFIX, read_json, write_json
@@ -159,6 +160,18 @@ def test_the_first_of_several_processes_makes_the_others_wait_no_longer_than_the
     assert time.monotonic() - begin < PATIENCE_S
 
 
+def test_a_process_forked_from_a_training_does_not_hold_its_ring(tmp_path):
+    held = files.hold(tmp_path)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    assert files._is_held(tmp_path)
+    held.close()
+    wait_for(lambda: not files._is_held(tmp_path))
+    assert child.is_alive()
+    child.kill()
+    child.join()
+
+
 def test_a_ring_in_use_is_kept_by_trainings_that_cannot_see_its_process(opened, run):
     source = opened()
     _, pid, rest = source._ring.name.rsplit(".", 2)
@@ -167,7 +180,7 @@ def test_a_ring_in_use_is_kept_by_trainings_that_cannot_see_its_process(opened, 
     source._ring = elsewhere
     opened()
     assert elsewhere.is_dir()
-    source._hold.close()
+    source._held.close()
     opened()
     assert not elsewhere.exists()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phantom_fixtures import SMALL_PHANTOM
+from phantom_fixtures import SMALL_PHANTOM, hash_tree
 
 from nnunet_sbldm import study_runner
 from nnunet_sbldm.files import read_json, write_json
@@ -117,7 +117,7 @@ def test_a_file_that_is_no_yaml_or_lacks_keys(tmp_path):
 def test_numbers_with_leading_zeros_and_dates_are_what_they_look_like(tmp_path):
     (tmp_path / "study.yaml").write_text("dataset: 010\nnum_cases: 5\ntest_cases: [001, 12_05, 2020-01-01]\narms: [real_only]\n")
     study = read_study(tmp_path / "study.yaml")
-    assert (study.dataset, study.test_cases, study.num_cases) == ("010", ("001", "12_05", "2020-01-01"), (5,))
+    assert (study.dataset, study.test_cases, study.num_cases) == ("10", ("001", "12_05", "2020-01-01"), (5,))
 
 
 def test_several_ratios_are_several_arms(study_of):
@@ -264,15 +264,26 @@ def test_a_study_may_move_with_the_file_of_its_patients(study_of, raw, tmp_path)
     write_json(tmp_path / "groups.json", patients | {tested[0]: "another"})
     with pytest.raises(UserError, match="or their patients, are others than when"):
         set_up(study_of(groups="groups.json"), tmp_path / "out")
+    write_json(tmp_path / "groups.json", patients)
+    split = read_json(tmp_path / "out" / "split.json")
+    write_json(tmp_path / "out" / "split.json", {k: v for k, v in split.items() if k != "patients"})  # of an older version
+    set_up(study_of(groups="groups.json"), tmp_path / "out")
+    assert read_json(tmp_path / "out" / "split.json") == split
 
 
-def test_a_study_does_not_grow_under_a_run_that_knows_nothing_of_it(study_of, raw, tmp_path):
-    set_up(study_of(), tmp_path / "out")
-    with study_runner._working_on(tmp_path / "out"), study_runner._working_on(tmp_path / "out"):
-        set_up(study_of(), tmp_path / "out")
+def test_a_study_does_not_grow_under_a_run_that_knows_nothing_of_it(study_of, raw, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    jobs, _ = set_up(study_of(), folder)
+    with study_runner._working_on(jobs, folder), study_runner._working_on(jobs, folder):
+        monkeypatch.setenv("nnUNet_extTrainer", "elsewhere")  # as in another shell: the jobs are the same
+        set_up(study_of(), folder)
+        before = hash_tree(folder)
         with pytest.raises(UserError, match="Another run is working on"):
-            set_up(study_of(seeds=[0, 1]), tmp_path / "out")
-    set_up(study_of(seeds=[0, 1]), tmp_path / "out")
+            set_up(study_of(seeds=[0, 1]), folder)
+        assert hash_tree(folder) == before
+    set_up(study_of(seeds=[0, 1]), folder)
+    with pytest.raises(UserError, match="Another run is working on"):  # it began with the jobs of before
+        study_runner.run_table(jobs, folder, {}, 1)
 
 
 def test_links_to_test_cases_follow_a_dataset_that_moves(study_of, raw, tmp_path, monkeypatch):

@@ -485,8 +485,10 @@ def test_scans_of_a_patient_are_no_independent_cases(finished):
 
 def test_the_report_is_of_what_is_finished_and_measured(finished):
     study, jobs, folder = finished
-    more = replace(study, folds=(0, 1), arms=(*study.arms, Arm("sbldm", "sbldm_25", 0.25)))
-    write_study_report(more, jobs, folder)
+    more = replace(study, folds=(0, 1), num_cases=(2, 3, 5), arms=(*study.arms, Arm("sbldm", "sbldm_25", 0.25)))
+    html = write_study_report(more, jobs, folder).read_text()
+    assert "nnU-Net trained on 2, 3 real cases" in html
+    assert [r["arm"] for r in read_json(folder / "report" / "results.json")["time"]] == [a.name for a in study.arms]
     methods = (folder / "report" / "methods.txt").read_text()
     assert "for 1 draw(s) (0) and 2 repetition(s)" in methods
     assert "sbldm_25" not in methods
