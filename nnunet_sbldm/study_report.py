@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,28 @@ class _Results:
         """What intervals resample and tests compare."""
         return "patients" if any(c != p for c, p in self.patients.items()) else "cases"
 
-    @property
+    @cached_property
     def reported(self) -> Study:
         """The study, with those arms, numbers of cases, folds and seeds alone that some finished run has."""
-        arms = {r.arm.name for r in self.runs}
-        numbers, folds, seeds = ({getattr(r.subset, k) for r in self.runs if k != "num_cases" or not r.arm.num_cases}
-                                 for k in ("num_cases", "fold", "seed"))
-        return replace(self.study, arms=tuple(a for a in self.study.arms if a.name in arms),
-                       num_cases=tuple(n for n in self.study.num_cases if n in numbers),
-                       folds=tuple(f for f in self.study.folds if f in folds),
-                       seeds=tuple(s for s in self.study.seeds if s in seeds))
+        study, arms = self.study, {r.arm.name for r in self.runs}
+        numbers = {r.subset.num_cases for r in self.runs if not r.arm.num_cases}
+        folds, seeds = {r.subset.fold for r in self.runs}, {r.subset.seed for r in self.runs}
+        return replace(
+            study,
+            arms=tuple(a for a in study.arms if a.name in arms),
+            num_cases=tuple(n for n in study.num_cases if n in numbers),
+            folds=tuple(f for f in study.folds if f in folds),
+            seeds=tuple(s for s in study.seeds if s in seeds),
+        )
 
-    @property
+    @cached_property
     def lost_files(self) -> list[Path]:
         """What the pictures would show of the test cases, and is not there any more."""
         ending = self.dataset_json["file_ending"]
         shown = [f for c in self.cases for f in (f"{TEST_IMAGES}/{c}_0000{ending}", f"{TEST_LABELS}/{c}{ending}")]
         return [self.folder / f for f in shown if not (self.folder / f).exists()]
 
-    @property
+    @cached_property
     def dataset_json(self) -> dict[str, Any]:
         """nnU-Net's, of the networks."""
         content: dict[str, Any] = read_json(self.folder / predictions_folder(self.runs[0]) / "dataset.json")
