@@ -85,20 +85,17 @@ def test_a_cpu_trains_with_no_more_threads_than_it_may_use(dataset, monkeypatch)
         torch.set_num_threads(before)
 
 
-def test_a_configuration_without_final_validation_predicts_no_case(dataset, capsys):
-    trainer = start_trainer(nnUNetTrainerSBLDM, dataset, 0, add_settings(dataset, "3d_short", ratio=0, final_validation=False))
-    trainer.perform_actual_validation()
-    assert "No validation" in capsys.readouterr().out
-    assert not (Path(trainer.output_folder) / "validation").exists()
-
-
-def test_asked_for_explicitly_it_validates_in_any_case(dataset):
+def test_without_final_validation_a_training_predicts_no_case_unless_asked_explicitly(dataset, capsys):
     name = add_settings(dataset, "3d_short", ratio=0, final_validation=False, **(SHORT | {"num_epochs": 1}))
-    make_trainer(nnUNetTrainerSBLDM, dataset, 0, name).run_training()
-    trainer = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
-    maybe_load_checkpoint(trainer, continue_training=False, validation_only=True)  # as --val does
-    trainer.perform_actual_validation()
-    assert len(list((Path(trainer.output_folder) / "validation").glob("*.nii.gz"))) == len(fold_cases(dataset, 0)[1])
+    trained = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+    trained.run_training()
+    trained.perform_actual_validation()  # as nnUNetv2_train does after every training
+    assert "No validation" in capsys.readouterr().out
+    assert not (Path(trained.output_folder) / "validation").exists()
+    asked = make_trainer(nnUNetTrainerSBLDM, dataset, 0, name)
+    maybe_load_checkpoint(asked, continue_training=False, validation_only=True)  # as --val does
+    asked.perform_actual_validation()
+    assert len(list((Path(asked.output_folder) / "validation").glob("*.nii.gz"))) == len(fold_cases(dataset, 0)[1])
 
 
 def test_a_finished_training_that_is_continued_needs_no_synthetic_cases_and_keeps_its_records(dataset):
