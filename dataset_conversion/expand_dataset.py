@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch
-from nnunet_sbldm.config import DEFAULT_PRESET, training_options
+from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch, training_command
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
 from nnunet_sbldm.files import read_json, sha256_of_json, write_json
@@ -123,19 +122,17 @@ def plan_jobs(
 
 
 def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, preset: str | None) -> Path:
-    named = generator_folder(dataset, preset or DEFAULT_PRESET, fold)
-    home = named.parents[1]
+    home = nnunet_folder("nnUNet_results") / dataset.name
     if model is not None:
         return find_model(model, fold, places_of(home, dataset.plans_name, model))
-    found = [f for f in finished_models(home, dataset.plans_name, fold) if preset is None or f == named]
+    named = generator_folder(dataset, preset, fold) if preset else None
+    found = [f for f in finished_models(home, dataset.plans_name, fold) if named in (None, f)]
     if len(found) > 1:
         names = ", ".join(f.parent.name.rpartition("__")[2] for f in found)
         raise UserError(f"Fold {fold} of {dataset.name} has {len(found)} finished SBLDMs ({names}): name one with -m.")
     if not found:
-        options = training_options(preset) if preset else []
-        training = " ".join(["sbldm_train", "-d", str(int(dataset.name[7:10])), "-f", str(fold), *options])
-        where = named if preset else home
-        raise UserError(f"There is no SBLDM for fold {fold} in {where}: run {training}, or name another one with -m.")
+        training = training_command(dataset.name, dataset.plans_name, fold, preset)
+        raise UserError(f"There is no SBLDM for fold {fold} in {named or home}: run {training}, or name another one with -m.")
     return found[0]
 
 

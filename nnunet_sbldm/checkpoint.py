@@ -31,6 +31,7 @@ from nnunet_sbldm.config import (
     Preset,
     StageConfig,
     from_json,
+    training_options,
 )
 from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
@@ -39,7 +40,7 @@ from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, nnunet_folder
+from nnunet_sbldm.nnunet import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
@@ -252,6 +253,13 @@ class Generator:
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
     """``nnUNet_results/DATASET/SBLDM__PLANS__PRESET/fold_F``."""
     return nnunet_folder("nnUNet_results") / dataset.name / folder_name(dataset.plans_name, preset) / f"fold_{fold}"
+
+
+def training_command(dataset_name: str, plans_name: str, fold: Fold, preset: str | None = None) -> str:
+    """The command that trains the generator of a fold; ``preset``, perhaps with a length, None for the default."""
+    words = ["sbldm_train", "-d", str(int(dataset_name[7:10])), "-f", str(fold)]
+    words += ["-p", plans_name] if plans_name != DEFAULT_PLANS else []
+    return " ".join([*words, *(training_options(preset) if preset else ())])
 
 
 def load_generator(folder: Path, device: torch.device | None = None) -> Generator:

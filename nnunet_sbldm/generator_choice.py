@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, has_its_plans, load_generator, refuse_mismatch
+from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, has_its_plans, load_generator, refuse_mismatch, training_command
 from nnunet_sbldm.config import training_options
 from nnunet_sbldm.edit_tasks import refuse_other_axes
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.known_models import find_model, finished_models, places_of
-from nnunet_sbldm.nnunet import DEFAULT_PLANS, NnunetDataset, nnunet_folder
+from nnunet_sbldm.nnunet import NnunetDataset, nnunet_folder
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def is_of_dataset(generator: Generator, fold: TrainingFold) -> bool:
 
 def train_command(fold: TrainingFold) -> str:
     """The command that trains the fold's own generator."""
-    plans = fold.plans.plans_name
-    return f"run sbldm_train -d {int(_dataset_names(fold)[0][7:10])} -f {fold.fold}" + f" -p {plans}" * (plans != DEFAULT_PLANS)
+    return f"run {training_command(_dataset_names(fold)[0], fold.plans.plans_name, fold.fold)}"
 
 
 def _dataset_names(fold: TrainingFold) -> list[str]:

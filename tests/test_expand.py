@@ -14,7 +14,7 @@ from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
 from nnunet_sbldm import cli, expand_command
-from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.checkpoint import load_generator, training_command
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
@@ -340,6 +340,7 @@ def test_without_a_preset_the_only_generator_of_the_fold_is_taken(phantom_datase
     assert named.generator.folder.parent.name == "SBLDM__nnUNetPlans__small_x2"
     with pytest.raises(UserError, match=r"no SBLDM for fold 1 in .*Dataset900_Phantom: run sbldm_train -d 900 -f 1, or"):
         plan_jobs(phantom_dataset, [1], Wish(num_cases=1))
+    assert training_command("Dataset004_X", "Res", 0, "small_x2") == "sbldm_train -d 4 -f 0 -p Res -preset small -length 2"
 
 
 def test_bad_requests_end_with_one_sentence_and_change_nothing(phantom, phantom_dataset, generator, capsys, monkeypatch):
