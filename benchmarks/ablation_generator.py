@@ -20,10 +20,10 @@ import torch
 
 from nnunet_sbldm.augmentation import num_copies
 from nnunet_sbldm.checkpoint import GeneratorPlan, load_generator
+from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.config import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
-from nnunet_sbldm.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fold_cases, open_dataset

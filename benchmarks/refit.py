@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.files import write_json
+from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.folds import names_of
 from nnunet_sbldm.known_models import MANIFEST, find_model
 from nnunet_sbldm.model_card import read_card, write_card

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_sbldm.cli_options import Parser, count, run
+from nnunet_sbldm.common.files import copy_file
 from nnunet_sbldm.dataset_conversion.raw_datasets import (
     RawDataset,
     SourceCase,
@@ -21,7 +22,6 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_raw_dataset,
     write_volume,
 )
-from nnunet_sbldm.files import copy_file
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "folders such as BraTS2021_00000 with BraTS2021_00000_flair.nii.gz, _t1, _t1ce, _t2 and _seg"

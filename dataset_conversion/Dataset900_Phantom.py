@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_sbldm.cli_options import Parser, count, run, seed
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.dataset_conversion.raw_datasets import ENDING, dataset_folder
-from nnunet_sbldm.files import read_json
 from nnunet_sbldm.nnunet import nnunet_folder
 from nnunet_sbldm.phantom import CHANNELS, PhantomConfig, dataset_json, write_phantom_dataset
 from nnunet_sbldm.types import UserError

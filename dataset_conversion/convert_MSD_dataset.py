@@ -11,6 +11,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from nnunet_sbldm.cli_options import Parser, count, run
+from nnunet_sbldm.common.files import copy_file, read_json
 from nnunet_sbldm.dataset_conversion.raw_datasets import (
     ENDING,
     RawDataset,
@@ -21,7 +22,6 @@ from nnunet_sbldm.dataset_conversion.raw_datasets import (
     write_raw_dataset,
     write_volume,
 )
-from nnunet_sbldm.files import copy_file, read_json
 from nnunet_sbldm.types import UserError
 
 STRUCTURE = "a folder such as Task01_BrainTumour with dataset.json, imagesTr, labelsTr and imagesTs"

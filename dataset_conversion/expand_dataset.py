@@ -17,9 +17,9 @@ import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch, training_command
+from nnunet_sbldm.common.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
-from nnunet_sbldm.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.folds import refuse_leaks
 from nnunet_sbldm.formats import refuse_unwritable
 from nnunet_sbldm.groups import with_remembered_groups

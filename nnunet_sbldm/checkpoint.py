@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.conditions import ConditionModel, ConditionScaling, Target
 from nnunet_sbldm.config import (
     AugmentationConfig,
@@ -34,7 +35,6 @@ from nnunet_sbldm.config import (
     training_options,
 )
 from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
-from nnunet_sbldm.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.common.threads import wait_passively
 from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, DiffusionConfig, SamplerConfig, known_preset
 from nnunet_sbldm.known_models import is_shared
-from nnunet_sbldm.threads import wait_passively
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 DEFAULT_PLANS = "nnUNetPlans"

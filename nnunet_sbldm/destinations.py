@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.formats import side_files, write_case
 from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, NnunetDataset, preprocess_case, read_written_case
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder

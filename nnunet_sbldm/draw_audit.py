@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.types import UserError
 
 AUDIT_NAME = "sbldm_audit.jsonl"

@@ -20,6 +20,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.common.files import write_atomically, write_json
+from nnunet_sbldm.common.pictures import Panel
 from nnunet_sbldm.conditions import AXES
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
@@ -27,11 +29,9 @@ from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
 from nnunet_sbldm.features import halo
-from nnunet_sbldm.files import write_atomically, write_json
 from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.label_maps import CONNECTED
 from nnunet_sbldm.nnunet import NnunetDataset
-from nnunet_sbldm.pictures import Panel
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.seams import seam_scores
 from nnunet_sbldm.similarity import coherence

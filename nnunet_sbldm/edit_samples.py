@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
@@ -19,7 +20,6 @@ from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.groups import with_remembered_groups
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases
-from nnunet_sbldm.pictures import PLANES, Panel, central_voxel, montage
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE
 

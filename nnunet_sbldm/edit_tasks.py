@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nnunet_sbldm.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.common.files import sha256_of_json
 from nnunet_sbldm.conditions import AXES, FEATURES, as_dict
 from nnunet_sbldm.diffusion import derived_seed
-from nnunet_sbldm.files import sha256_of_json
 from nnunet_sbldm.grid import FILL, bounding_box
 from nnunet_sbldm.hosts import Host, HostTransform, host_of, load_host
 from nnunet_sbldm.memorisation import left_right_axis

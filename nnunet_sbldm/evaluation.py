@@ -19,6 +19,7 @@ from scipy.spatial.distance import cdist
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
+from nnunet_sbldm.common.files import temporary_folder, write_json
 from nnunet_sbldm.conditions import as_dict, feature_names
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.evaluated_cases import (
@@ -31,7 +32,6 @@ from nnunet_sbldm.evaluated_cases import (
 )
 from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
 from nnunet_sbldm.features import standardised
-from nnunet_sbldm.files import temporary_folder, write_json
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.model_card import refresh_card
 from nnunet_sbldm.nnunet import NnunetDataset, load_arrays, load_preprocessed

@@ -1,6 +1,6 @@
 """Words and HTML of the evaluation (jinja2); everything it shows is inside the file."""
 
-from nnunet_sbldm.report_style import STYLE
+from nnunet_sbldm.common.pages import STYLE
 
 SECTIONS = {
     "reconstruction": {

@@ -25,7 +25,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunet_sbldm.files import write_atomically, write_json
+from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.types import Case, Geometry, UserError
 
 Reader = type[BaseReaderWriter]

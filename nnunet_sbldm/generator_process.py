@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.trace import add_to_trace, next_number
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.files import read_json, read_user_json, write_json
+from nnunet_sbldm.common.files import read_json, read_user_json, write_json
 from nnunet_sbldm.folds import MAX_CASES_NAMED, CaseFingerprint, with_groups
 from nnunet_sbldm.types import UserError
 

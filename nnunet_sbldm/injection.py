@@ -18,8 +18,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.copy_paste import CopyPasteSource
-from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split, with_groups
 from nnunet_sbldm.installation import undo_command
 from nnunet_sbldm.mixed_dataset import SyntheticSource

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, remove_leftovers, temporary_folder, write_json
 from nnunet_sbldm.destinations import PoolDestination, RawDestination
-from nnunet_sbldm.files import copy_file, link_or_copy, read_json, remove_leftovers, temporary_folder, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.groups import groups_file
 from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of

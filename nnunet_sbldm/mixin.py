@@ -22,13 +22,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.common.files import write_json
+from nnunet_sbldm.common.threads import usable_threads
 from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, start_audit_file
-from nnunet_sbldm.files import write_json
 from nnunet_sbldm.injection import TrainingFold, TrainingRun, open_source, split_expanded
 from nnunet_sbldm.mixed_dataset import MixedDataset, SyntheticSource
 from nnunet_sbldm.mixing import SETTINGS_NAME, MixingSettings
 from nnunet_sbldm.portable import make_portable
-from nnunet_sbldm.threads import usable_threads
 from nnunet_sbldm.types import UserError
 
 DEFAULT_DEVICE = torch.device("cuda")

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_sbldm.common.files import read_json, write_atomically, write_json
 from nnunet_sbldm.config import from_json
-from nnunet_sbldm.files import read_json, write_atomically, write_json
 from nnunet_sbldm.known_models import WEIGHTS, is_shared
 from nnunet_sbldm.model_card_template import INTENDED_USE, LIMITS, TEMPLATE
 from nnunet_sbldm.types import UserError

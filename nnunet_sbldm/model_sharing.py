@@ -25,8 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser, load_generator
-from nnunet_sbldm.config import from_json
-from nnunet_sbldm.files import (
+from nnunet_sbldm.common.files import (
     link_or_copy,
     read_json,
     remove_leftovers,
@@ -35,6 +34,7 @@ from nnunet_sbldm.files import (
     write_atomically,
     write_json,
 )
+from nnunet_sbldm.config import from_json
 from nnunet_sbldm.known_models import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.model_card import CARD, README, ModelCard, num_parameters, read_card, write_card
 from nnunet_sbldm.nnunet import nnunet_folder

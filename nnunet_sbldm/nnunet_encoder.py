@@ -21,7 +21,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.mixing import SETTINGS_NAME
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, channel_names_of, preprocessing_hash
 from nnunet_sbldm.types import FloatArray, UserError

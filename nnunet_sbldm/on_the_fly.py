@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 
 from nnunet_sbldm.checkpoint import Generator
-from nnunet_sbldm.files import hold, make_temporary_folder, remove_leftovers
+from nnunet_sbldm.common.files import hold, make_temporary_folder, remove_leftovers
 from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
 from nnunet_sbldm.generator_process import GeneratorJob
 from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import write_json
+from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.phantom_anatomy import Anatomy, Tumour, grow, paint_over, paint_tissues, radius, rotation_matrix
 from nnunet_sbldm.types import Case, Geometry, LabelArray, UserError
 

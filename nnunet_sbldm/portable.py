@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.common.files import write_atomically
 
 STOCK_PACKAGE = "nnunetv2."
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nnunet_sbldm.files import read_user_json
+from nnunet_sbldm.common.files import read_user_json
 from nnunet_sbldm.types import UserError
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
+from nnunet_sbldm.common.files import read_json, temporary_folder
 from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
 from nnunet_sbldm.editing import EditedDraw, edit
-from nnunet_sbldm.files import read_json, temporary_folder
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.installation import IN_PLACE
 from nnunet_sbldm.known_models import is_complete, known_models

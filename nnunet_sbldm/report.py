@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json, write_atomically
+from nnunet_sbldm.common.files import read_json, write_atomically
+from nnunet_sbldm.common.jobs import StepResult, clock
+from nnunet_sbldm.common.pictures import Panel, montage
+from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.nnunet import Fold, NnunetDataset, fold_cases, load_preprocessed
-from nnunet_sbldm.pictures import Panel, montage
-from nnunet_sbldm.plots import curves, scatter
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.report_template import OWN_DATA, TEMPLATE
-from nnunet_sbldm.steps import StepResult, clock
 from nnunet_sbldm.types import UserError
 
 CASES_PICTURED, CASES_IN_README = 3, 2

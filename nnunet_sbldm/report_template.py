@@ -1,6 +1,6 @@
 """HTML of the demo's report (jinja2); everything it shows is inside the file."""
 
-from nnunet_sbldm.report_style import STYLE
+from nnunet_sbldm.common.pages import STYLE
 
 TEMPLATE = (
     """<!DOCTYPE html>

@@ -25,7 +25,7 @@ from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_file, temporary_folder, write_json
+from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_file, temporary_folder, write_json
 
 INDEX, CASES, DRAWS, CORRUPT = "ready.json", "cases", "draws", "corrupt"
 GRACE_S = 30.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.files import read_user_json
+from nnunet_sbldm.common.files import read_user_json
 from nnunet_sbldm.types import UserError
 
 

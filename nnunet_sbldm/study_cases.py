@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
-from nnunet_sbldm.files import read_json, size_and_time, write_json
+from nnunet_sbldm.common.files import read_json, size_and_time, write_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.nnunet import fingerprint_of

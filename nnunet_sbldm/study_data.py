@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import copy_file, read_json, write_json
+from nnunet_sbldm.common.files import copy_file, read_json, write_json
 from nnunet_sbldm.formats import geometry_of, side_files
 from nnunet_sbldm.groups import read_groups
 from nnunet_sbldm.nnunet import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, nnunet_folder

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json
-from nnunet_sbldm.pictures import (
+from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.common.pictures import (
     BACKGROUND,
     FAINT,
     LABEL_COLOURS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json, write_atomically, write_csv, write_json
+from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
 from nnunet_sbldm.nnunet import channel_names_of
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, EvaluationSettings, Study

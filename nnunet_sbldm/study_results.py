@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.study import Study
 from nnunet_sbldm.study_cases import CaseRecord

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from nnunet_sbldm.cli_options import run
-from nnunet_sbldm.files import is_running, read_json, start_of, try_lock, write_json
-from nnunet_sbldm.steps import clock, find_program, tree_memory_kb
+from nnunet_sbldm.common.files import is_running, read_json, start_of, try_lock, write_json
+from nnunet_sbldm.common.jobs import clock, find_program, tree_memory_kb
+from nnunet_sbldm.common.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.study_jobs import StudyJob
-from nnunet_sbldm.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.types import UserError
 
 POLL_EVERY_S = 0.1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.study import Arm, Study
 from nnunet_sbldm.study_cases import CASES, record_cases, refuse_content_leaks
 from nnunet_sbldm.study_data import (

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.study import RunSettings
 from nnunet_sbldm.study_jobs import STAGES, StudyJob
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 
 SURFACE_FILE, SUMMARY_FILE = "surface.json", "summary.json"
 

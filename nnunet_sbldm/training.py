@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.coherence_fitting import as_coherent_as_real
+from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
+from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
 from nnunet_sbldm.diffusion import Denoise, best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
-from nnunet_sbldm.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.grid import FILL
 from nnunet_sbldm.inpainting import Known, random_regions
@@ -42,7 +43,6 @@ from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
-from nnunet_sbldm.pictures import Panel, montage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.texture import Texture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, preprocess_case, read_case
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder

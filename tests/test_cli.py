@@ -14,7 +14,7 @@ from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
 from nnunet_sbldm import cli, config, model_commands, optimisation
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.nnunet import preprocess_case, read_case
 
 

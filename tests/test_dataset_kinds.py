@@ -9,9 +9,9 @@ from nnunet_fixtures import NnunetFolders
 from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
 from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.evaluation import EvaluationSettings, evaluate
-from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.grid import IGNORED, from_grid, to_grid
 from nnunet_sbldm.nnunet import fold_cases, load_arrays, load_preprocessed, open_dataset, preprocess_case, read_case
 from nnunet_sbldm.preparation import prepare

@@ -10,6 +10,7 @@ import torch
 
 from nnunet_sbldm import cli, edit_tasks, editing
 from nnunet_sbldm.blending import blend, same_spectrum
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.conditions import as_dict
 from nnunet_sbldm.config import EDIT_SAMPLER
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
@@ -18,7 +19,6 @@ from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import edit
-from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.folds import guard_split
 from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored

@@ -17,7 +17,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from phantom_fixtures import NANO, SMALL_PHANTOM, hash_tree, make_planned_phantom
 
 from nnunet_sbldm import cli, config
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.formats import (
     NIBABEL_ENDINGS,
     SITK_ENDINGS,

@@ -13,7 +13,7 @@ from phantom_fixtures import NANO
 from test_expand import add_tiny_configuration
 
 from nnunet_sbldm import cli, config
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.nnunet import load_arrays, open_dataset, read_case
 
 DATA = Path(os.environ.get("SBLDM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -5,7 +5,7 @@ import pytest
 from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, add_settings, expand, fill_pool, make_trainer, start_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.groups import groups_file
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, splits_of

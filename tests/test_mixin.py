@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
 
 from nnunet_sbldm import mixin
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.mixed_dataset import ReadySource
 from nnunet_sbldm.mixin import SBLDMMixin
 from nnunet_sbldm.nnunet import fold_cases

@@ -16,7 +16,7 @@ from test_cli import refused
 
 from nnunet_sbldm import model_commands, model_sharing
 from nnunet_sbldm.checkpoint import load_generator
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.folds import find_leaks
 from nnunet_sbldm.model_card import read_card
 from nnunet_sbldm.model_sharing import MEMBERS, Sharing, export_model, import_model

@@ -10,7 +10,7 @@ from test_cli import refused
 
 from nnunet_sbldm import cli, edit_commands, expand_command, known_models, model_commands
 from nnunet_sbldm.checkpoint import hash_of, load_generator
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.known_models import BUNDLED, find_model, name_of
 from nnunet_sbldm.known_models import known_models as models
 from nnunet_sbldm.model_card import NOT_STATED, is_non_commercial, read_card

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, files, generator_choice, generator_process
+from nnunet_sbldm import cli, generator_choice, generator_process
 from nnunet_sbldm.case_maker import CaseMaker, is_case_id
+from nnunet_sbldm.common import files
+from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
-from nnunet_sbldm.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.generator_choice import find_generator
 from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
 from nnunet_sbldm.injection import TrainingFold, TrainingRun

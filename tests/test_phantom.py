@@ -8,8 +8,8 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.conditions import FEATURES, Target, measure
-from nnunet_sbldm.files import read_json
 from nnunet_sbldm.phantom import CORE, TUMOUR, PhantomConfig, dataset_json, make_phantom_case, write_phantom_dataset
 from nnunet_sbldm.types import OUTSIDE, UserError
 

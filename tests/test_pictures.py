@@ -2,8 +2,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from nnunet_sbldm.pictures import LABEL_COLOURS, Panel, central_voxel, grey_window, montage, take_plane, three_planes
-from nnunet_sbldm.plots import curves, scatter
+from nnunet_sbldm.common.pictures import LABEL_COLOURS, Panel, central_voxel, grey_window, montage, take_plane, three_planes
+from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.types import OUTSIDE
 
 

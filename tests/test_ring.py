@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_sbldm.files import read_json
+from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.ring import DrawCounter, RingReader, RingWriter, corrupt_cases
 
 SHAPE = (1, 6, 8, 7)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from nnunet_sbldm.files import read_json
-from nnunet_sbldm.steps import Step, find_program, run_steps
+from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.common.jobs import Step, find_program, run_steps
 from nnunet_sbldm.types import UserError
 
 ALLOCATE = "import time; block = bytearray(200 * 2**20); block[::4096] = bytes([1]) * len(block[::4096]); time.sleep(1.2)"
@@ -69,7 +69,7 @@ def test_a_missing_program_is_named():
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_terminating_us_ends_the_running_command(tmp_path):
     sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
-    program = ("from pathlib import Path; from nnunet_sbldm.steps import Step, run_steps; "
+    program = ("from pathlib import Path; from nnunet_sbldm.common.jobs import Step, run_steps; "
                f"run_steps([Step('a', 'a', ('python', '-c', {sleeper!r}), 1)], Path({str(tmp_path)!r}), {{}})")
     process = subprocess.Popen([sys.executable, "-c", program])
     while not (tmp_path / "pid").is_file():

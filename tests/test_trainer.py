@@ -25,7 +25,7 @@ from nnunet_fixtures import (
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm import trainers
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.nnunet import fold_cases
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from nnunet_sbldm import cli, config, optimisation, preparation, training
 from nnunet_sbldm.checkpoint import generator_folder, load_generator
-from nnunet_sbldm.files import read_json, write_json
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import averaged, learning_rate_at

@@ -20,9 +20,9 @@ from nnunet_sbldm.checkpoint import (
     layout_of,
     load_generator,
 )
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.denoiser import DenoiserLayout
-from nnunet_sbldm.files import read_json, write_json
 from nnunet_sbldm.grid import Grid, LabelEncoding
 from nnunet_sbldm.model_card import read_card, write_card
 from nnunet_sbldm.nnunet import fingerprints_of, fold_cases

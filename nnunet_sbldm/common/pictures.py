@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.files import write_atomically
+from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 if TYPE_CHECKING:

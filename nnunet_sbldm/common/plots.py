@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_sbldm.pictures import BACKGROUND, FAINT, LABEL_COLOURS, TEXT, new_figure, save_figure
+from nnunet_sbldm.common.pictures import BACKGROUND, FAINT, LABEL_COLOURS, TEXT, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
