@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.checkpoint import Generator, load_generator
-from nnunet_sbldm.grid import FILL, to_grid
+from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_dataset
+from nnunet_sbldm.data.grid import FILL, to_grid
+from nnunet_sbldm.data.slices import slice_positions
 from nnunet_sbldm.known_models import find_model
 from nnunet_sbldm.latents import decode_volume, one_hot_of
-from nnunet_sbldm.nnunet import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.similarity import COHERENCE, coherence
-from nnunet_sbldm.slices import slice_positions
 from nnunet_sbldm.types import OUTSIDE
 
 

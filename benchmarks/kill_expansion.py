@@ -20,7 +20,7 @@ from pathlib import Path
 
 import blosc2
 
-from nnunet_sbldm.nnunet import open_dataset
+from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.pool import pool_folder
 
 

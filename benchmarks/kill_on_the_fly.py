@@ -21,7 +21,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from nnunet_sbldm.nnunet import nnunet_folder, open_dataset
+from nnunet_sbldm.data.dataset import nnunet_folder, open_dataset
 
 NAME = "sbldm_kill_benchmark"
 TRAINER = "nnUNetTrainerSBLDMOnTheFly"

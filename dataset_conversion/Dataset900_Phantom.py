@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nnunet_sbldm.cli_options import Parser, count, run, seed
 from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.data.dataset import nnunet_folder
+from nnunet_sbldm.data.phantom import CHANNELS, PhantomConfig, dataset_json, write_phantom_dataset
 from nnunet_sbldm.dataset_conversion.raw_datasets import ENDING, dataset_folder
-from nnunet_sbldm.nnunet import nnunet_folder
-from nnunet_sbldm.phantom import CHANNELS, PhantomConfig, dataset_json, write_phantom_dataset
 from nnunet_sbldm.types import UserError
 
 FILE_ENDS = ("", *(f"_{c:04d}" for c in range(len(CHANNELS))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnunet_sbldm.conditions import AXES, FEATURES
+from nnunet_sbldm.data.conditions import AXES, FEATURES
 
 
 def condition_errors(asked: np.ndarray, obtained: np.ndarray, extent_mm: np.ndarray) -> dict[str, float]:

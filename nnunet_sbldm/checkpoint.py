@@ -23,7 +23,6 @@ from torch import nn
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
-from nnunet_sbldm.conditions import ConditionModel, ConditionScaling, Target
 from nnunet_sbldm.config import (
     AugmentationConfig,
     AutoencoderConfig,
@@ -34,13 +33,14 @@ from nnunet_sbldm.config import (
     from_json,
     training_options,
 )
+from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Target
+from nnunet_sbldm.data.dataset import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
+from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
-from nnunet_sbldm.folds import CaseFingerprint
 from nnunet_sbldm.gate import GateReference
-from nnunet_sbldm.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
-from nnunet_sbldm.nnunet import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 

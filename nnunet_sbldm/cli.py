@@ -257,8 +257,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.data.dataset import open_dataset
     from nnunet_sbldm.evaluation import EvaluationSettings, evaluate
-    from nnunet_sbldm.nnunet import open_dataset
     from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 
     editing_of(args)

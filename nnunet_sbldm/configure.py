@@ -10,8 +10,8 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json, write_atomically
+from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
 from nnunet_sbldm.mixing import SETTINGS_KEY, MixingSettings
-from nnunet_sbldm.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
 from nnunet_sbldm.types import UserError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.grid import anatomy_of
+from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.label_maps import cleaned_label
 from nnunet_sbldm.latents import decode_volume
 from nnunet_sbldm.types import FloatArray, LabelArray

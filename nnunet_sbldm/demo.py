@@ -115,7 +115,7 @@ def _prepare(output: Path) -> dict[str, str]:
 
 
 def _write_report(output: Path, results: list[StepResult]) -> Path:
-    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.report import ReportInput, write_report
 
     raw, preprocessed = f"nnUNet_raw/{DATASET}", f"nnUNet_preprocessed/{DATASET}"

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.common.pictures import Panel
-from nnunet_sbldm.conditions import AXES
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.conditions import AXES
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
@@ -31,7 +32,6 @@ from nnunet_sbldm.editing import EditedDraw
 from nnunet_sbldm.features import halo
 from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.label_maps import CONNECTED
-from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.seams import seam_scores
 from nnunet_sbldm.similarity import coherence

@@ -14,8 +14,8 @@ from nnunet_sbldm.types import UserError
 if TYPE_CHECKING:
     from nnunet_sbldm.checkpoint import Generator
     from nnunet_sbldm.config import SamplerConfig
+    from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.edit_tasks import EditSettings
-    from nnunet_sbldm.nnunet import NnunetDataset
 
 
 def edit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
 
 def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:
     """The dataset whose training cases are edited."""
-    from nnunet_sbldm.nnunet import open_dataset
+    from nnunet_sbldm.data.dataset import open_dataset
 
     plan = generator.plan
     return open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_tasks import EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import EditedDraw, edit
@@ -21,7 +22,6 @@ from nnunet_sbldm.lesions import (
     lesion_scores,
     measure_real_lesions,
 )
-from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.regions import dilated, fading_widths
 from nnunet_sbldm.requests import Request

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from nnunet_sbldm.blending import blend
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
-from nnunet_sbldm.conditions import as_vector, measure
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.conditions import as_vector, measure
+from nnunet_sbldm.data.grid import bounding_box
 from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.edit_tasks import EditTask
-from nnunet_sbldm.grid import bounding_box
 from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import without_strays
 from nnunet_sbldm.latents import decode_volume, encode_volume

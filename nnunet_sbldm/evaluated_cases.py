@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, refuse_mismatch
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.folds import find_leaks, names_of
-from nnunet_sbldm.groups import with_remembered_groups
+from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.data.folds import find_leaks, names_of
+from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.measures import CaseSet
-from nnunet_sbldm.nnunet import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request

@@ -20,8 +20,9 @@ from scipy.spatial.distance import cdist
 from nnunet_sbldm import __version__
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import temporary_folder, write_json
-from nnunet_sbldm.conditions import as_dict, feature_names
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.conditions import as_dict, feature_names
+from nnunet_sbldm.data.dataset import NnunetDataset, load_arrays, load_preprocessed
 from nnunet_sbldm.evaluated_cases import (
     MIN_CASES,
     RealCases,
@@ -34,7 +35,6 @@ from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_repor
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.model_card import refresh_card
-from nnunet_sbldm.nnunet import NnunetDataset, load_arrays, load_preprocessed
 from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality import (

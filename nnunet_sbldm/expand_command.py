@@ -27,8 +27,8 @@ from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_o
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
+    from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.dataset_conversion.expand_dataset import Outcome
-    from nnunet_sbldm.nnunet import NnunetDataset
     from nnunet_sbldm.production import Job, ProductionSettings
     from nnunet_sbldm.requests import Wish
 
@@ -92,9 +92,9 @@ def _wish_arguments(parser: argparse.ArgumentParser) -> None:
 def _expand(args: argparse.Namespace) -> None:
     import torch
 
+    from nnunet_sbldm.data.dataset import dataset_name, fold_cases, open_dataset, parse_fold
+    from nnunet_sbldm.data.groups import remember_groups
     from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
-    from nnunet_sbldm.groups import remember_groups
-    from nnunet_sbldm.nnunet import dataset_name, fold_cases, open_dataset, parse_fold
     from nnunet_sbldm.requests import range_warnings
 
     if args.undo:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from nnunet_sbldm.conditions import ANATOMY, AXES, Target, feature_names, measure
-from nnunet_sbldm.grid import bounding_box
+from nnunet_sbldm.data.conditions import ANATOMY, AXES, Target, feature_names, measure
+from nnunet_sbldm.data.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_VOXELS = 3

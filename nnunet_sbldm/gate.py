@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.conditions import ANATOMY, LOG_FEATURES, ConditionScaling, Target
-from nnunet_sbldm.grid import bounding_box
+from nnunet_sbldm.data.conditions import ANATOMY, LOG_FEATURES, ConditionScaling, Target
+from nnunet_sbldm.data.grid import bounding_box
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_MM = 4.0

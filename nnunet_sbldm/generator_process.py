@@ -48,7 +48,7 @@ class GeneratorJob:
         generator_hash: its hash.
         compare: whether its training cases are cases of this dataset, which synthetic ones are then compared with.
         hosts: real training cases of the fold to edit; without any, whole cases are made.
-        dataset: fields of :class:`nnunet_sbldm.nnunet.NnunetDataset`, paths as text.
+        dataset: fields of :class:`nnunet_sbldm.data.dataset.NnunetDataset`, paths as text.
         plans_hash: hash of the preprocessing of the training.
         fold: fold that is trained.
         device: where to sample.

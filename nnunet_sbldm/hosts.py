@@ -14,9 +14,9 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from scipy import ndimage
 
 from nnunet_sbldm.common.files import sha256_of_array
-from nnunet_sbldm.folds import find_copies, without_patients_of_val
-from nnunet_sbldm.groups import remembered_groups
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, fingerprints_of, fold_cases, read_case
+from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, fold_cases, read_case
+from nnunet_sbldm.data.folds import find_copies, without_patients_of_val
+from nnunet_sbldm.data.groups import remembered_groups
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 SMOOTHNESS_MM = 25.0

@@ -20,11 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.copy_paste import CopyPasteSource
-from nnunet_sbldm.folds import CaseFingerprint, find_leaks, guard_split, with_groups
-from nnunet_sbldm.installation import undo_command
-from nnunet_sbldm.mixed_dataset import SyntheticSource
-from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.nnunet import (
+from nnunet_sbldm.data.dataset import (
     DEFAULT_CONFIGURATION,
     DEFAULT_PLANS,
     NUM_CROSS_VALIDATION_FOLDS,
@@ -35,6 +31,10 @@ from nnunet_sbldm.nnunet import (
     preprocessing_hash,
     remembered_fingerprints,
 )
+from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks, guard_split, with_groups
+from nnunet_sbldm.installation import undo_command
+from nnunet_sbldm.mixed_dataset import SyntheticSource
+from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.sources import FolderSource

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, remove_leftovers, temporary_folder, write_json
+from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of
+from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.groups import groups_file
 from nnunet_sbldm.destinations import PoolDestination, RawDestination
-from nnunet_sbldm.folds import CaseFingerprint
-from nnunet_sbldm.groups import groups_file
-from nnunet_sbldm.nnunet import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of
 from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.types import UserError

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
+from nnunet_sbldm.data.grid import LabelEncoding
 from nnunet_sbldm.gate import MIN_MARGIN_SHARE
-from nnunet_sbldm.grid import LabelEncoding
 from nnunet_sbldm.random_fields import gaussian_field
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 

@@ -16,14 +16,14 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
-from nnunet_sbldm.conditions import Target, measure, roughness_of_targets
+from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
+from nnunet_sbldm.data.grid import to_grid
+from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.features import case_features, distinct, halo, pooled_latents
-from nnunet_sbldm.grid import to_grid
 from nnunet_sbldm.latents import encode_volume
 from nnunet_sbldm.memorisation import KINDS, descriptors, left_right_axis
 from nnunet_sbldm.reconstruction import reconstruct
 from nnunet_sbldm.similarity import coherence
-from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 
@@ -74,7 +74,7 @@ class Measures:
 
     Attributes:
         condition: [N, F] condition features in physical units.
-        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.conditions.roughness_of_targets`.
+        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.data.conditions.roughness_of_targets`.
         contact: [N, pairs] see :func:`contacts`.
         specks: [N] components smaller than the smallest of their label in the training cases.
         features: [N, P] shape, intensity and texture.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.grid import IGNORED
+from nnunet_sbldm.data.grid import IGNORED
 
 KINDS = ("image", "mask", "pair")
 MAX_CELLS = 32

@@ -35,9 +35,9 @@ from nnunet_sbldm.common.files import (
     write_json,
 )
 from nnunet_sbldm.config import from_json
+from nnunet_sbldm.data.dataset import nnunet_folder
 from nnunet_sbldm.known_models import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.model_card import CARD, README, ModelCard, num_parameters, read_card, write_card
-from nnunet_sbldm.nnunet import nnunet_folder
 from nnunet_sbldm.types import UserError
 
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.folds import CaseFingerprint
+from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.types import UserError
 
 FORMAT_VERSION = 1

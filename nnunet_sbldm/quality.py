@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from nnunet_sbldm.adherence import condition_errors
-from nnunet_sbldm.conditions import ANATOMY_FEATURES, FEATURES, Target, feature_names
+from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, FEATURES, Target, feature_names
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import standardised
 from nnunet_sbldm.measures import CaseSet, Measures, contact_columns

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.grid import IGNORED, LabelEncoding
+from nnunet_sbldm.data.grid import IGNORED, LabelEncoding
 from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.similarity import ssim
 

@@ -14,14 +14,9 @@ import torch
 
 from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.common.files import read_json, temporary_folder
-from nnunet_sbldm.conditions import as_dict, as_vector
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
-from nnunet_sbldm.editing import EditedDraw, edit
-from nnunet_sbldm.formats import write_case
-from nnunet_sbldm.installation import IN_PLACE
-from nnunet_sbldm.known_models import is_complete, known_models
-from nnunet_sbldm.nnunet import (
+from nnunet_sbldm.data.conditions import as_dict, as_vector
+from nnunet_sbldm.data.dataset import (
     NnunetDataset,
     dataset_name,
     load_arrays,
@@ -30,6 +25,11 @@ from nnunet_sbldm.nnunet import (
     preprocess_case,
     read_case,
 )
+from nnunet_sbldm.data.formats import write_case
+from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
+from nnunet_sbldm.editing import EditedDraw, edit
+from nnunet_sbldm.installation import IN_PLACE
+from nnunet_sbldm.known_models import is_complete, known_models
 from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import Draw, draw_again

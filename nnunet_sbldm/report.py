@@ -16,7 +16,7 @@ from nnunet_sbldm.common.files import read_json, write_atomically
 from nnunet_sbldm.common.jobs import StepResult, clock
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
-from nnunet_sbldm.nnunet import Fold, NnunetDataset, fold_cases, load_preprocessed
+from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, load_preprocessed
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.report_template import OWN_DATA, TEMPLATE

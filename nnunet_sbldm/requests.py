@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.conditions import AXES, FEATURES, Target
+from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
+from nnunet_sbldm.data.dataset import Fold
 from nnunet_sbldm.diffusion import derived_seed
-from nnunet_sbldm.nnunet import Fold
 from nnunet_sbldm.spec import SpecEntry
 from nnunet_sbldm.types import UserError
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import temporary_folder
-from nnunet_sbldm.conditions import feature_names
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.conditions import feature_names
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluated_cases import RealCases, make_cases
 from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
-from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality import (
     ROUGHNESS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
-from nnunet_sbldm.nnunet import channel_names_of
+from nnunet_sbldm.data.dataset import channel_names_of
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.study import REFERENCE, EvaluationSettings, Study
 from nnunet_sbldm.study_cases import CaseGroup, case_groups, recorded_cases

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.folds import CaseFingerprint, find_leaks
+from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.study import Study
 from nnunet_sbldm.study_cases import CaseRecord
 from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, StudyJob, model_folder, predictions_folder, runs_of

@@ -26,7 +26,7 @@ from nnunet_sbldm.known_models import find_model, is_complete, name_of
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.transfer import Start
 
 
@@ -71,9 +71,9 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from nnunet_sbldm.checkpoint import generator_folder
-    from nnunet_sbldm.folds import without_patients_of_val
-    from nnunet_sbldm.groups import remember_groups, remembered_groups
-    from nnunet_sbldm.nnunet import fold_cases, open_dataset, parse_fold
+    from nnunet_sbldm.data.dataset import fold_cases, open_dataset, parse_fold
+    from nnunet_sbldm.data.folds import without_patients_of_val
+    from nnunet_sbldm.data.groups import remember_groups, remembered_groups
     from nnunet_sbldm.training import train_generator
 
     dataset, fold = open_dataset(args.d, args.p), parse_fold(args.f)
@@ -94,8 +94,8 @@ def _train(args: argparse.Namespace) -> None:
 
 def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequence[str]) -> list[str]:
     """Those training cases that are no copies of validation cases, which the fold rule would refuse later."""
-    from nnunet_sbldm.folds import MAX_CASES_NAMED, find_copies
-    from nnunet_sbldm.nnunet import fingerprints_of
+    from nnunet_sbldm.data.dataset import fingerprints_of
+    from nnunet_sbldm.data.folds import MAX_CASES_NAMED, find_copies
 
     copies = find_copies(fingerprints_of(dataset, case_ids).values(), fingerprints_of(dataset, val).values())
     if copies:
@@ -107,9 +107,9 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
 def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:
     """What training starts from, checked against the fold; None for a start from scratch."""
     from nnunet_sbldm.checkpoint import load_generator
-    from nnunet_sbldm.groups import with_remembered_groups
+    from nnunet_sbldm.data.dataset import fingerprints_of
+    from nnunet_sbldm.data.groups import with_remembered_groups
     from nnunet_sbldm.model_card import read_card
-    from nnunet_sbldm.nnunet import fingerprints_of
     from nnunet_sbldm.transfer import Start
 
     if not args.init:

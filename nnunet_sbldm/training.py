@@ -20,11 +20,13 @@ from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_deno
 from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.common.pictures import Panel, montage
-from nnunet_sbldm.conditions import measure
 from nnunet_sbldm.config import Preset, SamplerConfig
+from nnunet_sbldm.data.conditions import measure
+from nnunet_sbldm.data.dataset import Fold, NnunetDataset
+from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.grid import FILL
+from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.diffusion import Denoise, best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
-from nnunet_sbldm.folds import CaseFingerprint
-from nnunet_sbldm.grid import FILL
 from nnunet_sbldm.inpainting import Known, random_regions
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.label_maps import Outlines
@@ -39,12 +41,10 @@ from nnunet_sbldm.latents import (
 )
 from nnunet_sbldm.losses import autoencoder_loss
 from nnunet_sbldm.model_card import make_card, write_card
-from nnunet_sbldm.nnunet import Fold, NnunetDataset
 from nnunet_sbldm.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
 from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.texture import Texture
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.transfer import Start, initial_weights

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, InitialModel, layout_of
 from nnunet_sbldm.common.files import write_atomically
-from nnunet_sbldm.conditions import FEATURES, ConditionScaling, Target
 from nnunet_sbldm.config import Preset, lengthened
-from nnunet_sbldm.folds import MAX_CASES_NAMED, CaseFingerprint, find_leaks
-from nnunet_sbldm.grid import LabelEncoding
+from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target
+from nnunet_sbldm.data.folds import MAX_CASES_NAMED, CaseFingerprint, find_leaks
+from nnunet_sbldm.data.grid import LabelEncoding
 from nnunet_sbldm.types import UserError
 
 DEFAULT_LENGTH = 0.25

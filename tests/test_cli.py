@@ -15,7 +15,7 @@ from phantom_fixtures import NANO, hash_tree
 
 from nnunet_sbldm import cli, config, model_commands, optimisation
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.nnunet import preprocess_case, read_case
+from nnunet_sbldm.data.dataset import preprocess_case, read_case
 
 
 def refused(capsys, entry, *arguments):

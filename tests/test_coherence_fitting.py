@@ -9,11 +9,11 @@ import torch
 from nnunet_sbldm import coherence_fitting
 from nnunet_sbldm.coherence_fitting import CORRELATIONS, FITTED, as_coherent_as_real, most_coherent_correlation
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded_volume
 from nnunet_sbldm.diffusion import initial_noise
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.similarity import COHERENCE, coherence
-from nnunet_sbldm.slices import TrainingArrays
 from nnunet_sbldm.synthesis import draw, draw_again
 from nnunet_sbldm.texture import NO_TEXTURE
 

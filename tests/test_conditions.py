@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.conditions import FEATURES, ConditionModel, ConditionScaling, Target, feature_names, measure
+from nnunet_sbldm.data.conditions import FEATURES, ConditionModel, ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.types import OUTSIDE
 
 TARGETS = (Target("tumour", (1,)), Target("core", (2,)))

@@ -11,21 +11,21 @@ import torch
 from nnunet_sbldm import cli, edit_tasks, editing
 from nnunet_sbldm.blending import blend, same_spectrum
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.conditions import as_dict
 from nnunet_sbldm.config import EDIT_SAMPLER
+from nnunet_sbldm.data.conditions import as_dict
+from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
+from nnunet_sbldm.data.folds import guard_split
+from nnunet_sbldm.data.formats import write_case
+from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.edit_evaluation import lesion_structure, unchanged_outside
 from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import edit
-from nnunet_sbldm.folds import guard_split
-from nnunet_sbldm.formats import write_case
 from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
-from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
-from nnunet_sbldm.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.regeneration import regenerate
@@ -177,7 +177,7 @@ def test_a_copied_lesion_is_found_under_flips_and_shifts_and_another_is_not():
 
 
 def test_a_host_is_nnunets_own_array_and_pasting_nothing_changes_nothing(phantom_dataset):
-    from nnunet_sbldm.nnunet import load_preprocessed
+    from nnunet_sbldm.data.dataset import load_preprocessed
 
     host = load_host(phantom_dataset, "phantom_001", HostTransform(), 2)
     image, label = load_preprocessed(phantom_dataset, "phantom_001")

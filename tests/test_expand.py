@@ -16,8 +16,8 @@ from phantom_fixtures import hash_tree
 from nnunet_sbldm import cli, expand_command
 from nnunet_sbldm.checkpoint import load_generator, training_command
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
-from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.requests import Wish
 from nnunet_sbldm.types import UserError
@@ -296,7 +296,7 @@ def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_writ
 def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_dataset, generator, capsys):
     """The generator's list names the case differently; its voxels give it away."""
     _, val = fold_cases(phantom_dataset, 0)
-    from nnunet_sbldm.nnunet import fingerprints_of
+    from nnunet_sbldm.data.dataset import fingerprints_of
 
     (copy,) = fingerprints_of(phantom_dataset, val[:1]).values()
     listed = [*generator.seen, replace(copy, case_id="someone_else", label_hash="")]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.folds import (
+from nnunet_sbldm.data.folds import (
     CaseFingerprint,
     find_copies,
     find_leaks,

@@ -18,7 +18,8 @@ from phantom_fixtures import NANO, SMALL_PHANTOM, hash_tree, make_planned_phanto
 
 from nnunet_sbldm import cli, config
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.formats import (
+from nnunet_sbldm.data.dataset import open_dataset, read_case
+from nnunet_sbldm.data.formats import (
     NIBABEL_ENDINGS,
     SITK_ENDINGS,
     TIFF_ENDINGS,
@@ -29,7 +30,6 @@ from nnunet_sbldm.formats import (
     writable_endings,
     write_case,
 )
-from nnunet_sbldm.nnunet import open_dataset, read_case
 from nnunet_sbldm.types import Case, Geometry, UserError
 
 SPACING_MM = (3.0, 2.0, 1.5)
@@ -272,7 +272,7 @@ def test_two_dimensional_images_are_refused_when_the_dataset_is_opened(tmp_path,
 
 
 def test_a_damaged_file_is_named_whatever_the_reader_raises(tmp_path):
-    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.data.dataset import NnunetDataset
 
     for reader, ending in ((SimpleITKIO, ".nrrd"), (NibabelIO, ".nii.gz"), (Tiff3DIO, ".tif")):
         raw = tmp_path / reader.__name__

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from nnunet_sbldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
+from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
+from nnunet_sbldm.data.grid import IGNORED
 from nnunet_sbldm.denoiser import (
     ConditionMaps,
     VolumeDenoiser,
@@ -16,7 +17,6 @@ from nnunet_sbldm.denoiser import (
     strides_for,
     tokens_shape,
 )
-from nnunet_sbldm.grid import IGNORED
 from nnunet_sbldm.losses import autoencoder_loss, label_loss
 
 

@@ -21,11 +21,11 @@ from nnunet_sbldm.case_maker import CaseMaker, is_case_id
 from nnunet_sbldm.common import files
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case
 from nnunet_sbldm.generator_choice import find_generator
 from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
 from nnunet_sbldm.injection import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.nnunet import fold_cases, load_arrays, open_dataset, read_case
 from nnunet_sbldm.on_the_fly import FirstCases, open_on_the_fly
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.regeneration import regenerate
@@ -339,7 +339,7 @@ def test_missing_memory_ends_it_for_good_only_before_the_first_case(opened):
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path, model):
     code = (
-        "import os, sys, time, test_on_the_fly as t; from pathlib import Path; from nnunet_sbldm.nnunet import open_dataset\n"
+        "import os, sys, time, test_on_the_fly as t; from pathlib import Path; from nnunet_sbldm.data.dataset import open_dataset\n"
         "run = t.run_of(open_dataset('900'), Path(sys.argv[1]))\n"
         "source = t.open_on_the_fly(run, t.MixingSettings(source='on_the_fly'), use_gate=False)\n"
         "source.start(); t.wait_for(lambda: source._supervisor._process)\n"

@@ -9,8 +9,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.conditions import FEATURES, Target, measure
-from nnunet_sbldm.phantom import CORE, TUMOUR, PhantomConfig, dataset_json, make_phantom_case, write_phantom_dataset
+from nnunet_sbldm.data.conditions import FEATURES, Target, measure
+from nnunet_sbldm.data.phantom import CORE, TUMOUR, PhantomConfig, dataset_json, make_phantom_case, write_phantom_dataset
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 CONFIG = PhantomConfig()

@@ -18,12 +18,12 @@ from test_expand import FAST, expand, refused
 from nnunet_sbldm import cli, destinations, installation, production
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.data.dataset import fold_cases, open_dataset
 from nnunet_sbldm.dataset_conversion import expand_dataset
 from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.gate import Verdict
-from nnunet_sbldm.nnunet import fold_cases, open_dataset
 from nnunet_sbldm.production import Job, ProductionSettings, produce
 from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.requests import Request, Wish, plan_requests

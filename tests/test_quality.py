@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.linalg import sqrtm
 
 from nnunet_sbldm.adherence import condition_errors
-from nnunet_sbldm.conditions import FEATURES, Target
+from nnunet_sbldm.data.conditions import FEATURES, Target
 from nnunet_sbldm.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.features import autocorrelation, case_features, halo, mask_intensities, standardised
 from nnunet_sbldm.measures import contacts, count_specks

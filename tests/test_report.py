@@ -8,10 +8,10 @@ from phantom_fixtures import SMALL_PHANTOM
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.common.jobs import StepResult
 from nnunet_sbldm.common.plots import curves
-from nnunet_sbldm.conditions import Target, as_dict, feature_names, measure
+from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
+from nnunet_sbldm.data.dataset import fold_cases, open_dataset, preprocess_case
+from nnunet_sbldm.data.phantom import make_phantom_case
 from nnunet_sbldm.demo import add_small_configuration, demo_steps, run_demo
-from nnunet_sbldm.nnunet import fold_cases, open_dataset, preprocess_case
-from nnunet_sbldm.phantom import make_phantom_case
 from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex, SyntheticRecord
 from nnunet_sbldm.report import ReportInput, write_report

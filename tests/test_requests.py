@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.conditions import FEATURES, Target, feature_names
-from nnunet_sbldm.nnunet import fold_cases
+from nnunet_sbldm.data.conditions import FEATURES, Target, feature_names
+from nnunet_sbldm.data.dataset import fold_cases
 from nnunet_sbldm.requests import Wish, apportion, asked_features, balanced_labels, plan_requests, range_warnings, target_named
 from nnunet_sbldm.spec import SpecEntry, read_spec
 from nnunet_sbldm.synthesis import condition_of

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from nnunet_sbldm.slices import TrainingArrays
+from nnunet_sbldm.data.slices import TrainingArrays
 
 
 def arrays(folder, shape=(2, 40, 30)):

@@ -16,7 +16,7 @@ from phantom_fixtures import SMALL_PHANTOM, hash_tree
 
 from nnunet_sbldm import study_runner
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.phantom import write_phantom_dataset
+from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.study import ARM_KINDS
 from nnunet_sbldm.study_cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.study_commands import ablation_entry

@@ -11,9 +11,9 @@ from nnunet_sbldm import study_steps
 from nnunet_sbldm.checkpoint import generator_folder
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
 from nnunet_sbldm.edit_tasks import EditSettings
-from nnunet_sbldm.nnunet import NnunetDataset
 from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.production import ProductionSettings
 from nnunet_sbldm.provenance import SyntheticIndex

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from nnunet_sbldm import cli, config, optimisation, preparation, training
 from nnunet_sbldm.checkpoint import generator_folder, load_generator
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.known_models import is_complete
-from nnunet_sbldm.nnunet import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
 from nnunet_sbldm.preparation import condition_targets, intensity_scaling, label_encoding, summarise
 from nnunet_sbldm.training import train_generator

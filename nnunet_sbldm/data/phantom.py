@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import write_json
-from nnunet_sbldm.phantom_anatomy import Anatomy, Tumour, grow, paint_over, paint_tissues, radius, rotation_matrix
+from nnunet_sbldm.data.phantom_anatomy import Anatomy, Tumour, grow, paint_over, paint_tissues, radius, rotation_matrix
 from nnunet_sbldm.types import Case, Geometry, LabelArray, UserError
 
 CHANNELS = ("FLAIR", "T1")
@@ -153,7 +153,7 @@ def write_phantom_dataset(
     Returns:
         Folder of the dataset. ``phantom_truth.json`` lists what is known of every case; ``dataset.json`` is written last.
     """
-    from nnunet_sbldm.formats import write_case
+    from nnunet_sbldm.data.formats import write_case
 
     config = config or PhantomConfig()
     folder = raw_folder / f"Dataset{dataset_id:03d}_{name}"

@@ -22,9 +22,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_sbldm.common.files import read_json, sha256_of_array, sha256_of_json, size_and_time, temporary_folder, write_json
-from nnunet_sbldm.folds import CaseFingerprint
-from nnunet_sbldm.formats import Reader, geometry_of
-from nnunet_sbldm.groups import group_of, remembered_groups
+from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.formats import Reader, geometry_of
+from nnunet_sbldm.data.groups import group_of, remembered_groups
 from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

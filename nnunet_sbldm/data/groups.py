@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.common.files import read_json, read_user_json, write_json
-from nnunet_sbldm.folds import MAX_CASES_NAMED, CaseFingerprint, with_groups
+from nnunet_sbldm.data.folds import MAX_CASES_NAMED, CaseFingerprint, with_groups
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.nnunet import NnunetDataset
+    from nnunet_sbldm.data.dataset import NnunetDataset
 
 
 def groups_file(preprocessed: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.grid import FILL, IGNORED
+from nnunet_sbldm.data.grid import FILL, IGNORED
 
 FOREGROUND_WEIGHT = 3.0
 EMPTY_WEIGHT = 0.05
