@@ -38,9 +38,9 @@ from nnunet_sbldm.data.dataset import DEFAULT_PLANS, Fold, NnunetDataset, nnunet
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
 from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
-from nnunet_sbldm.gate import GateReference
 from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
+from nnunet_sbldm.quality.gate import GateReference
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 

@@ -258,7 +258,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.data.dataset import open_dataset
-    from nnunet_sbldm.evaluation import EvaluationSettings, evaluate
+    from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
     from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 
     editing_of(args)

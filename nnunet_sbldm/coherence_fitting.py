@@ -21,8 +21,8 @@ from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded_volume
-from nnunet_sbldm.random_fields import TINY
-from nnunet_sbldm.similarity import COHERENCE, coherence
+from nnunet_sbldm.quality.random_fields import TINY
+from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 

@@ -29,12 +29,12 @@ from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
-from nnunet_sbldm.features import halo
-from nnunet_sbldm.gate import mask_and_shell
 from nnunet_sbldm.label_maps import CONNECTED
+from nnunet_sbldm.quality.appearance import halo
+from nnunet_sbldm.quality.gate import mask_and_shell
+from nnunet_sbldm.quality.seams import seam_scores
+from nnunet_sbldm.quality.similarity import coherence
 from nnunet_sbldm.requests import Request
-from nnunet_sbldm.seams import seam_scores
-from nnunet_sbldm.similarity import coherence
 from nnunet_sbldm.types import OUTSIDE, FloatArray
 
 MAX_PICTURED = 8
@@ -170,7 +170,7 @@ def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], d
 
 
 def halo_of_host(drawn: EditedDraw, generator: Generator) -> float | None:
-    """The largest of the channels' :func:`nnunet_sbldm.features.halo` of the host's lesions; None where none has one."""
+    """The largest of the channels' :func:`nnunet_sbldm.quality.appearance.halo` of the host's lesions; None where none has one."""
     host = drawn.task.prepared
     found = halo(host.image, host.lesions, host.label != OUTSIDE, generator.plan.grid.spacing_mm)
     return float(np.nanmax(found)) if np.isfinite(found).any() else None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnunet_sbldm.gate import TINY, Verdict
 from nnunet_sbldm.lesions import MIN_DISTANCE_SHARE, RealLesions
+from nnunet_sbldm.quality.gate import TINY, Verdict
 
 MAX_CUT_SHARE = 0.05
 """Of a new lesion's voxels in the fading border of its region: more of them, and the border has cut it off."""

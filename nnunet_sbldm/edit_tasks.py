@@ -20,7 +20,7 @@ from nnunet_sbldm.data.dataset import NnunetDataset, load_preprocessed, read_cas
 from nnunet_sbldm.data.grid import FILL, bounding_box
 from nnunet_sbldm.diffusion import derived_seed
 from nnunet_sbldm.hosts import Host, HostTransform, host_of, load_host
-from nnunet_sbldm.memorisation import left_right_axis
+from nnunet_sbldm.quality.memorisation import left_right_axis
 from nnunet_sbldm.regions import (
     LESION_MARGIN,
     Region,

@@ -13,7 +13,6 @@ from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_tasks import EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import EditedDraw, edit
-from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.lesions import (
     RealLesions,
     border_scores,
@@ -23,6 +22,7 @@ from nnunet_sbldm.lesions import (
     measure_real_lesions,
 )
 from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.quality.gate import judge, measure_appearance
 from nnunet_sbldm.regions import dilated, fading_widths
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE

@@ -12,7 +12,7 @@ from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import scatter
 from nnunet_sbldm.evaluation_template import SECTIONS, TEMPLATE
-from nnunet_sbldm.memorisation import left_right_axis
+from nnunet_sbldm.quality.memorisation import left_right_axis
 from nnunet_sbldm.report import embedded
 from nnunet_sbldm.types import OUTSIDE
 

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import ndimage, special
 
 from nnunet_sbldm.data.grid import LabelEncoding
-from nnunet_sbldm.gate import MIN_MARGIN_SHARE
-from nnunet_sbldm.random_fields import gaussian_field
+from nnunet_sbldm.quality.gate import MIN_MARGIN_SHARE
+from nnunet_sbldm.quality.random_fields import gaussian_field
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 CONNECTED = np.ones((3, 3, 3))
@@ -30,7 +30,7 @@ class Outlines:
 
     Attributes:
         strength: of the noise on the logits; 0 takes the most probable class, 1 draws from the softmax as it is.
-        correlation: of the noise of neighbouring voxels, see :func:`nnunet_sbldm.random_fields.gaussian_field`.
+        correlation: of the noise of neighbouring voxels, see :func:`nnunet_sbldm.quality.random_fields.gaussian_field`.
         smoothing: standard deviation, in voxels, of a Gaussian over the logits within slices.
     """
 

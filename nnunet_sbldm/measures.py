@@ -19,11 +19,11 @@ from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.features import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.latents import encode_volume
-from nnunet_sbldm.memorisation import KINDS, descriptors, left_right_axis
+from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
+from nnunet_sbldm.quality.memorisation import KINDS, descriptors, left_right_axis
+from nnunet_sbldm.quality.similarity import coherence
 from nnunet_sbldm.reconstruction import reconstruct
-from nnunet_sbldm.similarity import coherence
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 
@@ -78,7 +78,7 @@ class Measures:
         contact: [N, pairs] see :func:`contacts`.
         specks: [N] components smaller than the smallest of their label in the training cases.
         features: [N, P] shape, intensity and texture.
-        halo: [N, targets * channels] see :func:`nnunet_sbldm.features.halo`.
+        halo: [N, targets * channels] see :func:`nnunet_sbldm.quality.appearance.halo`.
         latents: [N, Q] pooled standardised latents.
         coherence: [N, 4].
         reconstruction: [N, labels + 2] Dice per label, PSNR, SSIM.

@@ -23,7 +23,7 @@ from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded
 from nnunet_sbldm.label_maps import Outlines, cleaned_label
-from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
+from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 

@@ -18,8 +18,8 @@ from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, load
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.gate import fit_gate, measure_appearance
 from nnunet_sbldm.label_maps import components_of, intensity_range
+from nnunet_sbldm.quality.gate import fit_gate, measure_appearance
 from nnunet_sbldm.transfer import Start
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
 
@@ -39,7 +39,7 @@ class CaseSummary:
         normalised: [C, 2] low and high percentile of nnU-Net's normalised intensities inside.
         raw: [C, 2] the same of the raw intensities.
         condition: [F] condition vector.
-        appearance: intensities and contrasts, see :func:`nnunet_sbldm.gate.measure_appearance`.
+        appearance: intensities and contrasts, see :func:`nnunet_sbldm.quality.gate.measure_appearance`.
         components: label value -> voxels [N] and mean normalised intensities [N, C] of its connected components.
         geometry: of the raw case.
     """

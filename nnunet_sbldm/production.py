@@ -27,8 +27,8 @@ from nnunet_sbldm.destinations import Destination
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
-from nnunet_sbldm.gate import judge, measure_appearance
 from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.quality.gate import judge, measure_appearance
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import Draw, NearestRealCase, draw, record_of
 from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError

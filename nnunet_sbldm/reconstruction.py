@@ -11,7 +11,7 @@ import torch
 from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.data.grid import IGNORED, LabelEncoding
 from nnunet_sbldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.similarity import ssim
+from nnunet_sbldm.quality.similarity import ssim
 
 RANGE_PERCENTILES = (0.5, 99.5)
 

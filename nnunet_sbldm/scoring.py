@@ -23,9 +23,7 @@ from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluated_cases import RealCases, make_cases
-from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
-from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.quality import (
+from nnunet_sbldm.evaluation.results import (
     ROUGHNESS,
     Result,
     Sets,
@@ -36,6 +34,8 @@ from nnunet_sbldm.quality import (
     mask_results,
     memorisation_results,
 )
+from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
+from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import NearestRealCase

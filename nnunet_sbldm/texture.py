@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_sbldm.random_fields import MAX_LAG, SIZE, TINY, autocorrelation, gaussian_field
+from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation, gaussian_field
 from nnunet_sbldm.types import FloatArray
 
 MAD_TO_STD = 1.4826

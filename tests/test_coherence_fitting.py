@@ -12,8 +12,8 @@ from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded_volume
 from nnunet_sbldm.diffusion import initial_noise
+from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.requests import Request
-from nnunet_sbldm.similarity import COHERENCE, coherence
 from nnunet_sbldm.synthesis import draw, draw_again
 from nnunet_sbldm.texture import NO_TEXTURE
 

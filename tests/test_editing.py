@@ -28,10 +28,10 @@ from nnunet_sbldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.requests import Request, Wish
-from nnunet_sbldm.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SAMPLER = replace(EDIT_SAMPLER, num_steps=3, max_corrections=0)

@@ -15,7 +15,7 @@ from nnunet_sbldm.data.groups import remember_groups
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
-from nnunet_sbldm.evaluation import EvaluationSettings, evaluate, measure_quality
+from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation_template import SECTIONS
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
@@ -122,7 +122,7 @@ def test_equal_seeds_give_equal_numbers(result, generator, phantom_dataset, tmp_
 def accept_seeds(monkeypatch, accepted):
     """A gate that accepts the draws whose number, in order, is among ``accepted``."""
     from nnunet_sbldm import production
-    from nnunet_sbldm.gate import Verdict
+    from nnunet_sbldm.quality.gate import Verdict
 
     number = iter(range(1000))
     monkeypatch.setattr(production, "judge", lambda *_: Verdict({}, () if next(number) in accepted else ("size is odd",)))

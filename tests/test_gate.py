@@ -14,7 +14,7 @@ from nnunet_sbldm.config import from_json
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.dataset import load_preprocessed
 from nnunet_sbldm.data.phantom import make_phantom_case
-from nnunet_sbldm.gate import GateReference, fit_gate, judge, mask_and_shell, measure_appearance
+from nnunet_sbldm.quality.gate import GateReference, fit_gate, judge, mask_and_shell, measure_appearance
 from nnunet_sbldm.types import OUTSIDE
 
 TARGETS = (Target("tumour", (1, 2)), Target("core", (2,)))

@@ -9,7 +9,7 @@ from scipy import ndimage, special
 from nnunet_sbldm import decoding
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, _gumbel
-from nnunet_sbldm.random_fields import MAX_LAG, SIZE
+from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import draw
 

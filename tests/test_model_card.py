@@ -8,7 +8,7 @@ from nnunet_sbldm import cli
 from nnunet_sbldm.checkpoint import hash_of
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.evaluation import EvaluationSettings, evaluate
+from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
 from nnunet_sbldm.model_card import (
     NOT_STATED,
     is_non_commercial,

@@ -11,7 +11,7 @@ from nnunet_sbldm.data.conditions import fine_roughness, sphericity
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
 from nnunet_sbldm.outline_fitting import LEVELS, as_rough_as_real, at_level, balanced_level
-from nnunet_sbldm.random_fields import MAX_LAG, SIZE
+from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 
 WHITE = np.zeros((SIZE,) * 3)
 WHITE[MAX_LAG, MAX_LAG, MAX_LAG] = 1

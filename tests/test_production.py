@@ -23,9 +23,9 @@ from nnunet_sbldm.dataset_conversion import expand_dataset
 from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings
-from nnunet_sbldm.gate import Verdict
 from nnunet_sbldm.production import Job, ProductionSettings, produce
 from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.quality.gate import Verdict
 from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.random_fields import MAX_LAG, SIZE
+from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import draw
 from nnunet_sbldm.texture import NO_TEXTURE, Texture

@@ -31,13 +31,7 @@ from nnunet_sbldm.evaluated_cases import (
     make_cases,
     numbered_requests,
 )
-from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
-from nnunet_sbldm.features import standardised
-from nnunet_sbldm.measures import CaseSet
-from nnunet_sbldm.model_card import refresh_card
-from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
-from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.quality import (
+from nnunet_sbldm.evaluation.results import (
     FEW_CASES,
     Result,
     Sets,
@@ -45,6 +39,12 @@ from nnunet_sbldm.quality import (
     diversity_results,
     reconstruction_results,
 )
+from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
+from nnunet_sbldm.measures import CaseSet
+from nnunet_sbldm.model_card import refresh_card
+from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
+from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.quality.appearance import standardised
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
 from nnunet_sbldm.scoring import Reference, Sections, compare
 from nnunet_sbldm.types import UserError
