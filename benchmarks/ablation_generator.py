@@ -25,9 +25,9 @@ from nnunet_sbldm.config import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
 from nnunet_sbldm.known_models import is_complete
+from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.optimisation import make_accelerator
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.scoring import Reference, score

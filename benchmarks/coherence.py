@@ -18,7 +18,7 @@ from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_datase
 from nnunet_sbldm.data.grid import FILL, to_grid
 from nnunet_sbldm.data.slices import slice_positions
 from nnunet_sbldm.known_models import find_model
-from nnunet_sbldm.latents import decode_volume, one_hot_of
+from nnunet_sbldm.ldm.latents import decode_volume, one_hot_of
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.types import OUTSIDE
 

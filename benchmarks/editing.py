@@ -21,10 +21,10 @@ from nnunet_sbldm.checkpoint import Generator, load_generator
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.config import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
-from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
 from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
 from nnunet_sbldm.requests import Request
 

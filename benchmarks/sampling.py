@@ -39,8 +39,8 @@ from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_autoencoder,
 from nnunet_sbldm.config import PRECISIONS, PRESETS, SamplerConfig
 from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.diffusion import initial_noise, sample
-from nnunet_sbldm.latents import decode_volume
+from nnunet_sbldm.ldm.diffusion import initial_noise, sample
+from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.quality.gate import GateReference
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import sample_latents

@@ -21,9 +21,9 @@ from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.diffusion import best_precision
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.scoring import Reference, score
 
 SAMPLERS = {"ddim": ("ddim", 0.0), "ddim_eta1": ("ddim", 1.0), "dpmsolver++": ("dpmsolver++", 0.0)}

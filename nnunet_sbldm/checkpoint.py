@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.config import (
     AugmentationConfig,
@@ -37,9 +36,10 @@ from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Targe
 from nnunet_sbldm.data.dataset import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
+from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.ldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.quality.gate import GateReference
 from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError

@@ -230,7 +230,7 @@ def device_of(asked: str | None) -> str:
     """
     import torch
 
-    from nnunet_sbldm.diffusion import refuse_missing_device
+    from nnunet_sbldm.ldm.diffusion import refuse_missing_device
 
     device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     refuse_missing_device(device)
@@ -239,7 +239,7 @@ def device_of(asked: str | None) -> str:
 
 def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | None = None) -> SamplerConfig:
     """Sampler settings of the options; those that are left out are those of ``default`` (whole cases)."""
-    from nnunet_sbldm.diffusion import best_precision
+    from nnunet_sbldm.ldm.diffusion import best_precision
 
     default = default or SamplerConfig()
     name = args.sampler or default.name

@@ -22,11 +22,11 @@ from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import as_vector, measure
 from nnunet_sbldm.data.grid import bounding_box
-from nnunet_sbldm.denoiser import Part
 from nnunet_sbldm.edit_tasks import EditTask
-from nnunet_sbldm.inpainting import Known, inpaint
 from nnunet_sbldm.label_maps import without_strays
-from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.ldm.denoiser import Part
+from nnunet_sbldm.ldm.inpainting import Known, inpaint
+from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.size_correction import draw_to_size

@@ -19,7 +19,7 @@ from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.latents import encode_volume
+from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.quality.memorisation import KINDS, descriptors, left_right_axis
 from nnunet_sbldm.quality.similarity import coherence

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.config import StageConfig
-from nnunet_sbldm.diffusion import best_precision, refuse_missing_device
+from nnunet_sbldm.ldm.diffusion import best_precision, refuse_missing_device
 from nnunet_sbldm.types import UserError
 
 LOG_EVERY_STEPS = 25

@@ -16,13 +16,13 @@ from scipy import special
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.conditions import roughness_of_targets
 from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded
 from nnunet_sbldm.label_maps import Outlines, cleaned_label
+from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray

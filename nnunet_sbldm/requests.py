@@ -15,7 +15,7 @@ import numpy as np
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
 from nnunet_sbldm.data.dataset import Fold
-from nnunet_sbldm.diffusion import derived_seed
+from nnunet_sbldm.ldm.diffusion import derived_seed
 from nnunet_sbldm.spec import SpecEntry
 from nnunet_sbldm.types import UserError
 

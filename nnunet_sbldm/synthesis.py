@@ -27,8 +27,8 @@ from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.grid import FILL, from_grid, to_grid
 from nnunet_sbldm.decoding import decoded_volume
-from nnunet_sbldm.diffusion import initial_noise, sample
-from nnunet_sbldm.latents import encode_volume
+from nnunet_sbldm.ldm.diffusion import initial_noise, sample
+from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.requests import Request, range_warnings
 from nnunet_sbldm.size_correction import draw_to_size

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
@@ -26,11 +25,20 @@ from nnunet_sbldm.data.dataset import Fold, NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import FILL
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.diffusion import Denoise, best_precision, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
-from nnunet_sbldm.inpainting import Known, random_regions
 from nnunet_sbldm.known_models import is_complete
 from nnunet_sbldm.label_maps import Outlines
-from nnunet_sbldm.latents import (
+from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.ldm.diffusion import (
+    Denoise,
+    best_precision,
+    diffusion_loss,
+    drop_condition,
+    initial_noise,
+    make_scheduler,
+    sample,
+)
+from nnunet_sbldm.ldm.inpainting import Known, random_regions
+from nnunet_sbldm.ldm.latents import (
     decode_volume,
     encode_cases,
     encode_volume,
@@ -39,7 +47,7 @@ from nnunet_sbldm.latents import (
     one_hot_of,
     reconstructions,
 )
-from nnunet_sbldm.losses import autoencoder_loss
+from nnunet_sbldm.ldm.losses import autoencoder_loss
 from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage

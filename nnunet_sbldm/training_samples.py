@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.diffusion import best_precision, initial_noise, sample
+from nnunet_sbldm.ldm.diffusion import best_precision, initial_noise, sample
 
 NUM_STEPS = 10
 

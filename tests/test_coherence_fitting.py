@@ -11,7 +11,7 @@ from nnunet_sbldm.coherence_fitting import CORRELATIONS, FITTED, as_coherent_as_
 from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.decoding import decoded_volume
-from nnunet_sbldm.diffusion import initial_noise
+from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.requests import Request
 from nnunet_sbldm.synthesis import draw, draw_again

@@ -24,7 +24,7 @@ from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import edit
 from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
-from nnunet_sbldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.provenance import SyntheticIndex

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.grid import IGNORED
-from nnunet_sbldm.denoiser import (
+from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
+from nnunet_sbldm.ldm.denoiser import (
     ConditionMaps,
     VolumeDenoiser,
     latents_per_token,
@@ -17,7 +17,7 @@ from nnunet_sbldm.denoiser import (
     strides_for,
     tokens_shape,
 )
-from nnunet_sbldm.losses import autoencoder_loss, label_loss
+from nnunet_sbldm.ldm.losses import autoencoder_loss, label_loss
 
 
 def wake(network):

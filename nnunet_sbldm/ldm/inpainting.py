@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
-from nnunet_sbldm.diffusion import Denoise, Scheduler, initial_noise, make_scheduler, sample
+from nnunet_sbldm.ldm.diffusion import Denoise, Scheduler, initial_noise, make_scheduler, sample
 
 REGION_RADII = (0.1, 0.35)
 """Semi-axes of random regions in training, in fractions of the latent volume; edits have such regions."""
@@ -82,7 +82,7 @@ def inpaint(
         known: latents of the hosts and which of them stay.
         condition: [B, F] in network scale.
         seeds: [B] one per sample.
-        correlation: of the noise of neighbouring slices, see :func:`nnunet_sbldm.diffusion.initial_noise`.
+        correlation: of the noise of neighbouring slices, see :func:`nnunet_sbldm.ldm.diffusion.initial_noise`.
 
     Returns:
         [B, Z, D, h, w] standardised latents; the known ones are exactly the hosts'.
