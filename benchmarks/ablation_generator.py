@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm.augmentation import num_copies
-from nnunet_sbldm.checkpoint import GeneratorPlan, load_generator
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
-from nnunet_sbldm.config import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
-from nnunet_sbldm.known_models import is_complete
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan, load_generator
+from nnunet_sbldm.generator.presets import PRESETS, Preset, SamplerConfig
+from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.optimisation import make_accelerator
 from nnunet_sbldm.preparation import prepare

@@ -13,11 +13,11 @@ import argparse
 import numpy as np
 import torch
 
-from nnunet_sbldm.checkpoint import Generator, load_generator
 from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.data.grid import FILL, to_grid
 from nnunet_sbldm.data.slices import slice_positions
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.generator.checkpoint import Generator, load_generator
+from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.latents import decode_volume, one_hot_of
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.types import OUTSIDE

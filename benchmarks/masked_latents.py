@@ -21,13 +21,13 @@ from ablation_generator import prepared
 from editing import whole_cases
 from safetensors.torch import load_file
 
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_denoiser, load_generator
 from nnunet_sbldm.common.files import read_json, write_csv, write_json
-from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.edit_evaluation import evaluate_edits
 from nnunet_sbldm.edit_tasks import KINDS, EditSettings
-from nnunet_sbldm.known_models import find_model, is_complete
+from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_denoiser, load_generator
+from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.generator.zoo import find_model, is_complete
 from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.ldm.latents import encode_cases, foreground_weights
 from nnunet_sbldm.optimisation import make_accelerator, train_stage

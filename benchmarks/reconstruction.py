@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunet_sbldm.checkpoint import build_autoencoder
-from nnunet_sbldm.config import PRESETS
 from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_dataset
 from nnunet_sbldm.data.grid import FILL, IGNORED, to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.generator.checkpoint import build_autoencoder
+from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.optimisation import make_accelerator, train_stage
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.reconstruction import RANGE_PERCENTILES, reconstruct

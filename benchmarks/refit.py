@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import known_case_ids, open_dataset
 from nnunet_sbldm.data.folds import names_of
-from nnunet_sbldm.known_models import MANIFEST, find_model
-from nnunet_sbldm.model_card import read_card, write_card
+from nnunet_sbldm.generator.card import read_card, write_card
+from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.zoo import MANIFEST, find_model
 from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.training import fitted_to_samples
 

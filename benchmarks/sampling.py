@@ -35,15 +35,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser
-from nnunet_sbldm.config import PRECISIONS, PRESETS, SamplerConfig
 from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser
+from nnunet_sbldm.generator.presets import PRECISIONS, PRESETS, SamplerConfig
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import sample_latents
 from nnunet_sbldm.ldm.diffusion import initial_noise, sample
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.quality.gate import GateReference
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import sample_latents
 from nnunet_sbldm.types import OUTSIDE, Geometry
 
 if TYPE_CHECKING:

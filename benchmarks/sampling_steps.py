@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.scoring import Reference, score
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_sbldm.checkpoint import Generator, generator_folder, has_its_plans, load_generator, refuse_mismatch, training_command
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_json
 from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset, fingerprints_of, fold_cases, nnunet_folder
 from nnunet_sbldm.data.folds import refuse_leaks
@@ -24,6 +23,17 @@ from nnunet_sbldm.data.formats import refuse_unwritable
 from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
+from nnunet_sbldm.generator.checkpoint import (
+    Generator,
+    generator_folder,
+    has_its_plans,
+    load_generator,
+    refuse_mismatch,
+    training_command,
+)
+from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
+from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
+from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
 from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.installation import (
     IN_PLACE,
@@ -37,7 +47,6 @@ from nnunet_sbldm.installation import (
     undo_command,
     undo_in_place,
 )
-from nnunet_sbldm.known_models import find_model, finished_models, places_of
 from nnunet_sbldm.production import (
     Job,
     ProductionSettings,
@@ -51,8 +60,6 @@ from nnunet_sbldm.production import (
     refuse_unfit,
     rejected_folders,
 )
-from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
-from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MARKER = "sbldm_expansion.json"

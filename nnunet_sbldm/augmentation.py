@@ -13,8 +13,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from nnunet_sbldm.config import AugmentationConfig
 from nnunet_sbldm.data.grid import FILL, IGNORED, Grid, bounding_box
+from nnunet_sbldm.generator.presets import AugmentationConfig
 from nnunet_sbldm.types import FloatArray, Geometry
 
 MAX_LOST_SHARE = 0.01

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import NnunetDataset, load_preprocessed
 from nnunet_sbldm.data.grid import to_grid
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
-from nnunet_sbldm.requests import Request
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 MAX_DRAWS_PER_CASE = 10

@@ -37,7 +37,7 @@ from nnunet_sbldm.edit_options import (
     host_dataset_arguments,
 )
 from nnunet_sbldm.expand_command import expand_entry
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.mixing import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.schedule import SCHEDULES
 from nnunet_sbldm.train_command import train_entry
@@ -83,11 +83,11 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
 def _sample(args: argparse.Namespace) -> None:
     import torch
 
-    from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.edit_samples import write_edits
-    from nnunet_sbldm.requests import Request, asked_features
-    from nnunet_sbldm.spec import SpecEntry
-    from nnunet_sbldm.synthesis import check_asked, write_samples
+    from nnunet_sbldm.generator.checkpoint import load_generator
+    from nnunet_sbldm.generator.requests import Request, asked_features
+    from nnunet_sbldm.generator.sampling import check_asked, write_samples
+    from nnunet_sbldm.generator.spec import SpecEntry
 
     device = device_of(args.device)
     folder = find_model(args.m)
@@ -256,9 +256,9 @@ def evaluate_entry(argv: Sequence[str] | None = None) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     import torch
 
-    from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.data.dataset import open_dataset
     from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+    from nnunet_sbldm.generator.checkpoint import load_generator
     from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 
     editing_of(args)

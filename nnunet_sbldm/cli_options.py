@@ -12,8 +12,16 @@ from typing import NoReturn
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.threads import wait_passively
-from nnunet_sbldm.config import DEFAULT_PRESET, EDIT_SAMPLER, PRESETS, SAMPLERS, DiffusionConfig, SamplerConfig, known_preset
-from nnunet_sbldm.known_models import is_shared
+from nnunet_sbldm.generator.presets import (
+    DEFAULT_PRESET,
+    EDIT_SAMPLER,
+    PRESETS,
+    SAMPLERS,
+    DiffusionConfig,
+    SamplerConfig,
+    known_preset,
+)
+from nnunet_sbldm.generator.zoo import is_shared
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 DEFAULT_PLANS = "nnUNetPlans"
@@ -126,7 +134,7 @@ def device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def model_argument(parser: argparse.ArgumentParser) -> None:
-    """``-m``: the folder or the name of a model, for :func:`nnunet_sbldm.known_models.find_model`."""
+    """``-m``: the folder or the name of a model, for :func:`nnunet_sbldm.generator.zoo.find_model`."""
     parser.add_argument(
         "-m", required=True, metavar="MODEL", help="[REQUIRED] folder of a trained SBLDM, or a name that sbldm_models lists"
     )
@@ -134,7 +142,7 @@ def model_argument(parser: argparse.ArgumentParser) -> None:
 
 def announce_licence(folder: Path) -> None:
     """Say under which licence a model is used, where it states one."""
-    from nnunet_sbldm.model_card import licence_note
+    from nnunet_sbldm.generator.card import licence_note
 
     if note := licence_note(folder):
         print(note)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_json
 from nnunet_sbldm.common.jobs import Step, StepResult, clock, run_steps
-from nnunet_sbldm.known_models import folder_name
+from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.types import UserError
 
 DATASET_ID, DATASET = 900, "Dataset900_Phantom"

@@ -18,7 +18,7 @@ from nnunet_sbldm.cli_options import (
     sampler_arguments,
 )
 from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
-from nnunet_sbldm.known_models import find_model
+from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.types import UserError
 
 
@@ -26,8 +26,8 @@ def evaluate_edits_command(args: argparse.Namespace) -> None:
     """``sbldm_evaluate -mode edit``."""
     import torch
 
-    from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.edit_evaluation import evaluate_edits
+    from nnunet_sbldm.generator.checkpoint import load_generator
 
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:
@@ -67,7 +67,7 @@ def _blinded_montage(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_sbldm.blinded_montage import write_blinded_montage
-    from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.generator.checkpoint import load_generator
 
     device, editing = device_of(args.device), editing_of(args)
     if editing is None:

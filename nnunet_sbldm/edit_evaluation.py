@@ -19,22 +19,22 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.common.pictures import Panel
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import AXES
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
-from nnunet_sbldm.label_maps import CONNECTED
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.outlines import CONNECTED
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.quality.appearance import halo
 from nnunet_sbldm.quality.gate import mask_and_shell
 from nnunet_sbldm.quality.seams import seam_scores
 from nnunet_sbldm.quality.similarity import coherence
-from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE, FloatArray
 
 MAX_PICTURED = 8

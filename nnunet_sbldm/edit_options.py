@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import number, sampler_of
-from nnunet_sbldm.config import EDIT_SAMPLER
+from nnunet_sbldm.generator.presets import EDIT_SAMPLER
 from nnunet_sbldm.mixing import MODES
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.checkpoint import Generator
-    from nnunet_sbldm.config import SamplerConfig
     from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.edit_tasks import EditSettings
+    from nnunet_sbldm.generator.checkpoint import Generator
+    from nnunet_sbldm.generator.presets import SamplerConfig
 
 
 def edit_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases
 from nnunet_sbldm.data.folds import refuse_leaks
 from nnunet_sbldm.data.formats import write_case
@@ -19,8 +17,10 @@ from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.hosts import allowed_hosts
-from nnunet_sbldm.requests import Request
 from nnunet_sbldm.types import OUTSIDE
 
 MAX_ROWS = 8

@@ -18,19 +18,19 @@ from skimage.transform import resize
 from torch import Tensor
 
 from nnunet_sbldm.blending import blend
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import as_vector, measure
 from nnunet_sbldm.data.grid import bounding_box
 from nnunet_sbldm.edit_tasks import EditTask
-from nnunet_sbldm.label_maps import without_strays
+from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
+from nnunet_sbldm.generator.outlines import without_strays
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import record_of
+from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.denoiser import Part
 from nnunet_sbldm.ldm.inpainting import Known, inpaint
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.size_correction import draw_to_size
-from nnunet_sbldm.synthesis import record_of
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 TEXTURE_STREAM, OUTLINE_STREAM = 14, 15
@@ -70,7 +70,7 @@ class DecodedEdit:
 
 @dataclass(frozen=True)
 class EditedDraw(DecodedEdit):
-    """One edited host, before it becomes a case; it serves where a :class:`nnunet_sbldm.synthesis.Draw` does.
+    """One edited host, before it becomes a case; it serves where a :class:`nnunet_sbldm.generator.sampling.Draw` does.
 
     Attributes:
         image: [C, D, H, W] blended into the host, network scale.

@@ -29,8 +29,8 @@ from nnunet_sbldm.types import UserError
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.dataset_conversion.expand_dataset import Outcome
+    from nnunet_sbldm.generator.requests import Wish
     from nnunet_sbldm.production import Job, ProductionSettings
-    from nnunet_sbldm.requests import Wish
 
 FEW_CASES = 10
 """With fewer real training cases one is warned: with 5, synthetic cases lowered Dice where it was measured (docs/ablation.md)."""
@@ -95,7 +95,7 @@ def _expand(args: argparse.Namespace) -> None:
     from nnunet_sbldm.data.dataset import dataset_name, fold_cases, open_dataset, parse_fold
     from nnunet_sbldm.data.groups import remember_groups
     from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
-    from nnunet_sbldm.requests import range_warnings
+    from nnunet_sbldm.generator.requests import range_warnings
 
     if args.undo:
         _undo(dataset_name(args.d), args.dry_run)
@@ -143,8 +143,8 @@ def _undo(name: str, dry_run: bool) -> None:
 
 
 def _wish(args: argparse.Namespace) -> Wish:
-    from nnunet_sbldm.requests import Wish
-    from nnunet_sbldm.spec import read_spec
+    from nnunet_sbldm.generator.requests import Wish
+    from nnunet_sbldm.generator.spec import read_spec
 
     spec = read_spec(args.spec) if args.spec else ()
     ratio = args.ratio or (None if args.n or spec else 1.0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.trace import add_to_trace, next_number
+from nnunet_sbldm.generator.records_trace import add_to_trace, next_number
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 NICENESS = 10

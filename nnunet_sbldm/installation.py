@@ -18,8 +18,8 @@ from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset,
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.groups import groups_file
 from nnunet_sbldm.destinations import PoolDestination, RawDestination
+from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.pool import expansion_folder
-from nnunet_sbldm.provenance import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.types import UserError
 
 FINGERPRINT = "dataset_fingerprint.json"

@@ -15,10 +15,10 @@ import torch
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.quality.memorisation import KINDS, descriptors, left_right_axis

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli_options import Parser, model_argument, run
-from nnunet_sbldm.known_models import BUNDLED, find_model, known_models
+from nnunet_sbldm.generator.zoo import BUNDLED, find_model, known_models
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.model_card import ModelCard
+    from nnunet_sbldm.generator.card import ModelCard
 
 COLUMNS = ("name", "licence", "channels", "labels", "field of view, mm", "spacing, mm", "cases", "measured")
 STATEMENTS = ("title", "licence", "data")
@@ -28,7 +28,7 @@ def models_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.model_card import read_card, rendered
+    from nnunet_sbldm.generator.card import read_card, rendered
 
     if args.m:
         print(rendered(read_card(find_model(args.m))))
@@ -45,7 +45,7 @@ def _models(args: argparse.Namespace) -> None:
 
 
 def _row(name: str, folder: Path) -> tuple[str, ...]:
-    from nnunet_sbldm.model_card import NOT_STATED, is_non_commercial, read_card
+    from nnunet_sbldm.generator.card import NOT_STATED, is_non_commercial, read_card
 
     try:
         card = read_card(folder)
@@ -90,9 +90,9 @@ def export_entry(argv: Sequence[str] | None = None) -> None:
 def _export(args: argparse.Namespace) -> None:
     if args.o.suffix != ".zip":
         raise UserError(f"-o names a file that ends in .zip; got {args.o}.")
-    from nnunet_sbldm.checkpoint import load_generator
-    from nnunet_sbldm.model_card import NOT_STATED, read_card
-    from nnunet_sbldm.model_sharing import Sharing, export_model
+    from nnunet_sbldm.generator.card import NOT_STATED, read_card
+    from nnunet_sbldm.generator.checkpoint import load_generator
+    from nnunet_sbldm.generator.sharing import Sharing, export_model
 
     generator = load_generator(find_model(args.m))
     statements = {k: getattr(args, k) for k in STATEMENTS if getattr(args, k)}
@@ -112,8 +112,8 @@ def import_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.model_card import licence_note
-    from nnunet_sbldm.model_sharing import import_model
+    from nnunet_sbldm.generator.card import licence_note
+    from nnunet_sbldm.generator.sharing import import_model
 
     folder, is_new = import_model(args.file, args.name)
     print(licence_note(folder) or "No licence is stated.")

@@ -1,4 +1,4 @@
-"""How rough outlines have to be: the smoothing or the noise of :class:`nnunet_sbldm.label_maps.Outlines`.
+"""How rough outlines have to be: the smoothing or the noise of :class:`nnunet_sbldm.generator.outlines.Outlines`.
 
 The noise has the correlation of the decoder's own errors on the training cases. How much of it, or how much smoothing, is
 measured on samples, until their masks are as rough as those of the training cases. Rough is meant within a few voxels: how far
@@ -16,12 +16,12 @@ from scipy import special
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.conditions import roughness_of_targets
 from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.decoding import decoded
-from nnunet_sbldm.label_maps import Outlines, cleaned_label
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.decoding import decoded
+from nnunet_sbldm.generator.outlines import Outlines, cleaned_label
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.training_samples import sampled_latent

@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies
-from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.config import Preset
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.label_maps import components_of, intensity_range
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.outlines import components_of, intensity_range
+from nnunet_sbldm.generator.presets import Preset
 from nnunet_sbldm.quality.gate import fit_gate, measure_appearance
 from nnunet_sbldm.transfer import Start
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError

@@ -18,19 +18,19 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import as_vector
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset
 from nnunet_sbldm.destinations import Destination
 from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.edited_cases import EditedCases
 from nnunet_sbldm.editing import EditedDraw
-from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import Draw, NearestRealCase, draw, record_of
 from nnunet_sbldm.quality.gate import judge, measure_appearance
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import Draw, NearestRealCase, draw, record_of
 from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError
 
 Yardstick = NearestRealCase | EditedCases

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_sbldm.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.common.files import read_json, temporary_folder
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import as_dict, as_vector
 from nnunet_sbldm.data.dataset import (
     NnunetDataset,
@@ -28,12 +26,14 @@ from nnunet_sbldm.data.dataset import (
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
 from nnunet_sbldm.editing import EditedDraw, edit
+from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records_trace import TRACE_NAME, read_trace
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import Draw, draw_again
+from nnunet_sbldm.generator.zoo import is_complete, known_models
 from nnunet_sbldm.installation import IN_PLACE
-from nnunet_sbldm.known_models import is_complete, known_models
 from nnunet_sbldm.pool import FOLDER
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import Draw, draw_again
-from nnunet_sbldm.trace import TRACE_NAME, read_trace
 from nnunet_sbldm.types import Case, UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
 from nnunet_sbldm.data.grid import bounding_box
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, NoRoomError
 
 FEATHER_MM = 10.0

@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import temporary_folder
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluated_cases import RealCases, make_cases
@@ -34,11 +32,13 @@ from nnunet_sbldm.evaluation.results import (
     mask_results,
     memorisation_results,
 )
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import NearestRealCase
 from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
-from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import NearestRealCase
 
 Sections = dict[str, list[Result]]
 

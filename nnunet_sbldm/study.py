@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nnunet_sbldm.config import DEFAULT_PRESET
+from nnunet_sbldm.generator.presets import DEFAULT_PRESET
 from nnunet_sbldm.mixing import CPU_PRECISIONS
 
 PHANTOM = "phantom"

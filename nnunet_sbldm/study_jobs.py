@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.config import training_options
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS
-from nnunet_sbldm.known_models import folder_name
+from nnunet_sbldm.generator.presets import training_options
+from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.study import Arm, Study, pool_words
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset

@@ -21,8 +21,8 @@ from nnunet_sbldm.cli_options import (
     run,
     seed,
 )
-from nnunet_sbldm.config import DEFAULT_PRESET, PRESETS, lengthened
-from nnunet_sbldm.known_models import find_model, is_complete, name_of
+from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, lengthened
+from nnunet_sbldm.generator.zoo import find_model, is_complete, name_of
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.checkpoint import generator_folder
     from nnunet_sbldm.data.dataset import fold_cases, open_dataset, parse_fold
     from nnunet_sbldm.data.folds import without_patients_of_val
     from nnunet_sbldm.data.groups import remember_groups, remembered_groups
+    from nnunet_sbldm.generator.checkpoint import generator_folder
     from nnunet_sbldm.training import train_generator
 
     dataset, fold = open_dataset(args.d, args.p), parse_fold(args.f)
@@ -106,10 +106,10 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
 
 def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:
     """What training starts from, checked against the fold; None for a start from scratch."""
-    from nnunet_sbldm.checkpoint import load_generator
     from nnunet_sbldm.data.dataset import fingerprints_of
     from nnunet_sbldm.data.groups import with_remembered_groups
-    from nnunet_sbldm.model_card import read_card
+    from nnunet_sbldm.generator.card import read_card
+    from nnunet_sbldm.generator.checkpoint import load_generator
     from nnunet_sbldm.transfer import Start
 
     if not args.init:

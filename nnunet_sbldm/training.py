@@ -15,18 +15,20 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nnunet_sbldm.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.common.pictures import Panel, montage
-from nnunet_sbldm.config import Preset, SamplerConfig
 from nnunet_sbldm.data.conditions import measure
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import FILL
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.known_models import is_complete
-from nnunet_sbldm.label_maps import Outlines
+from nnunet_sbldm.generator.card import make_card, write_card
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
+from nnunet_sbldm.generator.outlines import Outlines
+from nnunet_sbldm.generator.presets import Preset, SamplerConfig
+from nnunet_sbldm.generator.texture import Texture
+from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.diffusion import (
     Denoise,
@@ -48,12 +50,10 @@ from nnunet_sbldm.ldm.latents import (
     reconstructions,
 )
 from nnunet_sbldm.ldm.losses import autoencoder_loss
-from nnunet_sbldm.model_card import make_card, write_card
 from nnunet_sbldm.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
 from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.texture import Texture
 from nnunet_sbldm.training_samples import sampled_latent
 from nnunet_sbldm.transfer import Start, initial_weights
 from nnunet_sbldm.types import OUTSIDE, UserError

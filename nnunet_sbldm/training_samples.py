@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.ldm.diffusion import best_precision, initial_noise, sample
 
 NUM_STEPS = 10

@@ -8,14 +8,14 @@ import torch
 
 from nnunet_sbldm import coherence_fitting
 from nnunet_sbldm.coherence_fitting import CORRELATIONS, FITTED, as_coherent_as_real, most_coherent_correlation
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.decoding import decoded_volume
+from nnunet_sbldm.generator.decoding import decoded_volume
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import draw, draw_again
+from nnunet_sbldm.generator.texture import NO_TEXTURE
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import draw, draw_again
-from nnunet_sbldm.texture import NO_TEXTURE
 
 REAL = np.array([[0.5, 2.0], [0.5, 2.0], [np.nan, np.nan]])
 END = CORRELATIONS[-1]

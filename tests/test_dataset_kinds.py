@@ -8,14 +8,14 @@ import torch
 from nnunet_fixtures import NnunetFolders
 from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
-from nnunet_sbldm.checkpoint import load_generator
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, load_preprocessed, open_dataset, preprocess_case, read_case
 from nnunet_sbldm.data.grid import IGNORED, from_grid, to_grid
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.sampling import Request, draw
 from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.synthesis import Request, draw
 from nnunet_sbldm.training import train_generator
 from nnunet_sbldm.types import OUTSIDE
 

@@ -11,7 +11,6 @@ import torch
 from nnunet_sbldm import cli, edit_tasks, editing
 from nnunet_sbldm.blending import blend, same_spectrum
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.config import EDIT_SAMPLER
 from nnunet_sbldm.data.conditions import as_dict
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
 from nnunet_sbldm.data.folds import guard_split
@@ -23,15 +22,16 @@ from nnunet_sbldm.edit_gate import judge_edit
 from nnunet_sbldm.edit_samples import edited_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
 from nnunet_sbldm.editing import edit
+from nnunet_sbldm.generator.presets import EDIT_SAMPLER
+from nnunet_sbldm.generator.records import SyntheticIndex
+from nnunet_sbldm.generator.requests import Request, Wish
 from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.pool import pool_folder
-from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around, tissue_like
-from nnunet_sbldm.requests import Request, Wish
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SAMPLER = replace(EDIT_SAMPLER, num_steps=3, max_corrections=0)
@@ -614,7 +614,7 @@ def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     """Regions: a core inside a tumour, in two channels; the decoded label head decides both at once."""
     from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
-    from nnunet_sbldm.checkpoint import load_generator
+    from nnunet_sbldm.generator.checkpoint import load_generator
     from nnunet_sbldm.training import train_generator
 
     folders = make_planned_phantom(tmp_path, replace(SMALL_PHANTOM, num_labels=2, regions=True), num_cases=6)

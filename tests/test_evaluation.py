@@ -9,7 +9,6 @@ import pytest
 
 from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed
 from nnunet_sbldm.data.groups import remember_groups
 from nnunet_sbldm.edit_samples import edited_cases
@@ -17,10 +16,11 @@ from nnunet_sbldm.edit_tasks import EditSettings
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation_template import SECTIONS
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.sampling import NearestRealCase, Request, synthesise
 from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 from nnunet_sbldm.scoring import Reference, score
-from nnunet_sbldm.synthesis import NearestRealCase, Request, synthesise
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 SAMPLER = SamplerConfig(num_steps=3)

@@ -14,7 +14,7 @@ from nnunet_sbldm.data.folds import (
     with_groups,
     without_patients_of_val,
 )
-from nnunet_sbldm.provenance import SyntheticIndex
+from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.types import UserError
 
 NAMES = st.text("case_01a", min_size=1, max_size=7)

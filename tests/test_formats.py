@@ -16,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from phantom_fixtures import NANO, SMALL_PHANTOM, hash_tree, make_planned_phantom
 
-from nnunet_sbldm import cli, config
+from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import open_dataset, read_case
 from nnunet_sbldm.data.formats import (
@@ -30,6 +30,7 @@ from nnunet_sbldm.data.formats import (
     writable_endings,
     write_case,
 )
+from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.types import Case, Geometry, UserError
 
 SPACING_MM = (3.0, 2.0, 1.5)

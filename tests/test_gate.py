@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
-from nnunet_sbldm.config import from_json
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.dataset import load_preprocessed
 from nnunet_sbldm.data.phantom import make_phantom_case
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.presets import from_json
 from nnunet_sbldm.quality.gate import GateReference, fit_gate, judge, mask_and_shell, measure_appearance
 from nnunet_sbldm.types import OUTSIDE
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from scipy import ndimage, special
 
-from nnunet_sbldm import decoding
-from nnunet_sbldm.config import SamplerConfig
-from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, _gumbel
+from nnunet_sbldm.generator import decoding
+from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines, _gumbel
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import draw
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import draw
 
 WHITE = np.zeros((SIZE,) * 3)
 WHITE[MAX_LAG, MAX_LAG, MAX_LAG] = 1

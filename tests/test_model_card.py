@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 
 from nnunet_sbldm import cli
-from nnunet_sbldm.checkpoint import hash_of
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
-from nnunet_sbldm.model_card import (
+from nnunet_sbldm.generator.card import (
     NOT_STATED,
     is_non_commercial,
     licence_note,
@@ -18,6 +16,8 @@ from nnunet_sbldm.model_card import (
     rendered,
     write_card,
 )
+from nnunet_sbldm.generator.checkpoint import hash_of
+from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.types import UserError
 
 

@@ -14,13 +14,14 @@ from phantom_fixtures import hash_tree
 from safetensors.torch import load_file, save_file
 from test_cli import refused
 
-from nnunet_sbldm import model_commands, model_sharing
-from nnunet_sbldm.checkpoint import load_generator
+from nnunet_sbldm import model_commands
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
 from nnunet_sbldm.data.folds import find_leaks
-from nnunet_sbldm.model_card import read_card
-from nnunet_sbldm.model_sharing import MEMBERS, Sharing, export_model, import_model
+from nnunet_sbldm.generator import sharing as model_sharing
+from nnunet_sbldm.generator.card import read_card
+from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.sharing import MEMBERS, Sharing, export_model, import_model
 from nnunet_sbldm.types import UserError
 
 PLAIN = Sharing({})

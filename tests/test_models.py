@@ -8,13 +8,14 @@ import pytest
 from phantom_fixtures import hash_tree
 from test_cli import refused
 
-from nnunet_sbldm import cli, edit_commands, expand_command, known_models, model_commands
-from nnunet_sbldm.checkpoint import hash_of, load_generator
+from nnunet_sbldm import cli, edit_commands, expand_command, model_commands
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.known_models import BUNDLED, find_model, name_of
-from nnunet_sbldm.known_models import known_models as models
-from nnunet_sbldm.model_card import NOT_STATED, is_non_commercial, read_card
-from nnunet_sbldm.model_sharing import MEMBERS, Sharing, export_model, unpack_model
+from nnunet_sbldm.generator import zoo as known_models
+from nnunet_sbldm.generator.card import NOT_STATED, is_non_commercial, read_card
+from nnunet_sbldm.generator.checkpoint import hash_of, load_generator
+from nnunet_sbldm.generator.sharing import MEMBERS, Sharing, export_model, unpack_model
+from nnunet_sbldm.generator.zoo import BUNDLED, find_model, name_of
+from nnunet_sbldm.generator.zoo import known_models as models
 from nnunet_sbldm.types import UserError
 
 MAX_BYTES = 20 * 2**20

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.config import AutoencoderConfig, DenoiserConfig
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.grid import IGNORED
+from nnunet_sbldm.generator.presets import AutoencoderConfig, DenoiserConfig
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.denoiser import (
     ConditionMaps,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nnunet_sbldm.config import StageConfig
+from nnunet_sbldm.generator.presets import StageConfig
 from nnunet_sbldm.novelty import Novelty
 from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
 

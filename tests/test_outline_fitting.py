@@ -9,7 +9,7 @@ from scipy import ndimage
 from nnunet_sbldm import outline_fitting
 from nnunet_sbldm.data.conditions import fine_roughness, sphericity
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines
+from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines
 from nnunet_sbldm.outline_fitting import LEVELS, as_rough_as_real, at_level, balanced_level
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 

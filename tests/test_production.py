@@ -17,16 +17,16 @@ from test_expand import FAST, expand, refused
 
 from nnunet_sbldm import cli, destinations, installation, production
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.data.dataset import fold_cases, open_dataset
 from nnunet_sbldm.dataset_conversion import expand_dataset
 from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
 from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticIndex
+from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
 from nnunet_sbldm.production import Job, ProductionSettings, produce
-from nnunet_sbldm.provenance import SyntheticIndex
 from nnunet_sbldm.quality.gate import Verdict
-from nnunet_sbldm.requests import Request, Wish, plan_requests
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -536,7 +536,7 @@ def test_a_killed_expansion_is_finished_without_a_trace_of_the_kill(phantom, pha
     finished = hash_tree(pool)
     shutil.rmtree(pool)
     code = (
-        "from phantom_fixtures import NANO; from nnunet_sbldm import cli, config; config.PRESETS['nano'] = NANO; "
+        "from phantom_fixtures import NANO; from nnunet_sbldm import cli; from nnunet_sbldm.generator import presets as config; config.PRESETS['nano'] = NANO; "
         f"cli.expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 
 from nnunet_sbldm.data.conditions import FEATURES, Target, feature_names
 from nnunet_sbldm.data.dataset import fold_cases
-from nnunet_sbldm.requests import Wish, apportion, asked_features, balanced_labels, plan_requests, range_warnings, target_named
-from nnunet_sbldm.spec import SpecEntry, read_spec
-from nnunet_sbldm.synthesis import condition_of
+from nnunet_sbldm.generator.requests import (
+    Wish,
+    apportion,
+    asked_features,
+    balanced_labels,
+    plan_requests,
+    range_warnings,
+    target_named,
+)
+from nnunet_sbldm.generator.sampling import condition_of
+from nnunet_sbldm.generator.spec import SpecEntry, read_spec
 from nnunet_sbldm.types import UserError
 
 WHOLE, CORE = Target("whole", (1, 2, 3)), Target("core", (3,))

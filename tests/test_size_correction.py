@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnunet_sbldm.data.conditions import FEATURES, Target, as_dict, as_vector, feature_names
-from nnunet_sbldm.size_correction import correction, draw_to_size, size_error, tolerance
+from nnunet_sbldm.generator.size_correction import correction, draw_to_size, size_error, tolerance
 
 TARGETS = (Target("tumour", (1,)), Target("cyst", (2,)))
 NAMES = feature_names(TARGETS)

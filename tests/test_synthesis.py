@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from nnunet_sbldm import cli
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.dataset import load_preprocessed
-from nnunet_sbldm.label_maps import RealComponents, components_of, intensity_range, without_strays
-from nnunet_sbldm.synthesis import NearestRealCase, Request, check_asked, condition_of, draw, synthesise
+from nnunet_sbldm.generator.outlines import RealComponents, components_of, intensity_range, without_strays
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.sampling import NearestRealCase, Request, check_asked, condition_of, draw, synthesise
 from nnunet_sbldm.types import UserError
 
 SAMPLER = SamplerConfig(num_steps=4)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_sbldm.config import SamplerConfig
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import draw
+from nnunet_sbldm.generator.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
-from nnunet_sbldm.requests import Request
-from nnunet_sbldm.synthesis import draw
-from nnunet_sbldm.texture import NO_TEXTURE, Texture
 
 SHAPE = (20, 32, 28)
 CLASSES = np.ones(SHAPE, np.uint8)

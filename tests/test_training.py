@@ -11,11 +11,12 @@ import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm import cli, config, optimisation, preparation, training
-from nnunet_sbldm.checkpoint import generator_folder, load_generator
+from nnunet_sbldm import cli, optimisation, preparation, training
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, open_dataset
-from nnunet_sbldm.known_models import is_complete
+from nnunet_sbldm.generator import presets as config
+from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
+from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.optimisation import averaged, learning_rate_at
 from nnunet_sbldm.preparation import condition_targets, intensity_scaling, label_encoding, summarise
 from nnunet_sbldm.training import train_generator
@@ -206,7 +207,7 @@ def test_the_log_can_be_plotted_and_there_are_pictures(generator):
 
 
 def test_standardised_training_latents_have_zero_mean_and_unit_variance(generator, phantom_dataset):
-    from nnunet_sbldm.synthesis import NearestRealCase
+    from nnunet_sbldm.generator.sampling import NearestRealCase
 
     latents = torch.stack(list(NearestRealCase(generator, phantom_dataset).latents.values()))
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3, 4)), torch.zeros(latents.shape[1]), atol=2e-3, rtol=0)

@@ -11,7 +11,12 @@ from phantom_fixtures import NANO
 from test_cli import refused
 
 from nnunet_sbldm import cli, expand_command, optimisation
-from nnunet_sbldm.checkpoint import (
+from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
+from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
+from nnunet_sbldm.data.grid import Grid, LabelEncoding
+from nnunet_sbldm.generator.card import read_card, write_card
+from nnunet_sbldm.generator.checkpoint import (
     GeneratorPlan,
     InitialModel,
     build_autoencoder,
@@ -20,12 +25,7 @@ from nnunet_sbldm.checkpoint import (
     layout_of,
     load_generator,
 )
-from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
-from nnunet_sbldm.data.grid import Grid, LabelEncoding
 from nnunet_sbldm.ldm.denoiser import DenoiserLayout
-from nnunet_sbldm.model_card import read_card, write_card
 from nnunet_sbldm.transfer import MAX_SCALED, Start, autoencoder_weights, denoiser_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
 

@@ -18,9 +18,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.files import temporary_folder, write_json
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import as_dict, feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset, load_arrays, load_preprocessed
 from nnunet_sbldm.evaluated_cases import (
@@ -40,10 +38,12 @@ from nnunet_sbldm.evaluation.results import (
     reconstruction_results,
 )
 from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
+from nnunet_sbldm.generator.card import refresh_card
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.measures import CaseSet
-from nnunet_sbldm.model_card import refresh_card
 from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
-from nnunet_sbldm.provenance import SyntheticRecord
 from nnunet_sbldm.quality.appearance import standardised
 from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
 from nnunet_sbldm.scoring import Reference, Sections, compare

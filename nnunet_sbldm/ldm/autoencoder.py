@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_sbldm.config import AutoencoderConfig
+from nnunet_sbldm.generator.presets import AutoencoderConfig
 from nnunet_sbldm.ldm.blocks import ChannelNorm, FactorisedConv, ResidualBlock, sinusoidal
 
 POSITION_PERIODS = 1000.0

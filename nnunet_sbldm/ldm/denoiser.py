@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_sbldm.config import DenoiserConfig
 from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, AXES, ConditionScaling, Target, is_log_feature
+from nnunet_sbldm.generator.presets import DenoiserConfig
 from nnunet_sbldm.ldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
 
 Part = tuple[slice, slice, slice]

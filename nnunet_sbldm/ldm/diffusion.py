@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.config import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.generator.presets import DiffusionConfig, SamplerConfig
 from nnunet_sbldm.types import UserError
 
 Scheduler = Any

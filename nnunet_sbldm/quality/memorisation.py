@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.grid import IGNORED
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 
 KINDS = ("image", "mask", "pair")
 MAX_CELLS = 32

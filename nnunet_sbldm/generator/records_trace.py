@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.provenance import SyntheticRecord
+from nnunet_sbldm.generator.records import SyntheticRecord
 
 TRACE_NAME = "sbldm_on_the_fly.jsonl"
 

@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nnunet_sbldm.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser, load_generator
 from nnunet_sbldm.common.files import (
     link_or_copy,
     read_json,
@@ -34,10 +33,11 @@ from nnunet_sbldm.common.files import (
     write_atomically,
     write_json,
 )
-from nnunet_sbldm.config import from_json
 from nnunet_sbldm.data.dataset import nnunet_folder
-from nnunet_sbldm.known_models import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
-from nnunet_sbldm.model_card import CARD, README, ModelCard, num_parameters, read_card, write_card
+from nnunet_sbldm.generator.card import CARD, README, ModelCard, num_parameters, read_card, write_card
+from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser, load_generator
+from nnunet_sbldm.generator.presets import from_json
+from nnunet_sbldm.generator.zoo import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.types import UserError
 
 FORMAT_VERSION = 1

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
 from nnunet_sbldm.data.dataset import Fold
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.spec import SpecEntry
 from nnunet_sbldm.ldm.diffusion import derived_seed
-from nnunet_sbldm.spec import SpecEntry
 from nnunet_sbldm.types import UserError
 
 FOLD_ALL_STREAM = 2**32 - 1

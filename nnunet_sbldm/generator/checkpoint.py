@@ -22,7 +22,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
-from nnunet_sbldm.config import (
+from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Target
+from nnunet_sbldm.data.dataset import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
+from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
+from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines, RealComponents
+from nnunet_sbldm.generator.presets import (
     AugmentationConfig,
     AutoencoderConfig,
     DenoiserConfig,
@@ -32,16 +37,11 @@ from nnunet_sbldm.config import (
     from_json,
     training_options,
 )
-from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Target
-from nnunet_sbldm.data.dataset import DEFAULT_PLANS, Fold, NnunetDataset, nnunet_folder
-from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.known_models import WEIGHTS, folder_name, is_complete
-from nnunet_sbldm.label_maps import MOST_PROBABLE, Outlines, RealComponents
+from nnunet_sbldm.generator.texture import NO_TEXTURE, Texture
+from nnunet_sbldm.generator.zoo import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.denoiser import DenoiserLayout, VolumeDenoiser
 from nnunet_sbldm.quality.gate import GateReference
-from nnunet_sbldm.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.types import Geometry, UserError
 
 FORMAT_VERSION = 1
@@ -87,7 +87,7 @@ class GeneratorPlan:
         condition_table: training conditions in physical units, None where missing.
         min_component_voxels: label value (as text) -> voxels of its smallest component in the training cases.
         component_intensity: label value (as text) -> per channel, mean intensities (network scale) that its components can have,
-            see :func:`nnunet_sbldm.label_maps.intensity_range`; empty if they were not measured.
+            see :func:`nnunet_sbldm.generator.outlines.intensity_range`; empty if they were not measured.
         gate: what the training cases allow a synthetic case to be.
         template: geometry of one training case.
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.

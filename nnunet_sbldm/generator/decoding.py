@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.checkpoint import GeneratorPlan
 from nnunet_sbldm.data.grid import anatomy_of
-from nnunet_sbldm.label_maps import cleaned_label
+from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.outlines import cleaned_label
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 TEXTURE_STREAM, OUTLINE_STREAM = 2, 3
-"""Random numbers of a case's seed; 1 draws its condition, see :func:`nnunet_sbldm.synthesis.condition_of`."""
+"""Random numbers of a case's seed; 1 draws its condition, see :func:`nnunet_sbldm.generator.sampling.condition_of`."""
 
 
 @dataclass(frozen=True)

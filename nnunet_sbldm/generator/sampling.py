@@ -18,20 +18,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.checkpoint import Generator
 from nnunet_sbldm.common.pictures import Panel, montage
-from nnunet_sbldm.config import SamplerConfig
 from nnunet_sbldm.data.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.data.dataset import NnunetDataset, known_case_ids, load_preprocessed
 from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.grid import FILL, from_grid, to_grid
-from nnunet_sbldm.decoding import decoded_volume
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.decoding import decoded_volume
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request, range_warnings
+from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.diffusion import initial_noise, sample
 from nnunet_sbldm.ldm.latents import encode_volume
-from nnunet_sbldm.provenance import SyntheticRecord
-from nnunet_sbldm.requests import Request, range_warnings
-from nnunet_sbldm.size_correction import draw_to_size
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 MAX_PANELS = 12
