@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from nnunet_sbldm.augmentation import num_copies
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
@@ -28,10 +27,11 @@ from nnunet_sbldm.generator.checkpoint import GeneratorPlan, load_generator
 from nnunet_sbldm.generator.presets import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.optimisation import make_accelerator
-from nnunet_sbldm.preparation import prepare
 from nnunet_sbldm.scoring import Reference, score
-from nnunet_sbldm.training import finish, train_stages
+from nnunet_sbldm.training.augmentation import num_copies
+from nnunet_sbldm.training.loop import make_accelerator
+from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.train import finish, train_stages
 
 
 def diffusion(**changes: object) -> Callable[[Preset], Preset]:

@@ -30,8 +30,8 @@ from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.zoo import find_model, is_complete
 from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.ldm.latents import encode_cases, foreground_weights
-from nnunet_sbldm.optimisation import make_accelerator, train_stage
-from nnunet_sbldm.training import build_seeded, conditions_of, denoiser_stage
+from nnunet_sbldm.training.loop import make_accelerator, train_stage
+from nnunet_sbldm.training.train import build_seeded, conditions_of, denoiser_stage
 
 
 def trained(generator: Generator, dataset: NnunetDataset, masked_share: float, args: argparse.Namespace) -> Generator:

@@ -23,8 +23,8 @@ from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.generator.card import read_card, write_card
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.zoo import MANIFEST, find_model
-from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.training import fitted_to_samples
+from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.train import fitted_to_samples
 
 
 def main() -> None:

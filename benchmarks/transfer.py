@@ -33,8 +33,8 @@ from nnunet_sbldm.generator.presets import Preset, SamplerConfig, lengthened
 from nnunet_sbldm.generator.zoo import find_model, name_of
 from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.scoring import Reference, score
-from nnunet_sbldm.training import train_generator
-from nnunet_sbldm.transfer import Start
+from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.train import train_generator
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.transfer import Start
+    from nnunet_sbldm.training.finetuning import Start
 
 
 def train_entry(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def _train(args: argparse.Namespace) -> None:
     from nnunet_sbldm.data.folds import without_patients_of_val
     from nnunet_sbldm.data.groups import remember_groups, remembered_groups
     from nnunet_sbldm.generator.checkpoint import generator_folder
-    from nnunet_sbldm.training import train_generator
+    from nnunet_sbldm.training.train import train_generator
 
     dataset, fold = open_dataset(args.d, args.p), parse_fold(args.f)
     case_ids, val = fold_cases(dataset, fold)
@@ -110,7 +110,7 @@ def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, va
     from nnunet_sbldm.data.groups import with_remembered_groups
     from nnunet_sbldm.generator.card import read_card
     from nnunet_sbldm.generator.checkpoint import load_generator
-    from nnunet_sbldm.transfer import Start
+    from nnunet_sbldm.training.finetuning import Start
 
     if not args.init:
         if args.map:

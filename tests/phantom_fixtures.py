@@ -13,7 +13,7 @@ from nnunet_sbldm.data.phantom import PhantomConfig, write_phantom_dataset
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import AugmentationConfig, AutoencoderConfig, DenoiserConfig, Preset, StageConfig
-from nnunet_sbldm.training import train_generator
+from nnunet_sbldm.training.train import train_generator
 
 SMALL_PHANTOM = PhantomConfig(shape=(10, 32, 28), spacing_mm=(6.0, 4.0, 4.0))
 STAGE = StageConfig(num_steps=60, batch_size=8, learning_rate=2e-3, warmup_steps=5, ema_decay=0.9, picture_every_steps=25)

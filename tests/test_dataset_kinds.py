@@ -15,8 +15,8 @@ from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.sampling import Request, draw
-from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.training import train_generator
+from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import OUTSIDE
 
 NUM_CASES = 6

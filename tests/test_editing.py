@@ -615,7 +615,7 @@ def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
     from nnunet_sbldm.generator.checkpoint import load_generator
-    from nnunet_sbldm.training import train_generator
+    from nnunet_sbldm.training.train import train_generator
 
     folders = make_planned_phantom(tmp_path, replace(SMALL_PHANTOM, num_labels=2, regions=True), num_cases=6)
     for name, value in folders.environment().items():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from phantom_fixtures import SHORT
 
-from nnunet_sbldm import training
 from nnunet_sbldm.data.dataset import fold_cases
 from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner
 from nnunet_sbldm.editing import edit
@@ -17,7 +16,8 @@ from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.hosts import HostTransform
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.ldm.inpainting import Known, inpaint, random_regions
-from nnunet_sbldm.training import train_generator
+from nnunet_sbldm.training.train import train as training
+from nnunet_sbldm.training.train import train_generator
 
 
 def box(shape):

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from nnunet_sbldm.generator.presets import StageConfig
-from nnunet_sbldm.novelty import Novelty
-from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
+from nnunet_sbldm.training.loop import Stage, make_accelerator, train_stage
+from nnunet_sbldm.training.novelty import Novelty
 
 NUM_CASES = 12
 

@@ -2,7 +2,7 @@
 
 The most probable class of every voxel makes outlines that are smoother or rougher than hand-drawn ones: smoother where the
 decoder returns the mean of what an outline could be, rougher where it is unsure of what a denoiser has made. So they are
-roughened or smoothed until they are as rough as real ones, see :mod:`nnunet_sbldm.outline_fitting`. Roughening draws from the
+roughened or smoothed until they are as rough as real ones, see :mod:`nnunet_sbldm.training.fit_outlines`. Roughening draws from the
 decoder's softmax with correlated noise. The noise moves outlines and changes no topology: it makes neither specks nor holes.
 """
 

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nnunet_sbldm.coherence_fitting import as_coherent_as_real
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.data.conditions import measure
@@ -50,12 +49,13 @@ from nnunet_sbldm.ldm.latents import (
     reconstructions,
 )
 from nnunet_sbldm.ldm.losses import autoencoder_loss
-from nnunet_sbldm.novelty import MIN_CASES, Novelty
-from nnunet_sbldm.optimisation import Stage, make_accelerator, train_stage
-from nnunet_sbldm.outline_fitting import as_rough_as_real, error_correlation
-from nnunet_sbldm.preparation import prepare
-from nnunet_sbldm.training_samples import sampled_latent
-from nnunet_sbldm.transfer import Start, initial_weights
+from nnunet_sbldm.training.finetuning import Start, initial_weights
+from nnunet_sbldm.training.fit_coherence import as_coherent_as_real
+from nnunet_sbldm.training.fit_outlines import as_rough_as_real, error_correlation
+from nnunet_sbldm.training.loop import Stage, make_accelerator, train_stage
+from nnunet_sbldm.training.novelty import MIN_CASES, Novelty
+from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.samples import sampled_latent
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 PICTURED_CASES = 3

@@ -23,7 +23,7 @@ from nnunet_sbldm.generator.decoding import decoded_volume
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import TINY
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
-from nnunet_sbldm.training_samples import sampled_latent
+from nnunet_sbldm.training.samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4)

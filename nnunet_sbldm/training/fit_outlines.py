@@ -24,7 +24,7 @@ from nnunet_sbldm.generator.decoding import decoded
 from nnunet_sbldm.generator.outlines import Outlines, cleaned_label
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
-from nnunet_sbldm.training_samples import sampled_latent
+from nnunet_sbldm.training.samples import sampled_latent
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 LEVELS = (-2.0, -1.5, -1.0, -0.7, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)

@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
 from nnunet_sbldm.data.folds import CaseFingerprint
@@ -20,7 +19,8 @@ from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.generator.outlines import components_of, intensity_range
 from nnunet_sbldm.generator.presets import Preset
 from nnunet_sbldm.quality.gate import fit_gate, measure_appearance
-from nnunet_sbldm.transfer import Start
+from nnunet_sbldm.training.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies
+from nnunet_sbldm.training.finetuning import Start
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
 
 NO_FLOOR = -3.0e38
