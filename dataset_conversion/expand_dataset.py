@@ -22,7 +22,8 @@ from nnunet_sbldm.data.folds import refuse_leaks
 from nnunet_sbldm.data.formats import refuse_unwritable
 from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
-from nnunet_sbldm.edit_tasks import EditSettings, refuse_other_axes
+from nnunet_sbldm.editing.hosts import allowed_hosts
+from nnunet_sbldm.editing.planner import EditSettings, refuse_other_axes
 from nnunet_sbldm.generator.checkpoint import (
     Generator,
     generator_folder,
@@ -34,7 +35,6 @@ from nnunet_sbldm.generator.checkpoint import (
 from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
 from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
-from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.installation import (
     IN_PLACE,
     MANIFEST,

@@ -11,9 +11,9 @@ from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
 from nnunet_sbldm.data.dataset import NnunetDataset, load_preprocessed
 from nnunet_sbldm.data.grid import to_grid
-from nnunet_sbldm.edit_samples import edited_cases
-from nnunet_sbldm.edit_tasks import EditSettings
-from nnunet_sbldm.edited_cases import EditedCases
+from nnunet_sbldm.editing.maker import EditedCases
+from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.editing.samples import edited_cases
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnunet_sbldm.data.dataset import NnunetDataset, preprocess_case
-from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.editing.planner import EditSettings
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord

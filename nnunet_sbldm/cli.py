@@ -83,7 +83,7 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
 def _sample(args: argparse.Namespace) -> None:
     import torch
 
-    from nnunet_sbldm.edit_samples import write_edits
+    from nnunet_sbldm.editing.samples import write_edits
     from nnunet_sbldm.generator.checkpoint import load_generator
     from nnunet_sbldm.generator.requests import Request, asked_features
     from nnunet_sbldm.generator.sampling import check_asked, write_samples

@@ -23,10 +23,10 @@ from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.common.pictures import Panel
 from nnunet_sbldm.data.conditions import AXES
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.edit_samples import draw_edits, edit_panels, edited_cases
-from nnunet_sbldm.edit_tasks import EditSettings
-from nnunet_sbldm.edited_cases import EditedCases
-from nnunet_sbldm.editing import EditedDraw
+from nnunet_sbldm.editing.edit import EditedDraw
+from nnunet_sbldm.editing.maker import EditedCases
+from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.editing.samples import draw_edits, edit_panels, edited_cases
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.outlines import CONNECTED
 from nnunet_sbldm.generator.presets import SamplerConfig

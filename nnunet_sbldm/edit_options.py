@@ -13,7 +13,7 @@ from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.edit_tasks import EditSettings
+    from nnunet_sbldm.editing.planner import EditSettings
     from nnunet_sbldm.generator.checkpoint import Generator
     from nnunet_sbldm.generator.presets import SamplerConfig
 
@@ -53,7 +53,7 @@ def editing_of(args: argparse.Namespace) -> EditSettings | None:
     Raises:
         UserError: an option of edit mode in another mode, or a bad value.
     """
-    from nnunet_sbldm.edit_tasks import EditSettings
+    from nnunet_sbldm.editing.planner import EditSettings
 
     given = {"-kind": args.kind, "-hosts": args.hosts, "-deformation": args.deformation, "--no_mirror": args.no_mirror}
     used = [option for option, value in given.items() if value]

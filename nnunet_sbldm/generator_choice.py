@@ -11,7 +11,8 @@ from nnunetv2.paths import nnUNet_raw
 from nnunet_sbldm.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.data.dataset import NnunetDataset, nnunet_folder
 from nnunet_sbldm.data.folds import guard_split
-from nnunet_sbldm.edit_tasks import refuse_other_axes
+from nnunet_sbldm.editing.hosts import allowed_hosts
+from nnunet_sbldm.editing.planner import refuse_other_axes
 from nnunet_sbldm.generator.checkpoint import (
     Generator,
     GeneratorPlan,
@@ -22,7 +23,6 @@ from nnunet_sbldm.generator.checkpoint import (
 )
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
-from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from nnunet_sbldm.data.dataset import (
     read_case,
 )
 from nnunet_sbldm.data.formats import write_case
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, has_same_axes
-from nnunet_sbldm.editing import EditedDraw, edit
+from nnunet_sbldm.editing.edit import EditedDraw, edit
+from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, has_same_axes
 from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records_trace import TRACE_NAME, read_trace

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, edit_tasks, editing
-from nnunet_sbldm.blending import blend, same_spectrum
+from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import as_dict
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
@@ -18,20 +17,23 @@ from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.edit_evaluation import lesion_structure, unchanged_outside
-from nnunet_sbldm.edit_gate import judge_edit
-from nnunet_sbldm.edit_samples import edited_cases
-from nnunet_sbldm.edit_tasks import EditChoice, EditPlanner, EditSettings, edit_choices
-from nnunet_sbldm.editing import edit
+from nnunet_sbldm.editing.blending import blend, same_spectrum
+from nnunet_sbldm.editing.edit import edit
+from nnunet_sbldm.editing.edit import edit as editing
+from nnunet_sbldm.editing.edit import planner as edit_tasks
+from nnunet_sbldm.editing.gate import judge_edit
+from nnunet_sbldm.editing.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
+from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, EditSettings, edit_choices
+from nnunet_sbldm.editing.real_lesions import RealLesions, lesion_distance, lesion_patch
+from nnunet_sbldm.editing.regions import Region, Window, ellipsoids, region_around, tissue_like
+from nnunet_sbldm.editing.samples import edited_cases
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish
-from nnunet_sbldm.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.regeneration import regenerate
-from nnunet_sbldm.regions import Region, Window, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SAMPLER = replace(EDIT_SAMPLER, num_steps=3, max_corrections=0)
@@ -594,8 +596,8 @@ def test_a_lesion_that_was_removed_has_no_structure():
 
 
 def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator, phantom_dataset, tmp_path, monkeypatch):
-    from nnunet_sbldm import edited_cases as module
     from nnunet_sbldm.blinded_montage import write_blinded_montage
+    from nnunet_sbldm.editing.edit import maker as module
 
     settings = EditSettings((), ("remove",))
     cases = edited_cases(generator, phantom_dataset, settings)

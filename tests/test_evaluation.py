@@ -11,8 +11,8 @@ from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed
 from nnunet_sbldm.data.groups import remember_groups
-from nnunet_sbldm.edit_samples import edited_cases
-from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.editing.samples import edited_cases
 from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation_template import SECTIONS

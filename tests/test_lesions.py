@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from nnunet_sbldm.lesions import MAX_PLACEMENTS, PLACEMENTS_PER_CASE, RealLesions, healthy_scores, measure_real_lesions
+from nnunet_sbldm.editing.real_lesions import (
+    MAX_PLACEMENTS,
+    PLACEMENTS_PER_CASE,
+    RealLesions,
+    healthy_scores,
+    measure_real_lesions,
+)
 from nnunet_sbldm.types import OUTSIDE
 
 SHAPE, SPACING = (12, 40, 40), (3.0, 2.0, 2.0)

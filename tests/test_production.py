@@ -21,7 +21,7 @@ from nnunet_sbldm.data.dataset import fold_cases, open_dataset
 from nnunet_sbldm.dataset_conversion import expand_dataset
 from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
 from nnunet_sbldm.destinations import PoolDestination, views_of
-from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.editing.planner import EditSettings
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish, plan_requests

@@ -11,7 +11,7 @@ from nnunet_sbldm import study_steps
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
-from nnunet_sbldm.edit_tasks import EditSettings
+from nnunet_sbldm.editing.planner import EditSettings
 from nnunet_sbldm.generator.checkpoint import generator_folder
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticIndex

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnunet_sbldm.lesions import MIN_DISTANCE_SHARE, RealLesions
+from nnunet_sbldm.editing.real_lesions import MIN_DISTANCE_SHARE, RealLesions
 from nnunet_sbldm.quality.gate import TINY, Verdict
 
 MAX_CUT_SHARE = 0.05

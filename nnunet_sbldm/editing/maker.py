@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.edit_gate import judge_edit
-from nnunet_sbldm.edit_tasks import EditPlanner, EditSettings, edit_choices
-from nnunet_sbldm.editing import EditedDraw, edit
-from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
-from nnunet_sbldm.generator.records import SyntheticRecord
-from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.lesions import (
+from nnunet_sbldm.editing.edit import EditedDraw, edit
+from nnunet_sbldm.editing.gate import judge_edit
+from nnunet_sbldm.editing.planner import EditPlanner, EditSettings, edit_choices
+from nnunet_sbldm.editing.real_lesions import (
     RealLesions,
     border_scores,
     healthy_scores,
@@ -23,8 +19,12 @@ from nnunet_sbldm.lesions import (
     lesion_scores,
     measure_real_lesions,
 )
+from nnunet_sbldm.editing.regions import dilated, fading_widths
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.quality.gate import judge, measure_appearance
-from nnunet_sbldm.regions import dilated, fading_widths
 from nnunet_sbldm.types import OUTSIDE
 
 

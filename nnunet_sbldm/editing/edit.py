@@ -17,10 +17,10 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor
 
-from nnunet_sbldm.blending import blend
 from nnunet_sbldm.data.conditions import as_vector, measure
 from nnunet_sbldm.data.grid import bounding_box
-from nnunet_sbldm.edit_tasks import EditTask
+from nnunet_sbldm.editing.blending import blend
+from nnunet_sbldm.editing.planner import EditTask
 from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.generator.outlines import without_strays
 from nnunet_sbldm.generator.presets import SamplerConfig

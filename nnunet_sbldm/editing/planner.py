@@ -17,12 +17,8 @@ from nnunet_sbldm.common.files import sha256_of_json
 from nnunet_sbldm.data.conditions import AXES, FEATURES, as_dict
 from nnunet_sbldm.data.dataset import NnunetDataset, load_preprocessed, read_case
 from nnunet_sbldm.data.grid import FILL, bounding_box
-from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
-from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.hosts import Host, HostTransform, host_of, load_host
-from nnunet_sbldm.ldm.diffusion import derived_seed
-from nnunet_sbldm.quality.memorisation import left_right_axis
-from nnunet_sbldm.regions import (
+from nnunet_sbldm.editing.hosts import Host, HostTransform, host_of, load_host
+from nnunet_sbldm.editing.regions import (
     LESION_MARGIN,
     Region,
     Window,
@@ -35,6 +31,10 @@ from nnunet_sbldm.regions import (
     room_for_lesions,
     tissue_like,
 )
+from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.ldm.diffusion import derived_seed
+from nnunet_sbldm.quality.memorisation import left_right_axis
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 T = TypeVar("T")

@@ -14,13 +14,13 @@ from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases
 from nnunet_sbldm.data.folds import refuse_leaks
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.groups import with_remembered_groups
-from nnunet_sbldm.edit_tasks import EditSettings
-from nnunet_sbldm.edited_cases import EditedCases
-from nnunet_sbldm.editing import EditedDraw
+from nnunet_sbldm.editing.edit import EditedDraw
+from nnunet_sbldm.editing.hosts import allowed_hosts
+from nnunet_sbldm.editing.maker import EditedCases
+from nnunet_sbldm.editing.planner import EditSettings
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.hosts import allowed_hosts
 from nnunet_sbldm.types import OUTSIDE
 
 MAX_ROWS = 8
