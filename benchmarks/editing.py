@@ -21,12 +21,12 @@ from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.editing.planner import KINDS, EditSettings
+from nnunet_sbldm.expansion.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
 
 
 def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:

@@ -15,11 +15,11 @@ import torch
 
 from nnunet_sbldm.cli_options import device_of
 from nnunet_sbldm.data.dataset import open_dataset, parse_fold
-from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs, write_dataset
+from nnunet_sbldm.expansion.parts import plan_jobs, write_dataset
+from nnunet_sbldm.expansion.production import ProductionSettings
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Wish
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.production import ProductionSettings
 
 
 def main() -> None:

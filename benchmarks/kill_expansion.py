@@ -21,7 +21,7 @@ from pathlib import Path
 import blosc2
 
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.pool import pool_folder
+from nnunet_sbldm.expansion.places import pool_folder
 
 
 def tree(folder: Path) -> dict[str, str]:

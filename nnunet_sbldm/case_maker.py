@@ -12,12 +12,20 @@ import torch
 
 from nnunet_sbldm.data.dataset import NnunetDataset, preprocess_case
 from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.expansion.production import (
+    Job,
+    ProductionSettings,
+    Tally,
+    commonest_reasons,
+    is_unfit,
+    judged_draws,
+    yardstick_of,
+)
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request, seed_of
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.production import Job, ProductionSettings, Tally, commonest_reasons, is_unfit, judged_draws, yardstick_of
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 if TYPE_CHECKING:

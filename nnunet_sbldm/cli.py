@@ -124,7 +124,7 @@ def regenerate_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _regenerate(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.regeneration import regenerate
+    from nnunet_sbldm.expansion.regenerate import regenerate
 
     model = find_model(args.m) if args.m else None
     print(regenerate(args.place, args.case, device_of(args.device), model, args.o))

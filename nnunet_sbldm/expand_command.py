@@ -28,9 +28,9 @@ from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.dataset_conversion.expand_dataset import Outcome
+    from nnunet_sbldm.expansion.parts import Outcome
+    from nnunet_sbldm.expansion.production import Job, ProductionSettings
     from nnunet_sbldm.generator.requests import Wish
-    from nnunet_sbldm.production import Job, ProductionSettings
 
 FEW_CASES = 10
 """With fewer real training cases one is warned: with 5, synthetic cases lowered Dice where it was measured (docs/ablation.md)."""
@@ -94,7 +94,7 @@ def _expand(args: argparse.Namespace) -> None:
 
     from nnunet_sbldm.data.dataset import dataset_name, fold_cases, open_dataset, parse_fold
     from nnunet_sbldm.data.groups import remember_groups
-    from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
+    from nnunet_sbldm.expansion import parts as expansion
     from nnunet_sbldm.generator.requests import range_warnings
 
     if args.undo:
@@ -132,7 +132,7 @@ def _expand(args: argparse.Namespace) -> None:
 
 
 def _undo(name: str, dry_run: bool) -> None:
-    from nnunet_sbldm.dataset_conversion.expand_dataset import undo
+    from nnunet_sbldm.expansion.parts import undo
 
     if dry_run:
         raise UserError("--undo has no --dry_run: leave one of them out.")
@@ -153,7 +153,7 @@ def _wish(args: argparse.Namespace) -> Wish:
 
 
 def _production_settings(args: argparse.Namespace) -> ProductionSettings:
-    from nnunet_sbldm.production import ProductionSettings
+    from nnunet_sbldm.expansion.production import ProductionSettings
 
     device = device_of(args.device)
     num_writers = (2 if device == "cuda" else 0) if args.np is None else args.np
@@ -164,10 +164,10 @@ def _production_settings(args: argparse.Namespace) -> ProductionSettings:
 
 def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[Job]) -> None:
     """What a real run would do; one case is drawn to measure the time, and thrown away."""
-    from nnunet_sbldm.dataset_conversion.expand_dataset import estimate_bytes, refuse_in_place
-    from nnunet_sbldm.destinations import views_of
-    from nnunet_sbldm.installation import refuse_incomplete
-    from nnunet_sbldm.production import seconds_per_draw
+    from nnunet_sbldm.expansion.destinations import views_of
+    from nnunet_sbldm.expansion.in_place import refuse_incomplete
+    from nnunet_sbldm.expansion.parts import estimate_bytes, refuse_in_place
+    from nnunet_sbldm.expansion.production import seconds_per_draw
 
     views = views_of(dataset, args.c)
     if args.in_place:
@@ -185,7 +185,7 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
 
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
-    from nnunet_sbldm.production import NO_ROOM
+    from nnunet_sbldm.expansion.production import NO_ROOM
 
     if outcome.num_open:
         print(

@@ -32,11 +32,11 @@ from nnunet_sbldm.data.dataset import (
     remembered_fingerprints,
 )
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks, guard_split, with_groups
+from nnunet_sbldm.expansion.in_place import undo_command
+from nnunet_sbldm.expansion.places import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.installation import undo_command
 from nnunet_sbldm.mixed_dataset import SyntheticSource
 from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.pool import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.sources import FolderSource
 from nnunet_sbldm.types import UserError
 

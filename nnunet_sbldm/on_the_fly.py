@@ -22,13 +22,13 @@ from torch import distributed
 
 from nnunet_sbldm.common.files import hold, make_temporary_folder, remove_leftovers
 from nnunet_sbldm.data.dataset import preprocessing_hash
+from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.card import licence_note
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.records_trace import TRACE_NAME
 from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
 from nnunet_sbldm.generator_process import GeneratorJob
 from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
-from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.ring import DrawCounter, RingReader, corrupt_cases, make_ring
 from nnunet_sbldm.types import UserError
 

@@ -17,8 +17,8 @@ from nnunet_sbldm.common.jobs import StepResult, clock
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, load_preprocessed
+from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.report_template import OWN_DATA, TEMPLATE
 from nnunet_sbldm.types import UserError
 

@@ -18,9 +18,9 @@ from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_
 from nnunet_sbldm.configure import add_configuration
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, PREPROCESSED_ENDINGS, dataset_name, nnunet_folder
 from nnunet_sbldm.demo import small_network
+from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.study import BASE_CONFIGURATION
 from nnunet_sbldm.types import UserError
 

@@ -15,7 +15,6 @@ from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preproce
 from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
-from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
 from nnunet_sbldm.edit_evaluation import lesion_structure, unchanged_outside
 from nnunet_sbldm.editing.blending import blend, same_spectrum
 from nnunet_sbldm.editing.edit import edit
@@ -27,13 +26,14 @@ from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, EditSettings, 
 from nnunet_sbldm.editing.real_lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.editing.regions import Region, Window, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.editing.samples import edited_cases
+from nnunet_sbldm.expansion.parts import plan_jobs
+from nnunet_sbldm.expansion.places import pool_folder
+from nnunet_sbldm.expansion.regenerate import regenerate
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
-from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
-from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SAMPLER = replace(EDIT_SAMPLER, num_steps=3, max_corrections=0)

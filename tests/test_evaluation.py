@@ -121,7 +121,7 @@ def test_equal_seeds_give_equal_numbers(result, generator, phantom_dataset, tmp_
 
 def accept_seeds(monkeypatch, accepted):
     """A gate that accepts the draws whose number, in order, is among ``accepted``."""
-    from nnunet_sbldm import production
+    from nnunet_sbldm.expansion import production
     from nnunet_sbldm.quality.gate import Verdict
 
     number = iter(range(1000))

@@ -16,7 +16,7 @@ from phantom_fixtures import hash_tree
 from nnunet_sbldm import cli, expand_command
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case, splits_of
-from nnunet_sbldm.dataset_conversion.expand_dataset import plan_jobs
+from nnunet_sbldm.expansion.parts import plan_jobs
 from nnunet_sbldm.generator.checkpoint import load_generator, training_command
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Wish

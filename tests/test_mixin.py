@@ -14,9 +14,9 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunet_sbldm import mixin
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.dataset import fold_cases
+from nnunet_sbldm.expansion.places import pool_folder
 from nnunet_sbldm.mixed_dataset import ReadySource
 from nnunet_sbldm.mixin import SBLDMMixin
-from nnunet_sbldm.pool import pool_folder
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM, nnUNetTrainerSBLDMCopyPaste
 from nnunet_sbldm.types import UserError
 

@@ -21,6 +21,7 @@ from nnunet_sbldm.case_maker import CaseMaker, is_case_id
 from nnunet_sbldm.common import files
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case
+from nnunet_sbldm.expansion.regenerate import regenerate
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.records_trace import TRACE_NAME, add_to_trace, next_number, read_trace
@@ -29,7 +30,6 @@ from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob
 from nnunet_sbldm.injection import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing import MixingSettings
 from nnunet_sbldm.on_the_fly import FirstCases, open_on_the_fly
-from nnunet_sbldm.regeneration import regenerate
 from nnunet_sbldm.ring import RingReader
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 

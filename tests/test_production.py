@@ -15,17 +15,19 @@ from nnunet_fixtures import make_trainer
 from phantom_fixtures import hash_tree
 from test_expand import FAST, expand, refused
 
-from nnunet_sbldm import cli, destinations, installation, production
+from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, open_dataset
-from nnunet_sbldm.dataset_conversion import expand_dataset
-from nnunet_sbldm.dataset_conversion.expand_dataset import edit_job, fill_pool
-from nnunet_sbldm.destinations import PoolDestination, views_of
 from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.expansion import destinations, production
+from nnunet_sbldm.expansion import in_place as installation
+from nnunet_sbldm.expansion import parts as expand_dataset
+from nnunet_sbldm.expansion.destinations import PoolDestination, views_of
+from nnunet_sbldm.expansion.parts import edit_job, fill_pool
+from nnunet_sbldm.expansion.production import Job, ProductionSettings, produce
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
-from nnunet_sbldm.production import Job, ProductionSettings, produce
 from nnunet_sbldm.quality.gate import Verdict
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -259,7 +261,7 @@ def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phant
 
 
 def test_an_interrupted_in_place_expansion_never_validates_and_can_be_finished_or_undone(in_place, monkeypatch):
-    from nnunet_sbldm.dataset_conversion import expand_dataset
+    from nnunet_sbldm.expansion import parts as expand_dataset
 
     before = tree_of(in_place)
     with monkeypatch.context() as m:
@@ -283,7 +285,7 @@ def test_an_interrupted_in_place_expansion_never_validates_and_can_be_finished_o
 
 
 def test_beginning_in_place_may_be_interrupted_anywhere(in_place, monkeypatch):
-    from nnunet_sbldm.dataset_conversion import expand_dataset
+    from nnunet_sbldm.expansion import parts as expand_dataset
 
     before, write = tree_of(in_place), installation.write_json
     monkeypatch.setattr(expand_dataset, "install_in_place", die)

@@ -12,8 +12,8 @@ from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.dataset import fold_cases, open_dataset, preprocess_case
 from nnunet_sbldm.data.phantom import make_phantom_case
 from nnunet_sbldm.demo import add_small_configuration, demo_steps, run_demo
+from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex, SyntheticRecord
-from nnunet_sbldm.pool import pool_cases_folder, pool_folder
 from nnunet_sbldm.report import ReportInput, write_report
 from nnunet_sbldm.types import OUTSIDE, UserError
 

@@ -10,14 +10,14 @@ from phantom_fixtures import NANO
 from nnunet_sbldm import study_steps
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.dataset_conversion import expand_dataset as expansion
 from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.expansion import parts as expansion
+from nnunet_sbldm.expansion.places import expansion_folder
+from nnunet_sbldm.expansion.production import ProductionSettings
 from nnunet_sbldm.generator.checkpoint import generator_folder
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Wish
-from nnunet_sbldm.pool import expansion_folder
-from nnunet_sbldm.production import ProductionSettings
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDMNoDA import nnUNetTrainerSBLDMNoDA
 from nnunet_sbldm.types import UserError

@@ -21,21 +21,10 @@ from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset,
 from nnunet_sbldm.data.folds import refuse_leaks
 from nnunet_sbldm.data.formats import refuse_unwritable
 from nnunet_sbldm.data.groups import with_remembered_groups
-from nnunet_sbldm.destinations import Destination, PoolDestination, RawDestination, views_of
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import EditSettings, refuse_other_axes
-from nnunet_sbldm.generator.checkpoint import (
-    Generator,
-    generator_folder,
-    has_its_plans,
-    load_generator,
-    refuse_mismatch,
-    training_command,
-)
-from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
-from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
-from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
-from nnunet_sbldm.installation import (
+from nnunet_sbldm.expansion.destinations import Destination, PoolDestination, RawDestination, views_of
+from nnunet_sbldm.expansion.in_place import (
     IN_PLACE,
     MANIFEST,
     Installed,
@@ -47,7 +36,7 @@ from nnunet_sbldm.installation import (
     undo_command,
     undo_in_place,
 )
-from nnunet_sbldm.production import (
+from nnunet_sbldm.expansion.production import (
     Job,
     ProductionSettings,
     Tally,
@@ -60,6 +49,17 @@ from nnunet_sbldm.production import (
     refuse_unfit,
     rejected_folders,
 )
+from nnunet_sbldm.generator.checkpoint import (
+    Generator,
+    generator_folder,
+    has_its_plans,
+    load_generator,
+    refuse_mismatch,
+    training_command,
+)
+from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
+from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
+from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MARKER = "sbldm_expansion.json"

@@ -17,9 +17,9 @@ from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, remove
 from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.groups import groups_file
-from nnunet_sbldm.destinations import PoolDestination, RawDestination
+from nnunet_sbldm.expansion.destinations import PoolDestination, RawDestination
+from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
-from nnunet_sbldm.pool import expansion_folder
 from nnunet_sbldm.types import UserError
 
 FINGERPRINT = "dataset_fingerprint.json"

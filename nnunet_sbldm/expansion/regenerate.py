@@ -26,14 +26,14 @@ from nnunet_sbldm.data.dataset import (
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.editing.edit import EditedDraw, edit
 from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, has_same_axes
+from nnunet_sbldm.expansion.in_place import IN_PLACE
+from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records_trace import TRACE_NAME, read_trace
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw, draw_again
 from nnunet_sbldm.generator.zoo import is_complete, known_models
-from nnunet_sbldm.installation import IN_PLACE
-from nnunet_sbldm.pool import FOLDER
 from nnunet_sbldm.types import Case, UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]

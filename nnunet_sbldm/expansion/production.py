@@ -21,10 +21,10 @@ from tqdm import tqdm
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.conditions import as_vector
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset
-from nnunet_sbldm.destinations import Destination
 from nnunet_sbldm.editing.edit import EditedDraw
 from nnunet_sbldm.editing.maker import EditedCases
 from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.expansion.destinations import Destination
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
