@@ -15,8 +15,8 @@ import matplotlib
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_sbldm.mixed_dataset import LoadedCase, MixedDataset, ReadySource
-from nnunet_sbldm.schedule import SCHEDULES, ratio_at
+from nnunet_sbldm.mixing.dataset import LoadedCase, MixedDataset, ReadySource
+from nnunet_sbldm.mixing.schedule import SCHEDULES, ratio_at
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

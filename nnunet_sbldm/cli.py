@@ -38,8 +38,8 @@ from nnunet_sbldm.edit_options import (
 )
 from nnunet_sbldm.expand_command import expand_entry
 from nnunet_sbldm.generator.zoo import find_model
-from nnunet_sbldm.mixing import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
-from nnunet_sbldm.schedule import SCHEDULES
+from nnunet_sbldm.mixing.schedule import SCHEDULES
+from nnunet_sbldm.mixing.settings import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
 from nnunet_sbldm.train_command import train_entry
 from nnunet_sbldm.types import UserError
 
@@ -186,7 +186,7 @@ def configure_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _configure(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.configure import add_configuration
+    from nnunet_sbldm.mixing.configure import add_configuration
 
     if args.model and os.path.isdir(args.model):
         args.model = os.path.abspath(args.model)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, channel_names_of, preprocessing_hash
-from nnunet_sbldm.mixing import SETTINGS_NAME
+from nnunet_sbldm.mixing.settings import SETTINGS_NAME
 from nnunet_sbldm.types import FloatArray, UserError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnunet_sbldm.generator.presets import DEFAULT_PRESET
-from nnunet_sbldm.mixing import CPU_PRECISIONS
+from nnunet_sbldm.mixing.settings import CPU_PRECISIONS
 
 PHANTOM = "phantom"
 TEST_FOLDER = "imagesTs"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.draw_audit import read_audit_file
+from nnunet_sbldm.mixing.audit import read_audit_file
 from nnunet_sbldm.study import Study
 from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, model_folder
 from nnunet_sbldm.study_setup import IDS_FILE

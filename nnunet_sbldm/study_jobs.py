@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import folder_name
-from nnunet_sbldm.mixing import MixingSettings
+from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.study import Arm, Study, pool_words
 from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_json
-from nnunet_sbldm.configure import add_configuration
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, PREPROCESSED_ENDINGS, dataset_name, nnunet_folder
 from nnunet_sbldm.demo import small_network
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.mixing import MixingSettings
+from nnunet_sbldm.mixing.configure import add_configuration
+from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.study import BASE_CONFIGURATION
 from nnunet_sbldm.types import UserError
 

@@ -4,9 +4,9 @@ from dataclasses import fields
 import pytest
 
 from nnunet_sbldm.cli import configure_entry
-from nnunet_sbldm.configure import add_configuration
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.mixing import MixingSettings
+from nnunet_sbldm.mixing.configure import add_configuration
+from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.types import UserError
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.copy_paste import CopyPasteSource, carve, has_foreground, paste
+from nnunet_sbldm.mixing.copy_paste import CopyPasteSource, carve, has_foreground, paste
 from nnunet_sbldm.types import UserError
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, read_audit_file, start_audit_file
+from nnunet_sbldm.mixing.audit import DrawAudit, append_to_audit_file, read_audit_file, start_audit_file
 from nnunet_sbldm.types import UserError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_sbldm.mixed_dataset import SHARE_STEPS, SHARE_TOLERANCE, MixedDataset, ReadySource, multiplicities
-from nnunet_sbldm.schedule import SCHEDULES, ratio_at
+from nnunet_sbldm.mixing.dataset import SHARE_STEPS, SHARE_TOLERANCE, MixedDataset, ReadySource, multiplicities
+from nnunet_sbldm.mixing.schedule import SCHEDULES, ratio_at
 from nnunet_sbldm.types import UserError
 
 

@@ -11,12 +11,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
 
-from nnunet_sbldm import mixin
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.dataset import fold_cases
 from nnunet_sbldm.expansion.places import pool_folder
-from nnunet_sbldm.mixed_dataset import ReadySource
-from nnunet_sbldm.mixin import SBLDMMixin
+from nnunet_sbldm.mixing.dataset import ReadySource
+from nnunet_sbldm.mixing.mixin import SBLDMMixin
+from nnunet_sbldm.mixing.settings import mixin
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM, nnUNetTrainerSBLDMCopyPaste
 from nnunet_sbldm.types import UserError
 

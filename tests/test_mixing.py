@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.mixing import MODES, SOURCES, MixingSettings
-from nnunet_sbldm.schedule import SCHEDULES
+from nnunet_sbldm.mixing.schedule import SCHEDULES
+from nnunet_sbldm.mixing.settings import MODES, SOURCES, MixingSettings
 from nnunet_sbldm.types import UserError
 
 

@@ -13,7 +13,7 @@ from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed
 from nnunet_sbldm.evaluation_template import SECTIONS
-from nnunet_sbldm.mixing import SETTINGS_NAME
+from nnunet_sbldm.mixing.settings import SETTINGS_NAME
 from nnunet_sbldm.nnunet_encoder import load_encoder
 from nnunet_sbldm.types import UserError
 

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli, generator_choice, generator_process
-from nnunet_sbldm.case_maker import CaseMaker, is_case_id
+from nnunet_sbldm import cli
 from nnunet_sbldm.common import files
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case
@@ -25,12 +24,15 @@ from nnunet_sbldm.expansion.regenerate import regenerate
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.records_trace import TRACE_NAME, add_to_trace, next_number, read_trace
-from nnunet_sbldm.generator_choice import find_generator
-from nnunet_sbldm.generator_process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
-from nnunet_sbldm.injection import TrainingFold, TrainingRun
-from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.on_the_fly import FirstCases, open_on_the_fly
-from nnunet_sbldm.ring import RingReader
+from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker, is_case_id
+from nnunet_sbldm.mixing.on_the_fly.choice import find_generator
+from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
+from nnunet_sbldm.mixing.on_the_fly.ring import RingReader
+from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, open_on_the_fly
+from nnunet_sbldm.mixing.settings import MixingSettings
+from nnunet_sbldm.mixing.settings.on_the_fly import choice as generator_choice
+from nnunet_sbldm.mixing.settings.on_the_fly import process as generator_process
+from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 PATIENCE_S = 600
@@ -151,9 +153,9 @@ def test_a_training_waits_for_its_first_cases_if_asked_and_never_longer_than_ask
 
 
 def test_the_first_of_several_processes_makes_the_others_wait_no_longer_than_they_can(opened, run, monkeypatch):
-    monkeypatch.setattr("nnunet_sbldm.on_the_fly._num_ranks", lambda: 2)
-    monkeypatch.setattr("nnunet_sbldm.on_the_fly._share", lambda ring: ring)
-    monkeypatch.setattr("nnunet_sbldm.on_the_fly.MAX_WAIT_OF_RANKS_S", 0.5)
+    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source._num_ranks", lambda: 2)
+    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source._share", lambda ring: ring)
+    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source.MAX_WAIT_OF_RANKS_S", 0.5)
     source = opened(run, pool_size=2, wait_s=PATIENCE_S)
     source._supervisor._command[2:] = ["-c", "import time; time.sleep(600)"]
     begin = time.monotonic()
@@ -196,7 +198,7 @@ def test_ranks_that_only_read_have_no_process(opened, run):
     source = opened()
     reading = replace(run, local_rank=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_sbldm.on_the_fly._share", lambda ring: source._ring)
+        patch.setattr("nnunet_sbldm.mixing.on_the_fly.source._share", lambda ring: source._ring)
         other = opened(reading)
     other.start()
     other.stop()

@@ -12,7 +12,7 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.ring import DrawCounter, RingReader, RingWriter, corrupt_cases
+from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, RingWriter, corrupt_cases
 
 SHAPE = (1, 6, 8, 7)
 
@@ -186,7 +186,7 @@ def test_readers_racing_with_retirement_never_see_half_a_case(tmp_path):
 def test_a_writer_killed_at_any_moment_leaves_whole_cases_alone(tmp_path):
     code = (
         "import sys, itertools; from pathlib import Path\n"
-        "from test_ring import publish; from nnunet_sbldm.ring import RingWriter\n"
+        "from test_ring import publish; from nnunet_sbldm.mixing.on_the_fly.ring import RingWriter\n"
         "ring = RingWriter(Path(sys.argv[1]), 3, 1); print('ready', flush=True)\n"
         "for n in itertools.count(int(sys.argv[2])): publish(ring, n)"
     )
@@ -206,6 +206,6 @@ def test_a_writer_killed_at_any_moment_leaves_whole_cases_alone(tmp_path):
 
 
 def test_the_reader_loads_neither_the_generator_nor_its_libraries():
-    code = ("import sys, nnunet_sbldm.ring\n"
-            "assert not {'diffusers', 'nnunet_sbldm.generator.checkpoint', 'nnunet_sbldm.on_the_fly'} & set(sys.modules)")
+    code = ("import sys, nnunet_sbldm.mixing.on_the_fly.ring\n"
+            "assert not {'diffusers', 'nnunet_sbldm.generator.checkpoint', 'nnunet_sbldm.mixing.on_the_fly.source'} & set(sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

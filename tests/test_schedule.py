@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.schedule import RAMP_END, RAMP_START, SCHEDULES, ratio_at
+from nnunet_sbldm.mixing.schedule import RAMP_END, RAMP_START, SCHEDULES, ratio_at
 
 RATIOS, LENGTHS = st.floats(0, 1), st.integers(1, 400)
 

@@ -19,7 +19,7 @@ from nnunet_sbldm import study_runner
 from nnunet_sbldm.common.files import read_json, start_of, try_lock, write_json
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import write_phantom_dataset
-from nnunet_sbldm.draw_audit import append_to_audit_file
+from nnunet_sbldm.mixing.audit import append_to_audit_file
 from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.study_cases import CaseGroup, CaseRecord, record_cases, recorded_cases
 from nnunet_sbldm.study_data import SourceDataset, Split, open_source

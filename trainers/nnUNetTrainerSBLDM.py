@@ -2,7 +2,7 @@
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_sbldm.mixin import SBLDMMixin
+from nnunet_sbldm.mixing.mixin import SBLDMMixin
 
 
 class nnUNetTrainerSBLDM(SBLDMMixin, nnUNetTrainer):  # noqa: N801  nnU-Net finds trainers by such names

@@ -2,7 +2,7 @@
 
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-from nnunet_sbldm.mixin import SBLDMMixin
+from nnunet_sbldm.mixing.mixin import SBLDMMixin
 
 
 class nnUNetTrainerSBLDMNoDA(SBLDMMixin, nnUNetTrainerNoDA):  # noqa: N801  nnU-Net finds trainers by such names

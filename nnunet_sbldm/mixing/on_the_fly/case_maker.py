@@ -29,7 +29,7 @@ from nnunet_sbldm.ldm.diffusion import best_precision
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.generator_process import GeneratorJob
+    from nnunet_sbldm.mixing.on_the_fly.process import GeneratorJob
 
 GPU_MEMORY_SHARE = 0.25
 """Most of a GPU's memory that is taken."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_sbldm.mixed_dataset import LoadedCase, ReadySource
+from nnunet_sbldm.mixing.dataset import LoadedCase, ReadySource
 from nnunet_sbldm.types import UserError
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from nnunet_sbldm.mixed_dataset import CaseSource, LoadedCase, ReadySource
+from nnunet_sbldm.mixing.dataset import CaseSource, LoadedCase, ReadySource
 from nnunet_sbldm.types import OUTSIDE, LabelArray, UserError
 
 NUM_COMPOSITES = 1000

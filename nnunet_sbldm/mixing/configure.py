@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json, write_atomically
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
-from nnunet_sbldm.mixing import SETTINGS_KEY, MixingSettings
+from nnunet_sbldm.mixing.settings import SETTINGS_KEY, MixingSettings
 from nnunet_sbldm.types import UserError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -19,7 +19,6 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.copy_paste import CopyPasteSource
 from nnunet_sbldm.data.dataset import (
     DEFAULT_CONFIGURATION,
     DEFAULT_PLANS,
@@ -35,9 +34,10 @@ from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks, guard_split, wi
 from nnunet_sbldm.expansion.in_place import undo_command
 from nnunet_sbldm.expansion.places import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.mixed_dataset import SyntheticSource
-from nnunet_sbldm.mixing import MixingSettings
-from nnunet_sbldm.sources import FolderSource
+from nnunet_sbldm.mixing.copy_paste import CopyPasteSource
+from nnunet_sbldm.mixing.dataset import SyntheticSource
+from nnunet_sbldm.mixing.folder_source import FolderSource
+from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.types import UserError
 
 MAX_CASES_NAMED = 10
@@ -244,7 +244,7 @@ def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource |
         raise UserError(f"Fold {fold.fold} lists {len(twice)} case(s) both in train and in val ({_named(twice)}), and what is "
                         f"made of them would leak into training: repair {fold.splits_file}.")
     if settings.source == "on_the_fly":
-        from nnunet_sbldm.on_the_fly import open_on_the_fly  # the generator's libraries load for those who use it
+        from nnunet_sbldm.mixing.on_the_fly.source import open_on_the_fly  # the generator's libraries load for those who use it
 
         return open_on_the_fly(run, settings)
     if settings.source == "copy_paste":

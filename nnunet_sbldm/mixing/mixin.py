@@ -2,7 +2,7 @@
 
 A trainer of your own, in a folder that ``nnUNet_extTrainer`` names::
 
-    from nnunet_sbldm.mixin import SBLDMMixin
+    from nnunet_sbldm.mixing.mixin import SBLDMMixin
     from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
     class nnUNetTrainerMine(SBLDMMixin, nnUNetTrainerDA5): pass
@@ -24,11 +24,11 @@ from torch import Tensor
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.threads import usable_threads
-from nnunet_sbldm.draw_audit import DrawAudit, append_to_audit_file, start_audit_file
-from nnunet_sbldm.injection import TrainingFold, TrainingRun, open_source, split_expanded
-from nnunet_sbldm.mixed_dataset import MixedDataset, SyntheticSource
-from nnunet_sbldm.mixing import SETTINGS_NAME, MixingSettings
-from nnunet_sbldm.portable import make_portable
+from nnunet_sbldm.mixing.audit import DrawAudit, append_to_audit_file, start_audit_file
+from nnunet_sbldm.mixing.dataset import MixedDataset, SyntheticSource
+from nnunet_sbldm.mixing.portable import make_portable
+from nnunet_sbldm.mixing.settings import SETTINGS_NAME, MixingSettings
+from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun, open_source, split_expanded
 from nnunet_sbldm.types import UserError
 
 DEFAULT_DEVICE = torch.device("cuda")
@@ -55,7 +55,7 @@ def in_bf16(forward: Callable[[Tensor], Tensor | list[Tensor]]) -> Callable[[Ten
 class SBLDMMixin(Base):
     """Mixes synthetic cases into the training draws of the nnU-Net trainer it is joined with; it stands first among the bases.
 
-    Settings come from the ``sbldm`` block of the configuration (:class:`nnunet_sbldm.mixing.MixingSettings`). Synthetic cases
+    Settings come from the ``sbldm`` block of the configuration (:class:`nnunet_sbldm.mixing.settings.MixingSettings`). Synthetic cases
     never validate. Only training looks for them: validation (``--val``) and prediction need neither pool nor generator.
 
     Attributes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.generator_process import CASE, FAILED, PAUSED, RESUMED, SAMPLED
+from nnunet_sbldm.mixing.on_the_fly.process import CASE, FAILED, PAUSED, RESUMED, SAMPLED
 
 MAX_RESTARTS = 3
 RESTART_DELAY_S = 1.0
@@ -55,7 +55,7 @@ class GeneratorSupervisor:
 
     def __init__(self, job_file: Path, log_file: Path, num_threads: int) -> None:
         """Supervise a process for the job in ``job_file``; what it prints goes to ``log_file``."""
-        self._command = [sys.executable, "-P", "-m", "nnunet_sbldm.generator_process", str(job_file)]
+        self._command = [sys.executable, "-P", "-m", "nnunet_sbldm.mixing.on_the_fly.process", str(job_file)]
         self._environment = {name: str(num_threads) for name in THREAD_VARIABLES}
         self._log_file, self._owner = log_file, os.getpid()
         self._lock, self._stopping, self._settled = threading.Lock(), threading.Event(), threading.Event()

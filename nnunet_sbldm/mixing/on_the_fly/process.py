@@ -1,6 +1,6 @@
 """The process beside the trainer that makes synthetic cases and publishes them into a ring, for as long as the trainer lives.
 
-The trainer starts ``python -m nnunet_sbldm.generator_process JOB.json``. What happens is reported as one line of JSON each
+The trainer starts ``python -m nnunet_sbldm.mixing.on_the_fly.process JOB.json``. What happens is reported as one line of JSON each
 on standard output; everything that libraries print goes to standard error. Which case has which number is decided by
 the seed alone, so an ended process is continued by another one.
 """
@@ -172,8 +172,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _generate(job: GeneratorJob, report: Report) -> None:
     """Fill the ring, then replace what was drawn often enough; without end."""
-    from nnunet_sbldm.case_maker import CaseMaker
-    from nnunet_sbldm.ring import RingWriter
+    from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
+    from nnunet_sbldm.mixing.on_the_fly.ring import RingWriter
 
     ring, trace = RingWriter(Path(job.ring), job.pool_size, job.max_reuse), Path(job.trace)
     maker, rest_until = CaseMaker(job), 0.0

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from nnunetv2.paths import nnUNet_raw
 
-from nnunet_sbldm.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.data.dataset import NnunetDataset, nnunet_folder
 from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.editing.hosts import allowed_hosts
@@ -23,10 +22,11 @@ from nnunet_sbldm.generator.checkpoint import (
 )
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
+from nnunet_sbldm.mixing.on_the_fly.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.injection import TrainingFold, TrainingRun
+    from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun
 
 MAX_NAMED = 5
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
-from nnunet_sbldm.schedule import SCHEDULES, ratio_at
+from nnunet_sbldm.mixing.schedule import SCHEDULES, ratio_at
 from nnunet_sbldm.types import UserError
 
 SETTINGS_KEY = "sbldm"
@@ -39,7 +39,7 @@ class MixingSettings:
         num_epochs: epochs; None leaves the trainer's own (nnU-Net: 1000).
         num_iterations_per_epoch: training batches per epoch; None leaves the trainer's own (nnU-Net: 250).
         num_val_iterations_per_epoch: validation batches per epoch; None leaves the trainer's own (nnU-Net: 50).
-        schedule: how the share goes over the epochs, one of ``SCHEDULES``; see :func:`nnunet_sbldm.schedule.ratio_at`.
+        schedule: how the share goes over the epochs, one of ``SCHEDULES``; see :func:`nnunet_sbldm.mixing.schedule.ratio_at`.
         source: where synthetic cases come from, one of ``SOURCES``; ``auto`` is what the trainer's name says, otherwise the
             expanded dataset that is trained, otherwise the pool.
         mode: what ``on_the_fly`` makes, one of ``MODES``: whole cases, or edits of the fold's real training cases.

@@ -26,15 +26,15 @@ from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.card import licence_note
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.records_trace import TRACE_NAME
-from nnunet_sbldm.generator_choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
-from nnunet_sbldm.generator_process import GeneratorJob
-from nnunet_sbldm.generator_supervisor import GeneratorSupervisor, Progress
-from nnunet_sbldm.ring import DrawCounter, RingReader, corrupt_cases, make_ring
+from nnunet_sbldm.mixing.on_the_fly.choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
+from nnunet_sbldm.mixing.on_the_fly.process import GeneratorJob
+from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, corrupt_cases, make_ring
+from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor, Progress
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.injection import Log, TrainingRun
-    from nnunet_sbldm.mixing import MixingSettings
+    from nnunet_sbldm.mixing.settings import MixingSettings
+    from nnunet_sbldm.mixing.sources import Log, TrainingRun
 
 POOL_SIZE = 32
 MAX_REUSE = 4
@@ -175,7 +175,7 @@ class FirstCases:
 
 
 class OnTheFly:
-    """A source of synthetic cases for :class:`nnunet_sbldm.mixed_dataset.MixedDataset`; its pickled copies only read."""
+    """A source of synthetic cases for :class:`nnunet_sbldm.mixing.dataset.MixedDataset`; its pickled copies only read."""
 
     def __init__(
         self,
