@@ -22,12 +22,12 @@ from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, writ
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.evaluated_cases import RealCases, numbered_requests
+from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
+from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.generator.checkpoint import GeneratorPlan, load_generator
 from nnunet_sbldm.generator.presets import PRESETS, Preset, SamplerConfig
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.scoring import Reference, score
 from nnunet_sbldm.training.augmentation import num_copies
 from nnunet_sbldm.training.loop import make_accelerator
 from nnunet_sbldm.training.preparation import prepare

@@ -4,7 +4,7 @@
 
 draws the same cases (same conditions, same seeds, raw draws) four times, with everything, and without texture, outlines or the
 correlation of noise between slices, and measures them against real cases that are measured once. Writes ``decoding.csv`` and
-prints a table; columns: see ``nnunet_sbldm.scoring.headline``.
+prints a table; columns: see ``nnunet_sbldm.evaluation.compare.headline``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 
 from nnunet_sbldm.common.files import write_csv
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, numbered_requests
+from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, numbered_requests
+from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.texture import NO_TEXTURE
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.diffusion import best_precision
-from nnunet_sbldm.scoring import Reference, score
 
 COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "w1_roughness", "neighbour_ssim", "gradient_ratio", "banding",
            "frechet", "frechet_floor", "kid", "coverage", "memorisation", "flagged", "accepted_share")

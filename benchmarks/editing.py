@@ -19,8 +19,8 @@ import torch
 
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
-from nnunet_sbldm.edit_evaluation import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.editing.planner import KINDS, EditSettings
+from nnunet_sbldm.evaluation.edits import NUMBERS, condition_errors, evaluate_edits
 from nnunet_sbldm.expansion.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SAMPLERS, SamplerConfig

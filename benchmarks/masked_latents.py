@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from nnunet_sbldm.common.files import read_json, write_csv, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
-from nnunet_sbldm.edit_evaluation import evaluate_edits
 from nnunet_sbldm.editing.planner import KINDS, EditSettings
+from nnunet_sbldm.evaluation.edits import evaluate_edits
 from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_denoiser, load_generator
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.zoo import find_model, is_complete

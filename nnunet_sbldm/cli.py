@@ -258,8 +258,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from nnunet_sbldm.data.dataset import open_dataset
     from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+    from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
     from nnunet_sbldm.generator.checkpoint import load_generator
-    from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
 
     editing_of(args)
     device = device_of(args.device)

@@ -26,7 +26,7 @@ def evaluate_edits_command(args: argparse.Namespace) -> None:
     """``sbldm_evaluate -mode edit``."""
     import torch
 
-    from nnunet_sbldm.edit_evaluation import evaluate_edits
+    from nnunet_sbldm.evaluation.edits import evaluate_edits
     from nnunet_sbldm.generator.checkpoint import load_generator
 
     device, editing = device_of(args.device), editing_of(args)
@@ -66,7 +66,7 @@ def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
 def _blinded_montage(args: argparse.Namespace) -> None:
     import torch
 
-    from nnunet_sbldm.blinded_montage import write_blinded_montage
+    from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
     from nnunet_sbldm.generator.checkpoint import load_generator
 
     device, editing = device_of(args.device), editing_of(args)

@@ -15,7 +15,6 @@ from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preproce
 from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
-from nnunet_sbldm.edit_evaluation import lesion_structure, unchanged_outside
 from nnunet_sbldm.editing.blending import blend, same_spectrum
 from nnunet_sbldm.editing.edit import edit
 from nnunet_sbldm.editing.edit import edit as editing
@@ -26,6 +25,7 @@ from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, EditSettings, 
 from nnunet_sbldm.editing.real_lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.editing.regions import Region, Window, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.editing.samples import edited_cases
+from nnunet_sbldm.evaluation.edits import lesion_structure, unchanged_outside
 from nnunet_sbldm.expansion.parts import plan_jobs
 from nnunet_sbldm.expansion.places import pool_folder
 from nnunet_sbldm.expansion.regenerate import regenerate
@@ -596,8 +596,8 @@ def test_a_lesion_that_was_removed_has_no_structure():
 
 
 def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator, phantom_dataset, tmp_path, monkeypatch):
-    from nnunet_sbldm.blinded_montage import write_blinded_montage
     from nnunet_sbldm.editing.edit import maker as module
+    from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
 
     settings = EditSettings((), ("remove",))
     cases = edited_cases(generator, phantom_dataset, settings)

@@ -13,14 +13,14 @@ from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preproce
 from nnunet_sbldm.data.groups import remember_groups
 from nnunet_sbldm.editing.planner import EditSettings
 from nnunet_sbldm.editing.samples import edited_cases
-from nnunet_sbldm.evaluated_cases import RealCases, evaluated_cases, make_cases, numbered_requests
+from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, make_cases, numbered_requests
+from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
-from nnunet_sbldm.evaluation_template import SECTIONS
+from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
+from nnunet_sbldm.evaluation.measures import CaseSet
+from nnunet_sbldm.evaluation.report_template import SECTIONS
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.sampling import NearestRealCase, Request, synthesise
-from nnunet_sbldm.measures import CaseSet
-from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, read_targets
-from nnunet_sbldm.scoring import Reference, score
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 SAMPLER = SamplerConfig(num_steps=3)

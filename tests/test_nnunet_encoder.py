@@ -12,9 +12,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_sbldm import cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed
-from nnunet_sbldm.evaluation_template import SECTIONS
+from nnunet_sbldm.evaluation.nnunet_encoder import load_encoder
+from nnunet_sbldm.evaluation.report_template import SECTIONS
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME
-from nnunet_sbldm.nnunet_encoder import load_encoder
 from nnunet_sbldm.types import UserError
 
 CPU = torch.device("cpu")

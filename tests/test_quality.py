@@ -9,15 +9,15 @@ from scipy import ndimage
 from scipy.linalg import sqrtm
 
 from nnunet_sbldm.data.conditions import FEATURES, Target
+from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS
+from nnunet_sbldm.evaluation.measures import contacts, count_specks
+from nnunet_sbldm.evaluation.reconstruction import dice_per_class, image_fidelity
 from nnunet_sbldm.evaluation.results import _wasserstein_result, distribution_results, random_pairs
-from nnunet_sbldm.measures import contacts, count_specks
 from nnunet_sbldm.quality.adherence import condition_errors
 from nnunet_sbldm.quality.appearance import autocorrelation, case_features, halo, mask_intensities, standardised
 from nnunet_sbldm.quality.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.quality.memorisation import memorisation, nearest_training_cases, overlap_distances, rms_distances
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence, ms_ssim, num_scales, ssim, ssim_maps
-from nnunet_sbldm.quality_targets import DEFAULT_TARGETS
-from nnunet_sbldm.reconstruction import dice_per_class, image_fidelity
 from nnunet_sbldm.types import OUTSIDE
 
 TUMOUR = Target("tumour", (1,))

@@ -21,7 +21,7 @@ from nnunet_sbldm import __version__
 from nnunet_sbldm.common.files import temporary_folder, write_json
 from nnunet_sbldm.data.conditions import as_dict, feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset, load_arrays, load_preprocessed
-from nnunet_sbldm.evaluated_cases import (
+from nnunet_sbldm.evaluation.cases import (
     MIN_CASES,
     RealCases,
     SyntheticCases,
@@ -29,6 +29,11 @@ from nnunet_sbldm.evaluated_cases import (
     make_cases,
     numbered_requests,
 )
+from nnunet_sbldm.evaluation.compare import Reference, Sections, compare
+from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, QualityTargets
+from nnunet_sbldm.evaluation.measures import CaseSet
+from nnunet_sbldm.evaluation.nnunet_encoder import NnunetEncoder, load_encoder
+from nnunet_sbldm.evaluation.report import draw_pictures, write_evaluation_report
 from nnunet_sbldm.evaluation.results import (
     FEW_CASES,
     Result,
@@ -37,16 +42,11 @@ from nnunet_sbldm.evaluation.results import (
     diversity_results,
     reconstruction_results,
 )
-from nnunet_sbldm.evaluation_report import draw_pictures, write_evaluation_report
 from nnunet_sbldm.generator.card import refresh_card
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
-from nnunet_sbldm.measures import CaseSet
-from nnunet_sbldm.nnunet_encoder import NnunetEncoder, load_encoder
 from nnunet_sbldm.quality.appearance import standardised
-from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
-from nnunet_sbldm.scoring import Reference, Sections, compare
 from nnunet_sbldm.types import UserError
 
 FORMAT_VERSION = 2

@@ -14,13 +14,13 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, FEATURES, Target, feature_names
-from nnunet_sbldm.measures import CaseSet, Measures, contact_columns
+from nnunet_sbldm.evaluation.goals import QualityTargets
+from nnunet_sbldm.evaluation.measures import CaseSet, Measures, contact_columns
 from nnunet_sbldm.quality.adherence import condition_errors
 from nnunet_sbldm.quality.appearance import standardised
 from nnunet_sbldm.quality.distances import equal_parts, frechet_distance, kernel_distance, support
 from nnunet_sbldm.quality.memorisation import KINDS, Memorisation, memorisation, nearest_training_cases
 from nnunet_sbldm.quality.similarity import COHERENCE, ms_ssim
-from nnunet_sbldm.quality_targets import QualityTargets
 
 NUM_DIVERSITY_PAIRS = 100
 ROUGHNESS = "outline_roughness"

@@ -20,7 +20,9 @@ import numpy as np
 from nnunet_sbldm.common.files import temporary_folder
 from nnunet_sbldm.data.conditions import feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.evaluated_cases import RealCases, make_cases
+from nnunet_sbldm.evaluation.cases import RealCases, make_cases
+from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, QualityTargets
+from nnunet_sbldm.evaluation.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
 from nnunet_sbldm.evaluation.results import (
     ROUGHNESS,
     Result,
@@ -37,8 +39,6 @@ from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import NearestRealCase
-from nnunet_sbldm.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
-from nnunet_sbldm.quality_targets import DEFAULT_TARGETS, QualityTargets
 
 Sections = dict[str, list[Result]]
 

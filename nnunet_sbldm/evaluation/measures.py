@@ -18,12 +18,12 @@ from tqdm import tqdm
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.evaluation.reconstruction import reconstruct
 from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
 from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.quality.memorisation import KINDS, descriptors, left_right_axis
 from nnunet_sbldm.quality.similarity import coherence
-from nnunet_sbldm.reconstruction import reconstruct
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 

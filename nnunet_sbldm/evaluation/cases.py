@@ -9,13 +9,13 @@ from pathlib import Path
 from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
 from nnunet_sbldm.data.folds import find_leaks, names_of
 from nnunet_sbldm.data.groups import with_remembered_groups
+from nnunet_sbldm.evaluation.measures import CaseSet
 from nnunet_sbldm.expansion.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
 from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, refuse_mismatch
 from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import NearestRealCase
-from nnunet_sbldm.measures import CaseSet
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MIN_CASES = 2
