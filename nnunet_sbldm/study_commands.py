@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from nnunet_sbldm.cli_options import Parser, count, run
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.study import Study
-    from nnunet_sbldm.study_jobs import StudyJob
+    from nnunet_sbldm.ablation.jobs import StudyJob
+    from nnunet_sbldm.ablation.study import Study
 
 STATES = ("done", "running", "waiting", "failed", "blocked")
 
@@ -37,11 +37,11 @@ def ablation_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.study_file import read_study
-    from nnunet_sbldm.study_report import write_study_report
-    from nnunet_sbldm.study_runner import run_table, typed
-    from nnunet_sbldm.study_setup import set_up
-    from nnunet_sbldm.study_slurm import write_slurm_scripts
+    from nnunet_sbldm.ablation.file import read_study
+    from nnunet_sbldm.ablation.report import write_study_report
+    from nnunet_sbldm.ablation.runner import run_table, typed
+    from nnunet_sbldm.ablation.setup import set_up
+    from nnunet_sbldm.ablation.slurm import write_slurm_scripts
 
     study, folder = read_study(args.study), args.o.absolute()
     jobs, environment = set_up(study, folder, on_cluster=args.slurm or args.dry_run)
@@ -66,15 +66,15 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.study_runner import load_table
+    from nnunet_sbldm.ablation.runner import load_table
 
     read_and_match(args.study, args.o.absolute())
     _show(load_table(args.o.absolute())[0], args.o.absolute())
 
 
 def _report(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.study_report import write_study_report
-    from nnunet_sbldm.study_runner import load_table
+    from nnunet_sbldm.ablation.report import write_study_report
+    from nnunet_sbldm.ablation.runner import load_table
 
     folder = args.o.absolute()
     study = read_and_match(args.study, folder)
@@ -83,9 +83,9 @@ def _report(args: argparse.Namespace) -> None:
 
 def read_and_match(file: Path, folder: Path) -> Study:
     """The study of a file; refused if ``folder`` holds none, or another one."""
-    from nnunet_sbldm.study_file import read_study
-    from nnunet_sbldm.study_runner import load_table
-    from nnunet_sbldm.study_setup import refuse_other_study
+    from nnunet_sbldm.ablation.file import read_study
+    from nnunet_sbldm.ablation.runner import load_table
+    from nnunet_sbldm.ablation.setup import refuse_other_study
 
     study = read_study(file)
     load_table(folder)
@@ -95,8 +95,8 @@ def read_and_match(file: Path, folder: Path) -> Study:
 
 def _show(jobs: Sequence[StudyJob], folder: Path) -> None:
     """Jobs by stage and state, and every failure with its last error."""
-    from nnunet_sbldm.study_jobs import STAGES
-    from nnunet_sbldm.study_runner import states_of
+    from nnunet_sbldm.ablation.jobs import STAGES
+    from nnunet_sbldm.ablation.runner import states_of
 
     states = states_of(jobs, folder)
     print(f"{'stage':<10}" + "".join(f"{s:>9}" for s in STATES))

@@ -14,20 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phantom_fixtures import SMALL_PHANTOM, hash_tree
 
-from nnunet_sbldm import study_runner
-from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.phantom import write_phantom_dataset
-from nnunet_sbldm.study import ARM_KINDS
-from nnunet_sbldm.study_cases import record_cases, refuse_content_leaks
-from nnunet_sbldm.study_commands import ablation_entry
-from nnunet_sbldm.study_data import SourceDataset, Subset, largest_subset, open_source, split_cases
-from nnunet_sbldm.study_file import read_study
-from nnunet_sbldm.study_jobs import DatasetIds, plan_study_jobs, runs_of
-from nnunet_sbldm.study_methods import methods_paragraph
-from nnunet_sbldm.study_runner import _write_state
-from nnunet_sbldm.study_setup import refuse_other_study, set_up
-from nnunet_sbldm.study_slurm import write_slurm_scripts
-from nnunet_sbldm.study_statistics import (
+from nnunet_sbldm.ablation import runner as study_runner
+from nnunet_sbldm.ablation.cases import record_cases, refuse_content_leaks
+from nnunet_sbldm.ablation.file import read_study
+from nnunet_sbldm.ablation.jobs import DatasetIds, plan_study_jobs, runs_of
+from nnunet_sbldm.ablation.methods import methods_paragraph
+from nnunet_sbldm.ablation.runner import _write_state
+from nnunet_sbldm.ablation.setup import refuse_other_study, set_up
+from nnunet_sbldm.ablation.slurm import write_slurm_scripts
+from nnunet_sbldm.ablation.split import SourceDataset, Subset, largest_subset, open_source, split_cases
+from nnunet_sbldm.ablation.statistics import (
     Comparison,
     Interval,
     compare,
@@ -37,6 +33,10 @@ from nnunet_sbldm.study_statistics import (
     terciles,
     verdict,
 )
+from nnunet_sbldm.ablation.study import ARM_KINDS
+from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.phantom import write_phantom_dataset
+from nnunet_sbldm.study_commands import ablation_entry
 from nnunet_sbldm.types import UserError
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
@@ -155,7 +155,7 @@ def split_with(groups, seed, num_test):
     """The split of a dataset that consists of ids alone."""
     import tempfile
 
-    from nnunet_sbldm.study import Arm, Study
+    from nnunet_sbldm.ablation.study import Arm, Study
 
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "groups.json", groups)
@@ -202,7 +202,7 @@ def test_patients_of_imagests_are_not_trained_on(study_of, raw, tmp_path):
 
 
 def test_a_phantom_may_be_given_more_cases_before_the_study_is_set_up(study_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("nnunet_sbldm.study_data.write_phantom_dataset", partial(write_phantom_dataset, config=SMALL_PHANTOM))
+    monkeypatch.setattr("nnunet_sbldm.ablation.split.write_phantom_dataset", partial(write_phantom_dataset, config=SMALL_PHANTOM))
     with pytest.raises(UserError, match="has 1 case"):
         set_up(study_of(dataset="phantom", num_phantom_cases=4), tmp_path / "out")
     set_up(study_of(dataset="phantom", num_phantom_cases=7), tmp_path / "out")
@@ -523,7 +523,7 @@ def test_slurm_scripts_run_every_job_of_a_stage(study_of, tmp_path):
     assert "export nnUNet_raw='/a b'\n" in script
     listed = script.split("jobs=(\n")[1].split("\n)")[0].split()
     assert listed == [j.job_id for j in jobs if j.stage == "train"]
-    assert script.endswith(f'nnunet_sbldm.study_runner {tmp_path} "${{jobs[$SLURM_ARRAY_TASK_ID]}}"\n')
+    assert script.endswith(f'nnunet_sbldm.ablation.runner {tmp_path} "${{jobs[$SLURM_ARRAY_TASK_ID]}}"\n')
     assert [line.split(".sbatch")[0].split()[-1] for line in submit.read_text().splitlines()[3:]] == [
         "plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate"]
 

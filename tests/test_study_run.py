@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
-from nnunet_sbldm import study_runner
+from nnunet_sbldm.ablation import runner as study_runner
+from nnunet_sbldm.ablation.cases import CaseGroup, CaseRecord, record_cases, recorded_cases
+from nnunet_sbldm.ablation.draws import RunDraws
+from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, plan_study_jobs, predictions_folder, runs_of
+from nnunet_sbldm.ablation.report import write_study_report
+from nnunet_sbldm.ablation.runner import last_error, load_table, run_table, save_table, state_of, states_of
+from nnunet_sbldm.ablation.scores import time_per_arm
+from nnunet_sbldm.ablation.setup import set_up
+from nnunet_sbldm.ablation.split import SourceDataset, Split, open_source
+from nnunet_sbldm.ablation.study import Arm, EvaluationSettings, RunSettings, Study
+from nnunet_sbldm.ablation.surface_distances import measure_folder, surface_distances
+from nnunet_sbldm.ablation.tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.common.files import read_json, start_of, try_lock, write_json
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.mixing.audit import append_to_audit_file
-from nnunet_sbldm.study import Arm, EvaluationSettings, RunSettings, Study
-from nnunet_sbldm.study_cases import CaseGroup, CaseRecord, record_cases, recorded_cases
-from nnunet_sbldm.study_data import SourceDataset, Split, open_source
-from nnunet_sbldm.study_draws import RunDraws
-from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, plan_study_jobs, predictions_folder, runs_of
-from nnunet_sbldm.study_report import write_study_report
-from nnunet_sbldm.study_results import time_per_arm
-from nnunet_sbldm.study_runner import last_error, load_table, run_table, save_table, state_of, states_of
-from nnunet_sbldm.study_setup import set_up
-from nnunet_sbldm.study_surface import measure_folder, surface_distances
-from nnunet_sbldm.study_tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.types import Case, Geometry, UserError
 
 
@@ -121,7 +121,7 @@ def test_a_job_whose_process_is_gone_waits_again(tmp_path):
 def test_two_runners_do_not_start_one_job_twice(tmp_path):
     table = [job(f"j{i}", f"import time; open('j{i}.txt', 'a').write('ran\\n'); time.sleep(0.3)") for i in range(6)]
     save_table(table, {}, tmp_path)
-    program = ("import sys; from pathlib import Path; from nnunet_sbldm.study_runner import load_table, run_table; "
+    program = ("import sys; from pathlib import Path; from nnunet_sbldm.ablation.runner import load_table, run_table; "
                "folder = Path(sys.argv[1]); run_table(load_table(folder)[0], folder, {}, 2)")
     runners = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(3)]
     assert [r.wait() for r in runners] == [0, 0, 0]
@@ -156,7 +156,7 @@ def test_a_job_counts_what_all_its_attempts_took(tmp_path):
 def test_terminating_the_runner_ends_its_jobs(tmp_path, end):
     sleeper = "import os, time; open('pid.tmp', 'w').write(str(os.getpid())); os.rename('pid.tmp', 'pid'); time.sleep(60)"
     save_table([job("a", sleeper)], {}, tmp_path)
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.study_runner", str(tmp_path), "a"],
+    process = subprocess.Popen([sys.executable, "-m", "nnunet_sbldm.ablation.runner", str(tmp_path), "a"],
                                preexec_fn=lambda: signal.signal(end, signal.SIG_DFL))  # tests run under nohup, too
     while not (tmp_path / "pid").is_file():
         assert process.poll() is None

@@ -7,7 +7,7 @@ import pytest
 from nnunet_fixtures import start_trainer
 from phantom_fixtures import NANO
 
-from nnunet_sbldm import study_steps
+from nnunet_sbldm.ablation import steps as study_steps
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.editing.planner import EditSettings

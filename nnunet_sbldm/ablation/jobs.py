@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS, Subset
+from nnunet_sbldm.ablation.study import Arm, Study, pool_words
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.mixing.settings import MixingSettings
-from nnunet_sbldm.study import Arm, Study, pool_words
-from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Subset
 
 STAGES = ("plan", "generator", "expand", "join", "configure", "train", "predict", "evaluate", "surface")
 FOLD = "all"
@@ -185,7 +185,7 @@ class _Planner:
         made = [self._made(mode) for mode in ("generate", "edit")]
         sources = [str(self.ids[f"{self.subset}_{self.preset}_{name}"]) for name in made]
         return StudyJob(f"{self.subset}.join.{self.preset}.{self._made('both')}", "join", (
-            "python", "-m", "nnunet_sbldm.study_steps", "join", "-d", *sources, "-o", self.ids.name(self.data_key)),
+            "python", "-m", "nnunet_sbldm.ablation.steps", "join", "-d", *sources, "-o", self.ids.name(self.data_key)),
             tuple(f"{self.subset}.expand.{self.preset}.{name}" for name in made), self.subset)
 
     def _configure(self, data_job: StudyJob) -> StudyJob:
@@ -195,7 +195,7 @@ class _Planner:
                 == self.data_key]
         blocks = {a.name: arm_settings(self.study, a) for a in arms}
         return StudyJob(f"{self.data_key}.configure", "configure", (
-            "python", "-m", "nnunet_sbldm.study_steps", "configure", "-d", str(self.ids[self.data_key]),
+            "python", "-m", "nnunet_sbldm.ablation.steps", "configure", "-d", str(self.ids[self.data_key]),
             "-base", json.dumps(base_settings(self.study)), "-arms", json.dumps(blocks)), (need,), self.subset)
 
     def _arms_on_this_dataset(self) -> list[Arm]:
@@ -226,7 +226,7 @@ class _Planner:
             "-pfile", f"{folder}/plans.json", "-np", str(self.study.run.processes)), needs, uses_device=False, deletes=prune)]
         if self.study.evaluation.surface_distances:
             jobs.append(self._own("surface", (
-                "python", "-m", "nnunet_sbldm.study_surface", TEST_LABELS, folder, "-tolerance_mm",
+                "python", "-m", "nnunet_sbldm.ablation.surface_distances", TEST_LABELS, folder, "-tolerance_mm",
                 f"{self.study.evaluation.tolerance_mm:g}"), needs, uses_device=False))
         return jobs
 

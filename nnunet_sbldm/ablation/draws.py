@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.ablation.jobs import ArmRun, DatasetIds, model_folder
+from nnunet_sbldm.ablation.setup import IDS_FILE
+from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.mixing.audit import read_audit_file
-from nnunet_sbldm.study import Study
-from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, model_folder
-from nnunet_sbldm.study_setup import IDS_FILE
 
 SHARE_TOLERANCE, FEW_DRAWS = 0.02, 4
 """A share may miss what was asked by the first, and by the second over the number of draws; the trainer keeps it closer."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunet_sbldm.ablation.cases import CaseGroup
+from nnunet_sbldm.ablation.jobs import ArmRun, predictions_folder
+from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.common.pictures import (
     BACKGROUND,
@@ -20,9 +23,6 @@ from nnunet_sbldm.common.pictures import (
     new_figure,
     save_figure,
 )
-from nnunet_sbldm.study_cases import CaseGroup
-from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS
-from nnunet_sbldm.study_jobs import ArmRun, predictions_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 
     """Write a PNG: mean score with its interval against the number of real cases, one line per arm.
 
     Args:
-        rows: of :func:`nnunet_sbldm.study_statistics.compare`.
+        rows: of :func:`nnunet_sbldm.ablation.statistics.compare`.
         path: file to write.
         width_px: width of the picture.
     """
@@ -67,7 +67,7 @@ def difference_plot(rows: Sequence[dict[str, Any]], path: Path, width_px: int = 
     """Write a PNG: every difference to the reference with its interval, gains to the right of the zero line, losses to the left.
 
     Args:
-        rows: of :func:`nnunet_sbldm.study_statistics.compare`.
+        rows: of :func:`nnunet_sbldm.ablation.statistics.compare`.
         path: file to write.
         width_px: width of the picture.
 

@@ -14,12 +14,12 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
+from nnunet_sbldm.ablation.split import SourceDataset, Split, Subset, named
+from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, size_and_time, write_json
 from nnunet_sbldm.data.dataset import fingerprint_of
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.quality.gate import mask_and_shell
-from nnunet_sbldm.study import Study
-from nnunet_sbldm.study_data import SourceDataset, Split, Subset, named
 from nnunet_sbldm.types import Case, UserError
 
 CASES = "cases.json"

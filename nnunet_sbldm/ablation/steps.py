@@ -1,7 +1,7 @@
 """Two steps of a study that no other command does: configurations of all arms at once, and joining two expansions.
 
-``python -m nnunet_sbldm.study_steps configure -d ID -base JSON -arms JSON``
-``python -m nnunet_sbldm.study_steps join -d ID ID -o DatasetXXX_Name``
+``python -m nnunet_sbldm.ablation.steps configure -d ID -base JSON -arms JSON``
+``python -m nnunet_sbldm.ablation.steps join -d ID ID -o DatasetXXX_Name``
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.ablation.study import BASE_CONFIGURATION
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_json
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, PREPROCESSED_ENDINGS, dataset_name, nnunet_folder
 from nnunet_sbldm.demo import small_network
@@ -21,7 +22,6 @@ from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.mixing.configure import add_configuration
 from nnunet_sbldm.mixing.settings import MixingSettings
-from nnunet_sbldm.study import BASE_CONFIGURATION
 from nnunet_sbldm.types import UserError
 
 PREFIXES = ("whole", "edit")

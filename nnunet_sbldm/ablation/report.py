@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
-from nnunet_sbldm.data.dataset import channel_names_of
-from nnunet_sbldm.report import embedded
-from nnunet_sbldm.study import REFERENCE, EvaluationSettings, Study
-from nnunet_sbldm.study_cases import CaseGroup, case_groups, recorded_cases
-from nnunet_sbldm.study_data import TEST_IMAGES, TEST_LABELS, Split
-from nnunet_sbldm.study_draws import RunDraws, draws_of, percent, shares, warnings_of
-from nnunet_sbldm.study_jobs import ArmRun, StudyJob, predictions_folder, runs_of
-from nnunet_sbldm.study_methods import methods_paragraph
-from nnunet_sbldm.study_pictures import best_median_worst, case_plot, difference_plot, learning_curves
-from nnunet_sbldm.study_results import (
+from nnunet_sbldm.ablation.cases import CaseGroup, case_groups, recorded_cases
+from nnunet_sbldm.ablation.draws import RunDraws, draws_of, percent, shares, warnings_of
+from nnunet_sbldm.ablation.jobs import ArmRun, StudyJob, predictions_folder, runs_of
+from nnunet_sbldm.ablation.methods import methods_paragraph
+from nnunet_sbldm.ablation.pictures import best_median_worst, case_plot, difference_plot, learning_curves
+from nnunet_sbldm.ablation.report_template import TEMPLATE
+from nnunet_sbldm.ablation.scores import (
     OVERLAP,
     SURFACE,
     CaseScore,
@@ -33,9 +29,11 @@ from nnunet_sbldm.study_results import (
     training_losses,
     unfinished,
 )
-from nnunet_sbldm.study_setup import SPLIT_FILE, STUDY_FILE
-from nnunet_sbldm.study_statistics import VERDICTS, Comparison, Scores, compare, interval_of_mean, terciles
-from nnunet_sbldm.study_tables import (
+from nnunet_sbldm.ablation.setup import SPLIT_FILE, STUDY_FILE
+from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS, Split
+from nnunet_sbldm.ablation.statistics import VERDICTS, Comparison, Scores, compare, interval_of_mean, terciles
+from nnunet_sbldm.ablation.study import REFERENCE, EvaluationSettings, Study
+from nnunet_sbldm.ablation.tables import (
     NOT_MEASURED,
     baseline_cells,
     baseline_name,
@@ -46,7 +44,9 @@ from nnunet_sbldm.study_tables import (
     range_text,
     score_text,
 )
-from nnunet_sbldm.study_template import TEMPLATE
+from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
+from nnunet_sbldm.data.dataset import channel_names_of
+from nnunet_sbldm.report import embedded
 from nnunet_sbldm.types import UserError
 
 FEW_CASES, FEW_FOLDS = 10, 3

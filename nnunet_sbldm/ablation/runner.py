@@ -1,7 +1,7 @@
 """Runs a table of jobs: some at a time, each once, going on where a job fails.
 
 Every job has a state file, so that an interrupted or extended study is finished by running it again, here or, one job per
-task, on a cluster: ``python -m nnunet_sbldm.study_runner FOLDER JOB``. A lock keeps two runners from starting one job.
+task, on a cluster: ``python -m nnunet_sbldm.ablation.runner FOLDER JOB``. A lock keeps two runners from starting one job.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from nnunet_sbldm.ablation.jobs import StudyJob
 from nnunet_sbldm.cli_options import run
 from nnunet_sbldm.common.files import is_running, read_json, start_of, try_lock, write_json
 from nnunet_sbldm.common.jobs import clock, find_program, tree_memory_kb
 from nnunet_sbldm.common.threads import OMP_THREADS, usable_cores
-from nnunet_sbldm.study_jobs import StudyJob
 from nnunet_sbldm.types import UserError
 
 POLL_EVERY_S = 0.1

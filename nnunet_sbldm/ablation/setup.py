@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.study import Arm, Study
-from nnunet_sbldm.study_cases import CASES, record_cases, refuse_content_leaks
-from nnunet_sbldm.study_data import (
+from nnunet_sbldm.ablation.cases import CASES, record_cases, refuse_content_leaks
+from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
+from nnunet_sbldm.ablation.runner import save_table, setting_up
+from nnunet_sbldm.ablation.split import (
     MAX_NAMED,
     Split,
     make_folders,
@@ -23,8 +23,8 @@ from nnunet_sbldm.study_data import (
     write_raw_dataset,
     write_test_cases,
 )
-from nnunet_sbldm.study_jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
-from nnunet_sbldm.study_runner import save_table, setting_up
+from nnunet_sbldm.ablation.study import Arm, Study
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.types import UserError
 
 STUDY_FILE, SPLIT_FILE, IDS_FILE = "study.json", "split.json", "datasets.json"

@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.study import (
+from nnunet_sbldm.ablation.schema import (
+    ARM_FIELDS,
+    EVALUATION_FIELDS,
+    GENERATOR_FIELDS,
+    RUN_FIELDS,
+    STUDY_FIELDS,
+    TRAINING_FIELDS,
+    parsed,
+    refuse_unknown,
+)
+from nnunet_sbldm.ablation.study import (
     ARM_KINDS,
     BASE_CONFIGURATION,
     REFERENCE,
@@ -19,16 +29,6 @@ from nnunet_sbldm.study import (
     Study,
     TrainingSettings,
     pool_words,
-)
-from nnunet_sbldm.study_fields import (
-    ARM_FIELDS,
-    EVALUATION_FIELDS,
-    GENERATOR_FIELDS,
-    RUN_FIELDS,
-    STUDY_FIELDS,
-    TRAINING_FIELDS,
-    parsed,
-    refuse_unknown,
 )
 from nnunet_sbldm.types import UserError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nnunet_sbldm.study import PHANTOM, TEST_FOLDER, Study
-from nnunet_sbldm.study_statistics import MIN_PAIRS_TESTED, SIGNIFICANCE
+from nnunet_sbldm.ablation.statistics import MIN_PAIRS_TESTED, SIGNIFICANCE
+from nnunet_sbldm.ablation.study import PHANTOM, TEST_FOLDER, Study
 
 
 def methods_paragraph(study: Study, versions: Mapping[str, str], num_test: int, units: str = "cases") -> str:

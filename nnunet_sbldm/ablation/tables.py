@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from nnunet_sbldm.study_draws import percent
+from nnunet_sbldm.ablation.draws import percent
 
 NOT_MEASURED = "\N{EN DASH}"
 THIRDS = ("small", "middle", "large")

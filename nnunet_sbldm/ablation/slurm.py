@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnunet_sbldm.ablation.jobs import STAGES, StudyJob
+from nnunet_sbldm.ablation.study import RunSettings
 from nnunet_sbldm.common.files import write_atomically
-from nnunet_sbldm.study import RunSettings
-from nnunet_sbldm.study_jobs import STAGES, StudyJob
 
 SUBMIT = "submit.sh"
 
@@ -45,7 +45,7 @@ def _script(
 ) -> list[str]:
     asked = [f"--job-name=sbldm_{stage}", f"--array=0-{len(names) - 1}%{parallel_jobs}",
              f"--output={folder / 'slurm' / stage}_%a.out", *options]
-    command = shlex.join([sys.executable, "-m", "nnunet_sbldm.study_runner", str(folder)])
+    command = shlex.join([sys.executable, "-m", "nnunet_sbldm.ablation.runner", str(folder)])
     exports = [f"export {k}={shlex.quote(v)}" for k, v in environment.items()]
     listed = ["jobs=(", *(f"  {shlex.quote(n)}" for n in names), ")"]  # SLURM keeps the script as it was submitted
     return ["#!/bin/bash", *(f"#SBATCH {o}" for o in asked), *exports, *listed,

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_sbldm.ablation.cases import CaseRecord
+from nnunet_sbldm.ablation.jobs import ArmRun, DatasetIds, StudyJob, model_folder, predictions_folder, runs_of
+from nnunet_sbldm.ablation.runner import states_of
+from nnunet_sbldm.ablation.setup import IDS_FILE
+from nnunet_sbldm.ablation.study import Study
+from nnunet_sbldm.ablation.surface_distances import SUMMARY_FILE, SURFACE_FILE
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
-from nnunet_sbldm.study import Study
-from nnunet_sbldm.study_cases import CaseRecord
-from nnunet_sbldm.study_jobs import ArmRun, DatasetIds, StudyJob, model_folder, predictions_folder, runs_of
-from nnunet_sbldm.study_runner import states_of
-from nnunet_sbldm.study_setup import IDS_FILE
-from nnunet_sbldm.study_surface import SUMMARY_FILE, SURFACE_FILE
 from nnunet_sbldm.types import UserError
 
 OVERLAP, SURFACE = ("Dice", "precision", "recall"), ("NSD", "HD95")

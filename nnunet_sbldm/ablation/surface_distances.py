@@ -1,6 +1,6 @@
 """Surface distances of predictions, where a dataset's spacing is real: NSD and HD95 by MONAI.
 
-``python -m nnunet_sbldm.study_surface LABELS PREDICTIONS -tolerance_mm 1`` writes ``PREDICTIONS/surface.json``.
+``python -m nnunet_sbldm.ablation.surface_distances LABELS PREDICTIONS -tolerance_mm 1`` writes ``PREDICTIONS/surface.json``.
 """
 
 from __future__ import annotations
