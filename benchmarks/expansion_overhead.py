@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from nnunet_sbldm.cli_options import device_of
+from nnunet_sbldm.cli.options import device_of
 from nnunet_sbldm.data.dataset import open_dataset, parse_fold
 from nnunet_sbldm.expansion.parts import plan_jobs, write_dataset
 from nnunet_sbldm.expansion.production import ProductionSettings

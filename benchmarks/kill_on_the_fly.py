@@ -26,7 +26,7 @@ from nnunet_sbldm.data.dataset import nnunet_folder, open_dataset
 NAME = "sbldm_kill_benchmark"
 TRAINER = "nnUNetTrainerSBLDMOnTheFly"
 TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
-CONFIGURE = "from nnunet_sbldm.cli import configure_entry; configure_entry()"
+CONFIGURE = "from nnunet_sbldm.cli.sample import configure_entry; configure_entry()"
 SECONDS_TO_END = 5
 
 

@@ -29,7 +29,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_sbldm.cli_options import device_of
+from nnunet_sbldm.cli.options import device_of
 from nnunet_sbldm.data.dataset import parse_fold
 
 SECONDS_TO_START = 30

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli_options import (
+from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of
+from nnunet_sbldm.cli.options import (
     DEFAULT_CONFIGURATION,
     Parser,
     announce_licence,
@@ -23,7 +24,6 @@ from nnunet_sbldm.cli_options import (
     seed,
     trained_preset_argument,
 )
-from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:

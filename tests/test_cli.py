@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
-from nnunet_sbldm import cli, model_commands
+from nnunet_sbldm.cli.sample import models as model_commands
+from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import preprocess_case, read_case
 from nnunet_sbldm.generator import presets as config
@@ -179,7 +180,7 @@ def test_a_file_where_a_folder_is_to_be_written(phantom_folders, tmp_path, capsy
 
 
 def test_a_reader_that_has_read_enough_is_no_error_of_ours():
-    command = "from nnunet_sbldm.cli_options import run; run(lambda: print('x' * 10**6))"
+    command = "from nnunet_sbldm.cli.options import run; run(lambda: print('x' * 10**6))"
     process = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""

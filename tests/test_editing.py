@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm import cli
+from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import as_dict
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case

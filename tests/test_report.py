@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
+from nnunet_sbldm.cli.demo import add_small_configuration, demo_steps, run_demo
+from nnunet_sbldm.cli.demo_report import ReportInput, write_report
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.common.jobs import StepResult
 from nnunet_sbldm.common.plots import curves
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.dataset import fold_cases, open_dataset, preprocess_case
 from nnunet_sbldm.data.phantom import make_phantom_case
-from nnunet_sbldm.demo import add_small_configuration, demo_steps, run_demo
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex, SyntheticRecord
-from nnunet_sbldm.report import ReportInput, write_report
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 TARGETS = (Target("tumour", (1,)),)

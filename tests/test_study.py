@@ -34,9 +34,9 @@ from nnunet_sbldm.ablation.statistics import (
     verdict,
 )
 from nnunet_sbldm.ablation.study import ARM_KINDS
+from nnunet_sbldm.cli.ablation import ablation_entry
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.phantom import write_phantom_dataset
-from nnunet_sbldm.study_commands import ablation_entry
 from nnunet_sbldm.types import UserError
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"

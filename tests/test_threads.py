@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from nnunet_sbldm.cli_options import run
+from nnunet_sbldm.cli.options import run
 from nnunet_sbldm.common import threads
 
 

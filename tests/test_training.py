@@ -11,7 +11,7 @@ import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm import cli
+from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.generator import presets as config

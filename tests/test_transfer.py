@@ -10,7 +10,8 @@ import torch
 from phantom_fixtures import NANO
 from test_cli import refused
 
-from nnunet_sbldm import cli, expand_command
+from nnunet_sbldm import expand_command
+from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases

@@ -44,9 +44,9 @@ from nnunet_sbldm.ablation.tables import (
     range_text,
     score_text,
 )
+from nnunet_sbldm.cli.demo_report import embedded
 from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
 from nnunet_sbldm.data.dataset import channel_names_of
-from nnunet_sbldm.report import embedded
 from nnunet_sbldm.types import UserError
 
 FEW_CASES, FEW_FOLDS = 10, 3

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from nnunet_sbldm.ablation.jobs import StudyJob
-from nnunet_sbldm.cli_options import run
+from nnunet_sbldm.cli.options import run
 from nnunet_sbldm.common.files import is_running, read_json, start_of, try_lock, write_json
 from nnunet_sbldm.common.jobs import clock, find_program, tree_memory_kb
 from nnunet_sbldm.common.threads import OMP_THREADS, usable_cores

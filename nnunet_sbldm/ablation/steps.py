@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.ablation.study import BASE_CONFIGURATION
+from nnunet_sbldm.cli.demo import small_network
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_json
 from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, PREPROCESSED_ENDINGS, dataset_name, nnunet_folder
-from nnunet_sbldm.demo import small_network
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.mixing.configure import add_configuration
@@ -127,7 +127,7 @@ def _join_synthetic(sources: Sequence[Path], folder: Path, identifier: str) -> t
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of both steps."""
-    from nnunet_sbldm.cli_options import run
+    from nnunet_sbldm.cli.options import run
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunet_sbldm.cli.demo_report import embedded
 from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import scatter
 from nnunet_sbldm.evaluation.report_template import SECTIONS, TEMPLATE
 from nnunet_sbldm.quality.memorisation import left_right_axis
-from nnunet_sbldm.report import embedded
 from nnunet_sbldm.types import OUTSIDE
 
 if TYPE_CHECKING:

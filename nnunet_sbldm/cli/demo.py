@@ -115,8 +115,8 @@ def _prepare(output: Path) -> dict[str, str]:
 
 
 def _write_report(output: Path, results: list[StepResult]) -> Path:
+    from nnunet_sbldm.cli.demo_report import ReportInput, write_report
     from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.report import ReportInput, write_report
 
     raw, preprocessed = f"nnUNet_raw/{DATASET}", f"nnUNet_preprocessed/{DATASET}"
     generator = f"nnUNet_results/{DATASET}/{folder_name(PLANS, PRESET)}/fold_{FOLD}"

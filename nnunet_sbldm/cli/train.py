@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli_options import (
+from nnunet_sbldm.cli.options import (
     Parser,
     announce_licence,
     dataset_arguments,

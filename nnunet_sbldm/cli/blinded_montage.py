@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_sbldm.cli_options import (
+from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
+from nnunet_sbldm.cli.options import (
     Parser,
     announce_licence,
     count,
@@ -17,7 +18,6 @@ from nnunet_sbldm.cli_options import (
     run,
     sampler_arguments,
 )
-from nnunet_sbldm.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.types import UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli_options import Parser, model_argument, run
+from nnunet_sbldm.cli.options import Parser, model_argument, run
 from nnunet_sbldm.generator.zoo import BUNDLED, find_model, known_models
 from nnunet_sbldm.types import UserError
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli_options import number, sampler_of
+from nnunet_sbldm.cli.options import number, sampler_of
 from nnunet_sbldm.generator.presets import EDIT_SAMPLER
 from nnunet_sbldm.mixing.settings import MODES
 from nnunet_sbldm.types import UserError

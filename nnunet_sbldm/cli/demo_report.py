@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_sbldm.cli.demo_report_template import OWN_DATA, TEMPLATE
 from nnunet_sbldm.common.files import read_json, write_atomically
 from nnunet_sbldm.common.jobs import StepResult, clock
 from nnunet_sbldm.common.pictures import Panel, montage
@@ -19,7 +20,6 @@ from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, load_preprocessed
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.report_template import OWN_DATA, TEMPLATE
 from nnunet_sbldm.types import UserError
 
 CASES_PICTURED, CASES_IN_README = 3, 2

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from nnunet_sbldm.cli_options import (
+from nnunet_sbldm.cli.blinded_montage import evaluate_edits_command
+from nnunet_sbldm.cli.edit_options import (
+    edit_arguments,
+    edit_sampler_of,
+    editing_of,
+    host_dataset,
+    host_dataset_arguments,
+)
+from nnunet_sbldm.cli.options import (
     DEFAULT_CONFIGURATION,
     Parser,
     announce_licence,
@@ -28,19 +36,11 @@ from nnunet_sbldm.cli_options import (
     sampler_arguments,
     sampler_of,
 )
-from nnunet_sbldm.edit_commands import evaluate_edits_command
-from nnunet_sbldm.edit_options import (
-    edit_arguments,
-    edit_sampler_of,
-    editing_of,
-    host_dataset,
-    host_dataset_arguments,
-)
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.expand_command import expand_entry
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.mixing.schedule import SCHEDULES
 from nnunet_sbldm.mixing.settings import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
-from nnunet_sbldm.train_command import train_entry
 from nnunet_sbldm.types import UserError
 
 __all__ = [
@@ -205,7 +205,7 @@ def demo_entry(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     def main() -> None:
-        from nnunet_sbldm.demo import run_demo
+        from nnunet_sbldm.cli.demo import run_demo
 
         run_demo(args.o, device_of(args.device))
 
