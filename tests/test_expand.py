@@ -13,10 +13,10 @@ import pytest
 from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
-from nnunet_sbldm import expand_command
 from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case, splits_of
+from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.expansion.parts import plan_jobs
 from nnunet_sbldm.generator.checkpoint import load_generator, training_command
 from nnunet_sbldm.generator.records import SyntheticIndex

@@ -10,12 +10,12 @@ import torch
 from phantom_fixtures import NANO
 from test_cli import refused
 
-from nnunet_sbldm import expand_command
 from nnunet_sbldm.cli.sample import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
 from nnunet_sbldm.data.grid import Grid, LabelEncoding
+from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator.card import read_card, write_card
 from nnunet_sbldm.generator.checkpoint import (
     GeneratorPlan,

@@ -37,7 +37,7 @@ from nnunet_sbldm.cli.options import (
     sampler_of,
 )
 from nnunet_sbldm.cli.train import train_entry
-from nnunet_sbldm.expand_command import expand_entry
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.mixing.schedule import SCHEDULES
 from nnunet_sbldm.mixing.settings import CPU_PRECISIONS, MODES, SOURCES, TRAINER_ATTRIBUTES, MixingSettings
