@@ -13,12 +13,12 @@ import SimpleITK as sitk
 from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
-from nnunet_sbldm.cli.sample import models as model_commands
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import models as model_commands
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import preprocess_case, read_case
 from nnunet_sbldm.generator import presets as config
-from nnunet_sbldm.training.train import loop as optimisation
+from nnunet_sbldm.training import loop as optimisation
 
 
 def refused(capsys, entry, *arguments):

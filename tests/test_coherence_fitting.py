@@ -14,8 +14,8 @@ from nnunet_sbldm.generator.sampling import draw, draw_again
 from nnunet_sbldm.generator.texture import NO_TEXTURE
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
+from nnunet_sbldm.training import fit_coherence as coherence_fitting
 from nnunet_sbldm.training.fit_coherence import CORRELATIONS, FITTED, as_coherent_as_real, most_coherent_correlation
-from nnunet_sbldm.training.train import fit_coherence as coherence_fitting
 
 REAL = np.array([[0.5, 2.0], [0.5, 2.0], [np.nan, np.nan]])
 END = CORRELATIONS[-1]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import as_dict
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
 from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
+from nnunet_sbldm.editing import planner as edit_tasks
 from nnunet_sbldm.editing.blending import blend, same_spectrum
 from nnunet_sbldm.editing.edit import edit
 from nnunet_sbldm.editing.edit import edit as editing
-from nnunet_sbldm.editing.edit import planner as edit_tasks
 from nnunet_sbldm.editing.gate import judge_edit
 from nnunet_sbldm.editing.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, EditSettings, edit_choices
@@ -596,7 +596,7 @@ def test_a_lesion_that_was_removed_has_no_structure():
 
 
 def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator, phantom_dataset, tmp_path, monkeypatch):
-    from nnunet_sbldm.editing.edit import maker as module
+    from nnunet_sbldm.editing import maker as module
     from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
 
     settings = EditSettings((), ("remove",))

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed
 from nnunet_sbldm.data.groups import remember_groups

@@ -13,7 +13,7 @@ import pytest
 from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case, splits_of
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command

@@ -12,7 +12,7 @@ from nnunet_fixtures import PLAN, PREDICT, TRAIN, NnunetFolders, run_nnunet
 from phantom_fixtures import NANO
 from test_expand import add_tiny_configuration
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import load_arrays, open_dataset, read_case
 from nnunet_sbldm.generator import presets as config

@@ -16,7 +16,7 @@ from nnunet_sbldm.generator.presets import EDIT_SAMPLER, DiffusionConfig, Sample
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.ldm.inpainting import Known, inpaint, random_regions
-from nnunet_sbldm.training.train import train as training
+from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.train import train_generator
 
 

@@ -14,9 +14,9 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.dataset import fold_cases
 from nnunet_sbldm.expansion.places import pool_folder
+from nnunet_sbldm.mixing import mixin
 from nnunet_sbldm.mixing.dataset import ReadySource
 from nnunet_sbldm.mixing.mixin import SBLDMMixin
-from nnunet_sbldm.mixing.settings import mixin
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM, nnUNetTrainerSBLDMCopyPaste
 from nnunet_sbldm.types import UserError
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
 from nnunet_sbldm.generator.card import (

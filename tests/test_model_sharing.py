@@ -14,7 +14,7 @@ from phantom_fixtures import hash_tree
 from safetensors.torch import load_file, save_file
 from test_cli import refused
 
-from nnunet_sbldm.cli.sample import models as model_commands
+from nnunet_sbldm.cli import models as model_commands
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
 from nnunet_sbldm.data.folds import find_leaks

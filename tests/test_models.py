@@ -8,9 +8,9 @@ import pytest
 from phantom_fixtures import hash_tree
 from test_cli import refused
 
-from nnunet_sbldm.cli.sample import blinded_montage as edit_commands
-from nnunet_sbldm.cli.sample import models as model_commands
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import blinded_montage as edit_commands
+from nnunet_sbldm.cli import models as model_commands
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator import zoo as known_models

@@ -9,7 +9,7 @@ import torch
 from nnunet_fixtures import start_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed
 from nnunet_sbldm.evaluation.nnunet_encoder import load_encoder

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common import files
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case

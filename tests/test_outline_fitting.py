@@ -10,8 +10,8 @@ from nnunet_sbldm.data.conditions import fine_roughness, sphericity
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
+from nnunet_sbldm.training import fit_outlines as outline_fitting
 from nnunet_sbldm.training.fit_outlines import LEVELS, as_rough_as_real, at_level, balanced_level
-from nnunet_sbldm.training.train import fit_outlines as outline_fitting
 
 WHITE = np.zeros((SIZE,) * 3)
 WHITE[MAX_LAG, MAX_LAG, MAX_LAG] = 1

@@ -15,7 +15,7 @@ from nnunet_fixtures import make_trainer
 from phantom_fixtures import hash_tree
 from test_expand import FAST, expand, refused
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fold_cases, open_dataset
 from nnunet_sbldm.editing.planner import EditSettings
@@ -538,7 +538,7 @@ def test_a_killed_expansion_is_finished_without_a_trace_of_the_kill(phantom, pha
     finished = hash_tree(pool)
     shutil.rmtree(pool)
     code = (
-        "from phantom_fixtures import NANO; from nnunet_sbldm.cli.sample import sample as cli; from nnunet_sbldm.generator import presets as config; config.PRESETS['nano'] = NANO; "
+        "from phantom_fixtures import NANO; from nnunet_sbldm.cli import sample as cli; from nnunet_sbldm.generator import presets as config; config.PRESETS['nano'] = NANO; "
         f"cli.expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})

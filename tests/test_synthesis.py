@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.data.dataset import load_preprocessed
 from nnunet_sbldm.generator.outlines import RealComponents, components_of, intensity_range, without_strays
 from nnunet_sbldm.generator.presets import SamplerConfig

@@ -11,17 +11,17 @@ import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, open_dataset
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
 from nnunet_sbldm.generator.zoo import is_complete
+from nnunet_sbldm.training import loop as optimisation
+from nnunet_sbldm.training import preparation, train_generator
+from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.loop import averaged, learning_rate_at
 from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, summarise
-from nnunet_sbldm.training.train import loop as optimisation
-from nnunet_sbldm.training.train import preparation, train_generator
-from nnunet_sbldm.training.train import train as training
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SHORT = replace(

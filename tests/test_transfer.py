@@ -10,7 +10,7 @@ import torch
 from phantom_fixtures import NANO
 from test_cli import refused
 
-from nnunet_sbldm.cli.sample import sample as cli
+from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
@@ -27,8 +27,8 @@ from nnunet_sbldm.generator.checkpoint import (
     load_generator,
 )
 from nnunet_sbldm.ldm.denoiser import DenoiserLayout
+from nnunet_sbldm.training import loop as optimisation
 from nnunet_sbldm.training.finetuning import MAX_SCALED, Start, autoencoder_weights, denoiser_weights
-from nnunet_sbldm.training.train import loop as optimisation
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 TWO = (Target("core", (1,)), Target("oedema", (2,)))
