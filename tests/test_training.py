@@ -18,7 +18,8 @@ from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.training import loop as optimisation
-from nnunet_sbldm.training import preparation, train_generator
+from nnunet_sbldm.training import preparation
+from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.loop import averaged, learning_rate_at
 from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, summarise
