@@ -18,16 +18,20 @@ from pathlib import Path
 
 import torch
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, open_dataset
+from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
+from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan, load_generator
-from nnunet_sbldm.generator.presets import PRESETS, Preset, SamplerConfig
+from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.plan import GeneratorPlan
+from nnunet_sbldm.generator.presets import PRESETS, Preset
 from nnunet_sbldm.generator.zoo import is_complete
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.augmentation import num_copies
 from nnunet_sbldm.training.loop import make_accelerator
 from nnunet_sbldm.training.preparation import prepare

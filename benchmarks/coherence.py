@@ -13,9 +13,12 @@ import argparse
 import numpy as np
 import torch
 
-from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_dataset
-from nnunet_sbldm.data.grid import FILL, to_grid
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.data.slices import slice_positions
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.latents import decode_volume, one_hot_of

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import write_csv
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.texture import NO_TEXTURE
 from nnunet_sbldm.generator.zoo import find_model
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import SamplerConfig
 
 COLUMNS = ("volume_r", "w1_volume", "w1_sphericity", "w1_roughness", "neighbour_ssim", "gradient_ratio", "banding",
            "frechet", "frechet_floor", "kid", "coverage", "memorisation", "flagged", "accepted_share")

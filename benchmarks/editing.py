@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
-from nnunet_sbldm.editing.planner import KINDS, EditSettings
+from nnunet_sbldm.editing.choices import KINDS, EditSettings
 from nnunet_sbldm.evaluation.edits import NUMBERS, condition_errors, evaluate_edits
-from nnunet_sbldm.expansion.production import Job, ProductionSettings, Tally, judged_draws, yardstick_of
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.production import judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.zoo import find_model
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 
 
 def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:

@@ -14,12 +14,14 @@ import time
 import torch
 
 from nnunet_sbldm.cli.options import device_of
-from nnunet_sbldm.data.dataset import open_dataset, parse_fold
-from nnunet_sbldm.expansion.parts import plan_jobs, write_dataset
-from nnunet_sbldm.expansion.production import ProductionSettings
-from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.common.devices import best_precision
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.paths import parse_fold
+from nnunet_sbldm.expansion.ledger import ProductionSettings
+from nnunet_sbldm.expansion.new_dataset import write_dataset
+from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.generator.requests import Wish
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import SamplerConfig
 
 
 def main() -> None:

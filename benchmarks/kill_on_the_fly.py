@@ -21,12 +21,13 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from nnunet_sbldm.data.dataset import nnunet_folder, open_dataset
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.paths import nnunet_folder
 
 NAME = "sbldm_kill_benchmark"
 TRAINER = "nnUNetTrainerSBLDMOnTheFly"
 TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
-CONFIGURE = "from nnunet_sbldm.cli.sample import configure_entry; configure_entry()"
+CONFIGURE = "from nnunet_sbldm.cli.configure import configure_entry; configure_entry()"
 SECONDS_TO_END = 5
 
 

@@ -21,17 +21,19 @@ from ablation_generator import prepared
 from editing import whole_cases
 from safetensors.torch import load_file
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import read_json, write_csv, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
-from nnunet_sbldm.editing.planner import KINDS, EditSettings
+from nnunet_sbldm.editing.choices import KINDS, EditSettings
 from nnunet_sbldm.evaluation.edits import evaluate_edits
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_denoiser, load_generator
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.generator.checkpoint import Generator, build_denoiser, load_generator
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.zoo import find_model, is_complete
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.ldm.latents import encode_cases, foreground_weights
 from nnunet_sbldm.training.loop import make_accelerator, train_stage
-from nnunet_sbldm.training.train import build_seeded, conditions_of, denoiser_stage
+from nnunet_sbldm.training.stages import conditions_of, denoiser_stage
+from nnunet_sbldm.training.train import build_seeded
 
 
 def trained(generator: Generator, dataset: NnunetDataset, masked_share: float, args: argparse.Namespace) -> Generator:

@@ -19,15 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed, open_dataset
-from nnunet_sbldm.data.grid import FILL, IGNORED, to_grid
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.intensities import FILL
+from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.reconstruction import RANGE_PERCENTILES, reconstruct
 from nnunet_sbldm.generator.checkpoint import build_autoencoder
 from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.training.loop import make_accelerator, train_stage
 from nnunet_sbldm.training.preparation import prepare
-from nnunet_sbldm.training.train import autoencoder_stage, build_seeded
+from nnunet_sbldm.training.stages import autoencoder_stage
+from nnunet_sbldm.training.train import build_seeded
 from nnunet_sbldm.types import OUTSIDE
 
 PSNR_DEFINITIONS = (

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from nnunet_sbldm.common.files import write_json
-from nnunet_sbldm.data.dataset import known_case_ids, open_dataset
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.fingerprints import known_case_ids
 from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.generator.card import read_card, write_card
 from nnunet_sbldm.generator.checkpoint import load_generator

@@ -36,11 +36,15 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target, feature_names
-from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser
-from nnunet_sbldm.generator.presets import PRECISIONS, PRESETS, SamplerConfig
+from nnunet_sbldm.data.grid import Grid
+from nnunet_sbldm.data.intensities import IntensityScaling
+from nnunet_sbldm.data.labels import LabelEncoding
+from nnunet_sbldm.generator.checkpoint import Generator, build_autoencoder, build_denoiser
+from nnunet_sbldm.generator.plan import GeneratorPlan
+from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import sample_latents
+from nnunet_sbldm.ldm.config import PRECISIONS, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import initial_noise, sample
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.quality.gate import GateReference

@@ -5,7 +5,8 @@
 draws the same conditions from the same noise under every setting and measures them against real cases that are measured once:
 each sampler with each number of steps at the default guidance, then each guidance with the default sampler and number of steps
 (``--cross``: all combinations), then each number of corrections of size with all defaults. Killed, it goes on with the same
-command. Writes one JSON per setting and ``sampling_steps.csv``, and prints a table; columns: ``nnunet_sbldm.evaluation.compare.headline``.
+command. Writes one JSON per setting and ``sampling_steps.csv``, and prints a table; columns:
+``nnunet_sbldm.evaluation.compare.headline``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from pathlib import Path
 
 import torch
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.zoo import find_model
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import SamplerConfig
 
 SAMPLERS = {"ddim": ("ddim", 0.0), "ddim_eta1": ("ddim", 1.0), "dpmsolver++": ("dpmsolver++", 0.0)}
 COLUMNS = (

@@ -30,7 +30,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_sbldm.cli.options import device_of
-from nnunet_sbldm.data.dataset import parse_fold
+from nnunet_sbldm.data.paths import parse_fold
 
 SECONDS_TO_START = 30
 

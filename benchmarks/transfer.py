@@ -24,15 +24,19 @@ from pathlib import Path
 
 import torch
 
+from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import read_json, write_csv, write_json
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, fold_cases, open_dataset
+from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_leaks
+from nnunet_sbldm.data.paths import Fold
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import Preset, SamplerConfig, lengthened
+from nnunet_sbldm.generator.presets import Preset, lengthened
 from nnunet_sbldm.generator.zoo import find_model, name_of
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.finetuning import Start
 from nnunet_sbldm.training.train import train_generator
 

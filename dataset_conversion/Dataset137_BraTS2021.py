@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_sbldm.cli.options import Parser, count, run
+from nnunet_sbldm.common.commands import Parser, count, run
 from nnunet_sbldm.common.files import copy_file
 from nnunet_sbldm.dataset_conversion.raw_datasets import (
     RawDataset,

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import tifffile
 
-from nnunet_sbldm.cli.options import Parser, count, positive, run
+from nnunet_sbldm.common.commands import Parser, count, positive, run
 from nnunet_sbldm.dataset_conversion.raw_datasets import RawDataset, SourceCase, case_folders, write_raw_dataset, write_volume
 from nnunet_sbldm.types import UserError
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_sbldm.cli.options import Parser, count, run, seed
+from nnunet_sbldm.common.commands import Parser, count, run, seed
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.data.dataset import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.data.phantom import CHANNELS, PhantomConfig, dataset_json, write_phantom_dataset
 from nnunet_sbldm.dataset_conversion.raw_datasets import ENDING, dataset_folder
 from nnunet_sbldm.types import UserError

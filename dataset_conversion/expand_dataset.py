@@ -10,26 +10,22 @@ from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of
 from nnunet_sbldm.cli.options import (
-    DEFAULT_CONFIGURATION,
-    Parser,
     announce_licence,
-    count,
     dataset_arguments,
     device_argument,
     device_of,
     groups_argument,
-    positive,
-    run,
     sampler_arguments,
-    seed,
     trained_preset_argument,
 )
+from nnunet_sbldm.common.commands import Parser, count, positive, run, seed
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
+    from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
     from nnunet_sbldm.expansion.parts import Outcome
-    from nnunet_sbldm.expansion.production import Job, ProductionSettings
     from nnunet_sbldm.generator.requests import Wish
 
 FEW_CASES = 10
@@ -92,9 +88,14 @@ def _wish_arguments(parser: argparse.ArgumentParser) -> None:
 def _expand(args: argparse.Namespace) -> None:
     import torch
 
-    from nnunet_sbldm.data.dataset import dataset_name, fold_cases, open_dataset, parse_fold
+    from nnunet_sbldm.data.dataset import open_dataset
     from nnunet_sbldm.data.groups import remember_groups
-    from nnunet_sbldm.expansion import parts as expansion
+    from nnunet_sbldm.data.paths import dataset_name, parse_fold
+    from nnunet_sbldm.data.splits import fold_cases
+    from nnunet_sbldm.expansion.in_place import expand_in_place
+    from nnunet_sbldm.expansion.new_dataset import expanded_name, write_dataset
+    from nnunet_sbldm.expansion.pool import fill_pool
+    from nnunet_sbldm.expansion.prepare import plan_jobs
     from nnunet_sbldm.generator.requests import range_warnings
 
     if args.undo:
@@ -106,9 +107,9 @@ def _expand(args: argparse.Namespace) -> None:
     if args.groups:
         remember_groups(dataset, args.groups)
     if args.o:
-        expansion.expanded_name(dataset, args.o)
+        expanded_name(dataset, args.o)
     folds = [parse_fold(f) for f in args.f]
-    jobs = expansion.plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
+    jobs = plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
     for folder in dict.fromkeys(job.generator.folder for job in jobs):
         announce_licence(folder)
     for job in jobs:
@@ -123,16 +124,16 @@ def _expand(args: argparse.Namespace) -> None:
         return
     settings = _production_settings(args)
     if args.pool:
-        outcome = expansion.fill_pool(dataset, jobs, args.c, settings)
+        outcome = fill_pool(dataset, jobs, args.c, settings)
     elif args.in_place:
-        outcome = expansion.expand_in_place(dataset, jobs, args.c, settings)
+        outcome = expand_in_place(dataset, jobs, args.c, settings)
     else:
-        outcome = expansion.write_dataset(dataset, jobs, args.o, args.c, settings)
+        outcome = write_dataset(dataset, jobs, args.o, args.c, settings)
     _tell(args, outcome)
 
 
 def _undo(name: str, dry_run: bool) -> None:
-    from nnunet_sbldm.expansion.parts import undo
+    from nnunet_sbldm.expansion.in_place import undo
 
     if dry_run:
         raise UserError("--undo has no --dry_run: leave one of them out.")
@@ -153,7 +154,7 @@ def _wish(args: argparse.Namespace) -> Wish:
 
 
 def _production_settings(args: argparse.Namespace) -> ProductionSettings:
-    from nnunet_sbldm.expansion.production import ProductionSettings
+    from nnunet_sbldm.expansion.ledger import ProductionSettings
 
     device = device_of(args.device)
     num_writers = (2 if device == "cuda" else 0) if args.np is None else args.np
@@ -165,8 +166,9 @@ def _production_settings(args: argparse.Namespace) -> ProductionSettings:
 def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[Job]) -> None:
     """What a real run would do; one case is drawn to measure the time, and thrown away."""
     from nnunet_sbldm.expansion.destinations import views_of
-    from nnunet_sbldm.expansion.in_place import refuse_incomplete
-    from nnunet_sbldm.expansion.parts import estimate_bytes, refuse_in_place
+    from nnunet_sbldm.expansion.in_place import refuse_in_place
+    from nnunet_sbldm.expansion.new_dataset import refuse_incomplete
+    from nnunet_sbldm.expansion.prepare import estimate_bytes
     from nnunet_sbldm.expansion.production import seconds_per_draw
 
     views = views_of(dataset, args.c)
@@ -185,7 +187,7 @@ def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[J
 
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
-    from nnunet_sbldm.expansion.production import NO_ROOM
+    from nnunet_sbldm.expansion.ledger import NO_ROOM
 
     if outcome.num_open:
         print(

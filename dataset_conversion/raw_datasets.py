@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_atomically, write_json
-from nnunet_sbldm.data.dataset import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.types import UserError
 
 ENDING = ".nii.gz"

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases, preprocess_case, read_case
+from nnunet_sbldm.data.cases import preprocess_case, read_case
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.formats import write_case
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.places import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.types import Case, Geometry

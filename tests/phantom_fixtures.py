@@ -8,11 +8,13 @@ import pytest
 import torch
 from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
 
-from nnunet_sbldm.data.dataset import fold_cases, open_dataset
+from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.phantom import PhantomConfig, write_phantom_dataset
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import AugmentationConfig, AutoencoderConfig, DenoiserConfig, Preset, StageConfig
+from nnunet_sbldm.generator.presets import AugmentationConfig, Preset, StageConfig
+from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig
 from nnunet_sbldm.training.train import train_generator
 
 SMALL_PHANTOM = PhantomConfig(shape=(10, 32, 28), spacing_mm=(6.0, 4.0, 4.0))

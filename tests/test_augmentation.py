@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunet_sbldm.data.grid import FILL, Grid
+from nnunet_sbldm.data.grid import Grid, left_right_axis
+from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.generator.presets import AugmentationConfig
-from nnunet_sbldm.training.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies, warp_classes, warp_image
+from nnunet_sbldm.training.augmentation import Augmenter, may_be_mirrored, num_copies, warp_classes, warp_image
 from nnunet_sbldm.types import Geometry
 
 SHAPE = (12, 32, 28)

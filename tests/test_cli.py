@@ -14,9 +14,14 @@ from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
 from nnunet_sbldm.cli import models as model_commands
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.demo import demo_entry
+from nnunet_sbldm.cli.evaluate import evaluate_entry
+from nnunet_sbldm.cli.regenerate import regenerate_entry
+from nnunet_sbldm.cli.sample import sample_entry
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import preprocess_case, read_case
+from nnunet_sbldm.data.cases import preprocess_case, read_case
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.training import loop as optimisation
 
@@ -31,7 +36,7 @@ def refused(capsys, entry, *arguments):
 
 
 def train(*extra):
-    return cli.train_entry, "-d", "901", "-f", "0", "-preset", "nano", "-device", "cpu", *extra
+    return train_entry, "-d", "901", "-f", "0", "-preset", "nano", "-device", "cpu", *extra
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +59,11 @@ def test_unset_variables_are_named(folders, monkeypatch, capsys, variable):
 
 
 def test_unknown_datasets_plans_and_folds(folders, capsys):
-    assert "Expected one dataset with the id 77" in refused(capsys, cli.train_entry, "-d", "77", "-f", "0")
+    assert "Expected one dataset with the id 77" in refused(capsys, train_entry, "-d", "77", "-f", "0")
     assert "run nnUNetv2_plan_and_preprocess -d 901" in refused(capsys, *train("-p", "otherPlans"))
     assert "Fold 7 is not in splits_final.json" in refused(capsys, *train("-f", "7"))
     assert "A fold is a number from 0, or all; got 'first'" in refused(capsys, *train("-f", "first"))
-    assert "There is no finished SBLDM in" in refused(capsys, cli.sample_entry, "-m", folders.results, "-o", "x")
+    assert "There is no finished SBLDM in" in refused(capsys, sample_entry, "-m", folders.results, "-o", "x")
 
 
 def test_a_dataset_that_is_not_preprocessed(folders, dataset, capsys):
@@ -106,7 +111,7 @@ def test_constant_images_and_missing_foreground(folders, dataset, capsys):
 def test_healthy_cases_among_others_are_fine(folders, dataset):
     write_json(folders.preprocessed / NAME / "splits_final.json", [{"train": ["case_1", "case_2", "case_3"], "val": ["case_4"]}])
     preprocess_changed(dataset, "case_2", label=np.zeros_like(read_case(dataset, "case_2").label))
-    cli.train_entry(["-d", "901", "-f", "0", "-preset", "nano", "-device", "cpu"])
+    train_entry(["-d", "901", "-f", "0", "-preset", "nano", "-device", "cpu"])
     plan = read_json(folders.results / NAME / "SBLDM__nnUNetPlans__nano" / "fold_0" / "generator.json")
     presence = plan["condition_scaling"]["names"].index("tumour/presence")
     assert [row[presence] for row in plan["condition_table"]] == [1.0, 0.0, 1.0]
@@ -137,12 +142,12 @@ def test_a_full_disk_or_a_forbidden_folder_in_the_middle_of_training(folders, ca
 @pytest.mark.parametrize(
     "command",
     [
-        (cli.train_entry, "-d", "900", "-f", "0", "-preset", "nano"),
-        (cli.expand_entry, "-d", "900", "-f", "0", "-preset", "nano", "--pool"),
-        (cli.sample_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-o", "out"),
-        (cli.evaluate_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-mode", "edit"),
-        (cli.regenerate_entry, "900", "case"),
-        (cli.demo_entry, "-o", "out"),
+        (train_entry, "-d", "900", "-f", "0", "-preset", "nano"),
+        (expand_entry, "-d", "900", "-f", "0", "-preset", "nano", "--pool"),
+        (sample_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-o", "out"),
+        (evaluate_entry, "-m", "Dataset900_Phantom/SBLDM__nnUNetPlans__nano", "-mode", "edit"),
+        (regenerate_entry, "900", "case"),
+        (demo_entry, "-o", "out"),
     ],
     ids=lambda command: command[0].__name__,
 )
@@ -159,7 +164,7 @@ def test_a_missing_device(phantom, tmp_path, monkeypatch, capsys, command):
 def test_sampling_with_bad_conditions(phantom_folders, tmp_path, capsys):
     model = phantom_folders.results / "Dataset900_Phantom" / "SBLDM__nnUNetPlans__nano" / "fold_0"
     before = hash_tree(tmp_path)
-    sample = (cli.sample_entry, "-m", model, "-o", tmp_path / "out", "-device", "cpu")
+    sample = (sample_entry, "-m", model, "-o", tmp_path / "out", "-device", "cpu")
     assert "-label edema is none of tumour" in refused(capsys, *sample, "-label", "edema", "-volume_ml", "3")
     assert "expected a number above 0" in refused(capsys, *sample, "-volume_ml", "0")
     assert "expected a whole number from 1" in refused(capsys, *sample, "-n", "none")
@@ -172,7 +177,7 @@ def test_a_file_where_a_folder_is_to_be_written(phantom_folders, tmp_path, capsy
     model = phantom_folders.results / "Dataset900_Phantom" / "SBLDM__nnUNetPlans__nano" / "fold_0"
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    sample = (cli.sample_entry, "-m", model, "-n", "1", "-steps", "1", "-device", "cpu", "-o", file)
+    sample = (sample_entry, "-m", model, "-n", "1", "-steps", "1", "-device", "cpu", "-o", file)
     export = (model_commands.export_entry, "-m", model, "-licence", "none", "-o", file / "model.zip")
     for command in (sample, export):
         assert refused(capsys, *command) == f"error: {file} cannot be written: a file of that name is in the way."
@@ -180,7 +185,7 @@ def test_a_file_where_a_folder_is_to_be_written(phantom_folders, tmp_path, capsy
 
 
 def test_a_reader_that_has_read_enough_is_no_error_of_ours():
-    command = "from nnunet_sbldm.cli.options import run; run(lambda: print('x' * 10**6))"
+    command = "from nnunet_sbldm.common.commands import run; run(lambda: print('x' * 10**6))"
     process = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""

@@ -8,10 +8,10 @@ import torch
 
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.decoding import decoded_volume
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import draw, draw_again
 from nnunet_sbldm.generator.texture import NO_TEXTURE
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
 from nnunet_sbldm.training import fit_coherence as coherence_fitting

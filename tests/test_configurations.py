@@ -9,7 +9,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, preprocess_case, read_case
+from nnunet_sbldm.data.cases import preprocess_case, read_case
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM, nnUNetTrainerSBLDMCopyPaste
 
 LABELS = {

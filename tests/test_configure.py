@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from nnunet_sbldm.cli.sample import configure_entry
+from nnunet_sbldm.cli.configure import configure_entry
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.mixing.configure import add_configuration
 from nnunet_sbldm.mixing.settings import MixingSettings

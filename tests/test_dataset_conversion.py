@@ -15,7 +15,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from phantom_fixtures import hash_tree
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import NnunetDataset, read_case
+from nnunet_sbldm.data.cases import read_case
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.dataset_conversion import Dataset137_BraTS2021, Dataset505_LGG, Dataset900_Phantom, convert_MSD_dataset
 
 SIZE, SPACING_MM, ORIGIN_MM = (7, 6, 5), (1.0, 1.5, 2.0), (-3.0, -239.0, 4.0)  # x, y, z

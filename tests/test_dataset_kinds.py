@@ -9,12 +9,16 @@ from nnunet_fixtures import NnunetFolders
 from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, load_arrays, load_preprocessed, open_dataset, preprocess_case, read_case
-from nnunet_sbldm.data.grid import IGNORED, from_grid, to_grid
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case, read_case
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.grid import from_grid
+from nnunet_sbldm.data.labels import IGNORED
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.sampling import Request, draw
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.preparation import prepare
 from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import OUTSIDE

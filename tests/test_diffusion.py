@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_sbldm.generator.presets import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 
 SHAPE = (1, 2, 3, 4)

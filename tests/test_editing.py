@@ -8,30 +8,37 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.evaluate import evaluate_entry
+from nnunet_sbldm.cli.sample import sample_entry
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import as_dict
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed, open_dataset, read_case
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.editing import planner as edit_tasks
 from nnunet_sbldm.editing.blending import blend, same_spectrum
+from nnunet_sbldm.editing.choices import EditChoice, EditSettings, edit_choices
 from nnunet_sbldm.editing.edit import edit
 from nnunet_sbldm.editing.edit import edit as editing
 from nnunet_sbldm.editing.gate import judge_edit
 from nnunet_sbldm.editing.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
-from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, EditSettings, edit_choices
+from nnunet_sbldm.editing.maker import edited_cases
+from nnunet_sbldm.editing.planner import EditPlanner
 from nnunet_sbldm.editing.real_lesions import RealLesions, lesion_distance, lesion_patch
-from nnunet_sbldm.editing.regions import Region, Window, ellipsoids, region_around, tissue_like
-from nnunet_sbldm.editing.samples import edited_cases
+from nnunet_sbldm.editing.regions import Region, ellipsoids, region_around, tissue_like
+from nnunet_sbldm.editing.window import Window
 from nnunet_sbldm.evaluation.edits import lesion_structure, unchanged_outside
-from nnunet_sbldm.expansion.parts import plan_jobs
 from nnunet_sbldm.expansion.places import pool_folder
+from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.expansion.regenerate import regenerate
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
@@ -179,7 +186,7 @@ def test_a_copied_lesion_is_found_under_flips_and_shifts_and_another_is_not():
 
 
 def test_a_host_is_nnunets_own_array_and_pasting_nothing_changes_nothing(phantom_dataset):
-    from nnunet_sbldm.data.dataset import load_preprocessed
+    from nnunet_sbldm.data.cases import load_preprocessed
 
     host = load_host(phantom_dataset, "phantom_001", HostTransform(), 2)
     image, label = load_preprocessed(phantom_dataset, "phantom_001")
@@ -496,7 +503,7 @@ def run_command(entry, *arguments):
 ])
 def test_bad_options_end_with_one_sentence_and_exit_code_2(generator, tmp_path, capsys, options, sentence):
     arguments = ["-m", generator.folder, "-o", tmp_path / "out", "-n", 1, "-steps", 2, "-device", "cpu", *options]
-    assert run_command(cli.sample_entry, *arguments) == 2
+    assert run_command(sample_entry, *arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert sentence in error
@@ -507,7 +514,7 @@ def test_bad_options_end_with_one_sentence_and_exit_code_2(generator, tmp_path, 
 
 def test_sbldm_sample_writes_edits_with_their_records_and_a_picture(generator, tmp_path):
     out = tmp_path / "edits"
-    cli.sample_entry(["-m", str(generator.folder), "-o", str(out), "-n", "2", "-steps", "2", "-device", "cpu", "-mode", "edit",
+    sample_entry(["-m", str(generator.folder), "-o", str(out), "-n", "2", "-steps", "2", "-device", "cpu", "-mode", "edit",
                       "-kind", "replace", "-hosts", "phantom_001", "--no_mirror"])
     assert {p.name for p in out.iterdir()} == {
         "montage.png", *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json"))}
@@ -518,7 +525,7 @@ def test_sbldm_sample_writes_edits_with_their_records_and_a_picture(generator, t
 
 
 def expand(generator, *options):
-    cli.expand_entry(["-d", "900", "-f", "0", "-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu",
+    expand_entry(["-d", "900", "-f", "0", "-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu",
                       "--no_gate", "-mode", "edit", *options])
 
 
@@ -572,14 +579,14 @@ def test_a_foreign_generators_edits_inherit_their_hosts_under_the_fold_rule(gene
 @pytest.mark.parametrize("option", [["-targets", "t.json"], ["-nnunet", "folder"], ["--no_gate"]])
 def test_what_is_for_whole_cases_is_refused_where_edits_are_evaluated(generator, capsys, option):
     with pytest.raises(SystemExit) as e:
-        cli.evaluate_entry(["-m", str(generator.folder), "-device", "cpu", "-mode", "edit", *option])
+        evaluate_entry(["-m", str(generator.folder), "-device", "cpu", "-mode", "edit", *option])
     assert e.value.code == 2
     assert f"{option[0]} is for whole cases; leave it out with -mode edit." in capsys.readouterr().err
 
 
 def test_sbldm_evaluate_measures_edits(generator, tmp_path):
     out = tmp_path / "evaluation"
-    cli.evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-n", "3", "-steps", "2", "-device", "cpu", "-mode", "edit"])
+    evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-n", "3", "-steps", "2", "-device", "cpu", "-mode", "edit"])
     result = read_json(out / "edit_evaluation.json")
     assert result["all"]["num"] == 3
     assert result["all"]["unchanged_outside"] == 1.0

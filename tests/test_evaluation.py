@@ -7,20 +7,23 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.evaluate import evaluate_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, load_preprocessed
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.groups import remember_groups
-from nnunet_sbldm.editing.planner import EditSettings
-from nnunet_sbldm.editing.samples import edited_cases
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.editing.choices import EditSettings
+from nnunet_sbldm.editing.maker import edited_cases
 from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, make_cases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
 from nnunet_sbldm.evaluation.measures import CaseSet
 from nnunet_sbldm.evaluation.report_template import SECTIONS
-from nnunet_sbldm.generator.presets import SamplerConfig
-from nnunet_sbldm.generator.sampling import NearestRealCase, Request, synthesise
+from nnunet_sbldm.generator.nearest import NearestRealCase
+from nnunet_sbldm.generator.sampling import Request, synthesise
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 SAMPLER = SamplerConfig(num_steps=3)
@@ -193,7 +196,7 @@ def test_targets_of_a_file_judge_and_stand_in_the_report(generator, tmp_path, ca
     file, out = tmp_path / "targets.json", tmp_path / "out"
     file.write_text('{"max_centroid_error": 10, "min_memorisation_ratio": 0}')
     options = ["-n", "2", "-steps", "1", "-device", "cpu", "--no_gate"]
-    cli.evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-targets", str(file), *options])
+    evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-targets", str(file), *options])
     written = read_json(out / "evaluation.json")
     assert written["targets"] == {**asdict(DEFAULT_TARGETS), "max_centroid_error": 10, "min_memorisation_ratio": 0}
     (error,) = [r for r in written["sections"]["condition"] if r["name"].endswith("(share of field of view)")]
@@ -252,12 +255,12 @@ def test_other_preprocessing_and_folds_without_held_out_cases_are_refused(genera
 
 
 def test_command_finds_the_dataset_and_writes_beside_the_model(generator, capsys):
-    cli.evaluate_entry(["-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu", "--no_gate"])
+    evaluate_entry(["-m", str(generator.folder), "-n", "2", "-steps", "2", "-device", "cpu", "--no_gate"])
     assert "look at" in capsys.readouterr().out
     written = read_json(generator.folder / "evaluation" / "evaluation.json")
     assert written["dataset"]["name"] == generator.plan.dataset_name
     assert written["sampler"]["num_steps"] == 2
     with pytest.raises(SystemExit) as e:
-        cli.evaluate_entry(["-m", str(generator.folder), "-n", "1", "-device", "cpu"])
+        evaluate_entry(["-m", str(generator.folder), "-n", "1", "-device", "cpu"])
     assert e.value.code == 2
     assert "at least 2 synthetic cases, got 1" in capsys.readouterr().err

@@ -13,11 +13,13 @@ import pytest
 from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
-from nnunet_sbldm.cli import sample as cli
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case, splits_of
+from nnunet_sbldm.data.cases import load_arrays, read_case
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.splits import fold_cases, splits_of
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
-from nnunet_sbldm.expansion.parts import plan_jobs
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
+from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.generator.checkpoint import load_generator, training_command
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Wish
@@ -28,7 +30,7 @@ FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu",
 
 
 def expand(*arguments):
-    cli.expand_entry(["-d", "900", "-f", "0", *FAST, *map(str, arguments)])
+    expand_entry(["-d", "900", "-f", "0", *FAST, *map(str, arguments)])
 
 
 def refused(capsys, *arguments):
@@ -283,7 +285,7 @@ def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_writ
     _, val = fold_cases(phantom_dataset, 1)
     before = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
     with pytest.raises(SystemExit) as e:
-        cli.expand_entry(["-d", "900", "-f", "1", *FAST, "-o", "904", "-n", "1", "-m", str(generator.folder)])
+        expand_entry(["-d", "900", "-f", "1", *FAST, "-o", "904", "-n", "1", "-m", str(generator.folder)])
     message = capsys.readouterr().err
     assert e.value.code == 2
     assert all(f"{c} (same case id)" in message for c in val)
@@ -297,7 +299,7 @@ def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_writ
 def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_dataset, generator, capsys):
     """The generator's list names the case differently; its voxels give it away."""
     _, val = fold_cases(phantom_dataset, 0)
-    from nnunet_sbldm.data.dataset import fingerprints_of
+    from nnunet_sbldm.data.fingerprints import fingerprints_of
 
     (copy,) = fingerprints_of(phantom_dataset, val[:1]).values()
     listed = [*generator.seen, replace(copy, case_id="someone_else", label_hash="")]

@@ -16,9 +16,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from phantom_fixtures import NANO, SMALL_PHANTOM, hash_tree, make_planned_phantom
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import open_dataset, read_case
+from nnunet_sbldm.data.cases import read_case
+from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.formats import (
     NIBABEL_ENDINGS,
     SITK_ENDINGS,
@@ -30,6 +31,7 @@ from nnunet_sbldm.data.formats import (
     writable_endings,
     write_case,
 )
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.types import Case, Geometry, UserError
 
@@ -184,8 +186,8 @@ def use(monkeypatch):
 def train_and_expand(folders):
     """Both commands on fold 0 of dataset 900; returns the real and the expanded dataset."""
     common = ["-d", "900", "-preset", "nano", "-device", "cpu"]
-    cli.train_entry([*common, "-f", "0"])
-    cli.expand_entry([*common, "-f", "0", "-n", "2", "-steps", "3", "-o", "904", "--no_gate"])
+    train_entry([*common, "-f", "0"])
+    expand_entry([*common, "-f", "0", "-n", "2", "-steps", "3", "-o", "904", "--no_gate"])
     done = run_nnunet(PLAN, "-d", 904, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp", **folders.environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return open_dataset("900"), open_dataset("904")
@@ -266,7 +268,7 @@ def test_two_dimensional_images_are_refused_when_the_dataset_is_opened(tmp_path,
     assert done.returncode == 0, done.stderr[-2000:]
     use(folders)
     with pytest.raises(SystemExit) as e:
-        cli.train_entry(["-d", "903", "-f", "0", "-device", "cpu"])
+        train_entry(["-d", "903", "-f", "0", "-device", "cpu"])
     assert e.value.code == 2
     found = "Dataset903_Roads has two-dimensional images (.png, read by NaturalImage2DIO)"
     assert capsys.readouterr().err == f"error: {found}; SBLDM needs a dataset of 3-D volumes.\n"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
+from nnunet_sbldm.common.files import from_json
+from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
-from nnunet_sbldm.data.dataset import load_preprocessed
 from nnunet_sbldm.data.phantom import make_phantom_case
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
-from nnunet_sbldm.generator.presets import from_json
-from nnunet_sbldm.quality.gate import GateReference, fit_gate, judge, mask_and_shell, measure_appearance
+from nnunet_sbldm.generator.plan import GeneratorPlan
+from nnunet_sbldm.quality.appearance import mask_and_shell, measure_appearance
+from nnunet_sbldm.quality.gate import GateReference, fit_gate, judge
 from nnunet_sbldm.types import OUTSIDE
 
 TARGETS = (Target("tumour", (1, 2)), Target("core", (2,)))

@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.data.dataset import load_arrays, load_preprocessed, preprocess_case
-from nnunet_sbldm.data.grid import Grid, IntensityScaling, LabelEncoding, anatomy_of, configure_grid, from_grid, to_grid
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.data.grid import Grid, anatomy_of, configure_grid, from_grid
+from nnunet_sbldm.data.intensities import IntensityScaling
+from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.types import OUTSIDE, Geometry
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 3)

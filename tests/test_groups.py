@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, remembered_fingerprints
+from nnunet_sbldm.data.fingerprints import fingerprints_of, remembered_fingerprints
 from nnunet_sbldm.data.folds import refuse_leaks, without_patients_of_val
 from nnunet_sbldm.data.groups import remember_groups, remembered_groups
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.types import UserError
 
 

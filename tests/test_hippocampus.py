@@ -12,9 +12,11 @@ from nnunet_fixtures import PLAN, PREDICT, TRAIN, NnunetFolders, run_nnunet
 from phantom_fixtures import NANO
 from test_expand import add_tiny_configuration
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import load_arrays, open_dataset, read_case
+from nnunet_sbldm.data.cases import load_arrays, read_case
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
 
 DATA = Path(os.environ.get("SBLDM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -72,8 +74,8 @@ def train(folders, dataset, name, **settings):
 
 def test_the_main_job_on_real_mri(hippocampus, tmp_path):
     fast = ["-f", "0", "-preset", "nano", "-device", "cpu", "--no_gate"]
-    cli.train_entry(["-d", "4", *fast[:-1]])
-    cli.expand_entry(["-d", "4", "-o", "104", "-ratio", "0.5", "-steps", "3", *fast])
+    train_entry(["-d", "4", *fast[:-1]])
+    expand_entry(["-d", "4", "-o", "104", "-ratio", "0.5", "-steps", "3", *fast])
     new = open_dataset("104")
     case = read_case(new, "sbldm_f0_0003")
     assert case.geometry == read_case(new, new.real_case_ids[0]).geometry
@@ -82,7 +84,7 @@ def test_the_main_job_on_real_mri(hippocampus, tmp_path):
     real_val = read_json(new.preprocessed / "splits_final.json")[0]["val"]
     assert {p.name for p in (output / "validation").glob("*.nii.gz")} == {f"{c}.nii.gz" for c in real_val}
 
-    cli.expand_entry(["-d", "4", "--pool", "-ratio", "0.5", "-steps", "3", *fast])
+    expand_entry(["-d", "4", "--pool", "-ratio", "0.5", "-steps", "3", *fast])
     pool = open_dataset("4").preprocessed / "sbldm" / "nnUNetPlans_3d_fullres" / "fold_0" / "cases"
     for case_id in ("sbldm_f0_0000", "sbldm_f0_0003"):  # both doors lead to the same preprocessed arrays
         for mine, theirs in zip(load_arrays(pool, case_id), load_arrays(new.data_folder, case_id), strict=True):

@@ -6,9 +6,10 @@ from nnunet_fixtures import CASE_IDS, SYNTHETIC_IDS, add_settings, expand, fill_
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, splits_of
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.groups import groups_file
+from nnunet_sbldm.data.splits import fold_cases, splits_of
 from nnunet_sbldm.expansion.places import expansion_folder, pool_cases_folder
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError

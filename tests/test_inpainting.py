@@ -7,13 +7,14 @@ import pytest
 import torch
 from phantom_fixtures import SHORT
 
-from nnunet_sbldm.data.dataset import fold_cases
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.editing.choices import EditChoice
 from nnunet_sbldm.editing.edit import edit
 from nnunet_sbldm.editing.hosts import HostTransform
-from nnunet_sbldm.editing.planner import EditChoice, EditPlanner
+from nnunet_sbldm.editing.planner import EditPlanner
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, DiffusionConfig, SamplerConfig
 from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, DiffusionConfig, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import initial_noise
 from nnunet_sbldm.ldm.inpainting import Known, inpaint, random_regions
 from nnunet_sbldm.training import train as training

@@ -8,9 +8,9 @@ from scipy import ndimage, special
 
 from nnunet_sbldm.generator import decoding
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines, _gumbel
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import draw
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 
 WHITE = np.zeros((SIZE,) * 3)

@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.data.dataset import fold_cases
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.places import pool_folder
 from nnunet_sbldm.mixing import mixin
 from nnunet_sbldm.mixing.dataset import ReadySource

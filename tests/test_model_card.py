@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.sample import sample_entry
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
 from nnunet_sbldm.generator.card import (
@@ -17,7 +17,7 @@ from nnunet_sbldm.generator.card import (
     write_card,
 )
 from nnunet_sbldm.generator.checkpoint import hash_of
-from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UserError
 
 
@@ -93,7 +93,7 @@ def test_models_of_before_there_were_cards_have_one_made(generator):
     for name in ("card.json", "README.md"):
         (generator.folder / name).unlink()
     assert read_card(generator.folder) == card
-    cli.sample_entry(["-m", str(generator.folder), "-o", str(generator.folder / "x"), "-n", "1", "-steps", "1", "-device", "cpu"])
+    sample_entry(["-m", str(generator.folder), "-o", str(generator.folder / "x"), "-n", "1", "-steps", "1", "-device", "cpu"])
 
 
 def test_a_model_that_lacks_a_file_is_named_with_it(generator):

@@ -16,8 +16,9 @@ from test_cli import refused
 
 from nnunet_sbldm.cli import models as model_commands
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_leaks
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator import sharing as model_sharing
 from nnunet_sbldm.generator.card import read_card
 from nnunet_sbldm.generator.checkpoint import load_generator

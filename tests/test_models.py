@@ -10,7 +10,10 @@ from test_cli import refused
 
 from nnunet_sbldm.cli import blinded_montage as edit_commands
 from nnunet_sbldm.cli import models as model_commands
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.evaluate import evaluate_entry
+from nnunet_sbldm.cli.regenerate import regenerate_entry
+from nnunet_sbldm.cli.sample import sample_entry
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator import zoo as known_models
@@ -66,7 +69,7 @@ def test_a_model_made_like_the_bundled_ones_passes_the_same_check(bundled):
 
 def test_a_newcomer_samples_by_name_without_any_setting_or_dataset(bundled, tmp_path, capsys):
     before = hash_tree(bundled)
-    cli.sample_entry(["-m", "phantom_t1", "-o", str(tmp_path / "out"), "-n", "2", "-steps", "2", "-device", "cpu"])
+    sample_entry(["-m", "phantom_t1", "-o", str(tmp_path / "out"), "-n", "2", "-steps", "2", "-device", "cpu"])
     out = capsys.readouterr().out
     assert "Phantom heads: licence CC BY-NC-SA 4.0, non-commercial use only" in out
     assert str(tmp_path / "out" / "montage.png") in out
@@ -86,7 +89,7 @@ def test_the_list_says_what_each_model_makes(bundled, capsys):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(bundled, tmp_path, capsys):
-    message = refused(capsys, cli.sample_entry, "-m", "fantom_t1", "-o", tmp_path / "out")
+    message = refused(capsys, sample_entry, "-m", "fantom_t1", "-o", tmp_path / "out")
     assert message == (
         "error: There is no SBLDM fantom_t1: a model is given by its folder, or by a name among phantom_t1 (nearest: phantom_t1)."
     )
@@ -96,13 +99,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(bundled
 @pytest.mark.parametrize(
     "command",
     [
-        (cli.sample_entry, "-o", "x"),
-        (cli.evaluate_entry,),
-        (cli.evaluate_entry, "-mode", "edit"),
+        (sample_entry, "-o", "x"),
+        (evaluate_entry,),
+        (evaluate_entry, "-mode", "edit"),
         (edit_commands.blinded_montage_entry, "-o", "x"),
         (expand_command.expand_entry, "-d", "900", "--pool", "-f", "0"),
-        (cli.regenerate_entry, "900", "case"),
-        (cli.train_entry, "-d", "900", "-f", "0", "-init"),
+        (regenerate_entry, "900", "case"),
+        (train_entry, "-d", "900", "-f", "0", "-init"),
         (model_commands.models_entry,),
         (model_commands.export_entry, "-o", "x.zip"),
     ],
@@ -144,7 +147,7 @@ def test_imported_models_are_known_and_bundled_ones_come_first(bundled, tmp_path
 def test_a_shared_model_stays_as_it_came(bundled, phantom, monkeypatch, capsys):
     for name, value in phantom.environment().items():
         monkeypatch.setenv(name, value)
-    assert "say with -o where to write" in refused(capsys, cli.evaluate_entry, "-m", "phantom_t1", "-n", "2", "-device", "cpu")
+    assert "say with -o where to write" in refused(capsys, evaluate_entry, "-m", "phantom_t1", "-n", "2", "-device", "cpu")
 
 
 def test_a_salted_model_knows_its_own_cases_in_the_users_copy(bundled, phantom, phantom_dataset, monkeypatch, tmp_path, capsys):
@@ -160,9 +163,9 @@ def test_a_salted_model_knows_its_own_cases_in_the_users_copy(bundled, phantom, 
     (record,) = (read_json(f) for f in (pool / "provenance").glob("*.json"))
     assert record["generator_hash"] == hash_of(bundled)
     assert record["nearest_real_case"]["case_id"] in phantom_dataset.real_case_ids
-    cli.regenerate_entry(["900", record["case_id"], "-device", "cpu"])
+    regenerate_entry(["900", record["case_id"], "-device", "cpu"])
     assert "identical, voxel for voxel" in capsys.readouterr().out
-    cli.evaluate_entry([*options, "-n", "2", "--no_gate", "-o", str(tmp_path / "evaluation")])
+    evaluate_entry([*options, "-n", "2", "--no_gate", "-o", str(tmp_path / "evaluation")])
     assert len(read_json(tmp_path / "evaluation" / "evaluation.json")["training_cases"]) == 8
     assert hash_tree(bundled) == before
 

@@ -5,18 +5,12 @@ import pytest
 import torch
 
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
-from nnunet_sbldm.data.grid import IGNORED
-from nnunet_sbldm.generator.presets import AutoencoderConfig, DenoiserConfig
+from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.ldm.denoiser import (
-    ConditionMaps,
-    VolumeDenoiser,
-    latents_per_token,
-    merge_latents,
-    split_tokens,
-    strides_for,
-    tokens_shape,
-)
+from nnunet_sbldm.ldm.conditioning import ConditionMaps
+from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig
+from nnunet_sbldm.ldm.denoiser import VolumeDenoiser, merge_latents, split_tokens
+from nnunet_sbldm.ldm.layout import latents_per_token, strides_for, tokens_shape
 from nnunet_sbldm.ldm.losses import autoencoder_loss, label_loss
 
 

@@ -9,9 +9,10 @@ import torch
 from nnunet_fixtures import start_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.evaluate import evaluate_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, load_preprocessed
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.nnunet_encoder import load_encoder
 from nnunet_sbldm.evaluation.report_template import SECTIONS
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME
@@ -56,7 +57,7 @@ def test_a_large_image_is_the_mean_of_its_patches(model, phantom_dataset):
 def test_command_reports_the_features_with_their_floor(model, generator, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["-n", "2", "-steps", "1", "-device", "cpu", "--no_gate", "-nnunet", str(model)]
-    cli.evaluate_entry(["-m", str(generator.folder), "-o", str(out), *options])
+    evaluate_entry(["-m", str(generator.folder), "-o", str(out), *options])
     written = read_json(out / "evaluation.json")
     assert written["nnunet"] == str(model)
     names = [r["name"] for r in written["sections"]["nnunet"]]

@@ -16,23 +16,26 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_sbldm.cli import sample as cli
-from nnunet_sbldm.common import files
+from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, load_arrays, open_dataset, read_case
+from nnunet_sbldm.common.locks import hold, is_held
+from nnunet_sbldm.data.cases import load_arrays, read_case
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.regenerate import regenerate
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
-from nnunet_sbldm.generator.records import SyntheticRecord
-from nnunet_sbldm.generator.records_trace import TRACE_NAME, add_to_trace, next_number, read_trace
-from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker, is_case_id
+from nnunet_sbldm.generator.records import TRACE_NAME, SyntheticRecord, add_to_trace, next_number, read_trace
+from nnunet_sbldm.generator.requests import is_case_id
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
+from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
 from nnunet_sbldm.mixing.on_the_fly.choice import find_generator
-from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, GeneratorJob, _persist, _reason
+from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
+from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, _persist, _reason
 from nnunet_sbldm.mixing.on_the_fly.ring import RingReader
 from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, open_on_the_fly
 from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.mixing.settings.on_the_fly import choice as generator_choice
 from nnunet_sbldm.mixing.settings.on_the_fly import process as generator_process
-from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 PATIENCE_S = 600
@@ -164,12 +167,12 @@ def test_the_first_of_several_processes_makes_the_others_wait_no_longer_than_the
 
 
 def test_a_process_forked_from_a_training_does_not_hold_its_ring(tmp_path):
-    held = files.hold(tmp_path)
+    held = hold(tmp_path)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
-    assert files._is_held(tmp_path)
+    assert is_held(tmp_path)
     held.close()
-    wait_for(lambda: not files._is_held(tmp_path))
+    wait_for(lambda: not is_held(tmp_path))
     assert child.is_alive()
     child.kill()
     child.join()
@@ -212,12 +215,12 @@ def test_a_case_made_on_the_fly_can_be_made_again_from_the_trace(opened, run, ph
     case, record = maker.make(3)
     add_to_trace(trace, 3, record)
     arguments = [str(run.output_folder), case.case_id, "-device", "cpu"]
-    cli.regenerate_entry([*arguments, "-o", str(tmp_path / "again")])
+    regenerate_entry([*arguments, "-o", str(tmp_path / "again")])
     assert "sizes, places and shapes are exactly the recorded ones" in capsys.readouterr().out
     files = [str(tmp_path / "again" / f"{case.case_id}_000{c}.nii.gz") for c in range(2)]
     np.testing.assert_array_equal(phantom_dataset.reader().read_images(files)[0], case.image)
     add_to_trace(trace, 3, replace(record, condition_obtained={**record.condition_obtained, "tumour/volume_ml": 0.5}))
-    cli.regenerate_entry(arguments)
+    regenerate_entry(arguments)
     assert "tumour/volume_ml" in capsys.readouterr().out
     for folder, sentence in ((run.output_folder, "has no case none; it has 1 case"), (tmp_path, "no results folder")):
         with pytest.raises(UserError, match=sentence):
@@ -341,7 +344,8 @@ def test_missing_memory_ends_it_for_good_only_before_the_first_case(opened):
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path, model):
     code = (
-        "import os, sys, time, test_on_the_fly as t; from pathlib import Path; from nnunet_sbldm.data.dataset import open_dataset\n"
+        "import os, sys, time, test_on_the_fly as t; from pathlib import Path\n"
+        "from nnunet_sbldm.data.dataset import open_dataset\n"
         "run = t.run_of(open_dataset('900'), Path(sys.argv[1]))\n"
         "source = t.open_on_the_fly(run, t.MixingSettings(source='on_the_fly'), use_gate=False)\n"
         "source.start(); t.wait_for(lambda: source._supervisor._process)\n"

@@ -15,19 +15,23 @@ from nnunet_fixtures import make_trainer
 from phantom_fixtures import hash_tree
 from test_expand import FAST, expand, refused
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases, open_dataset
-from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
+from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.expansion import destinations, production
 from nnunet_sbldm.expansion import in_place as installation
 from nnunet_sbldm.expansion import parts as expand_dataset
 from nnunet_sbldm.expansion.destinations import PoolDestination, views_of
-from nnunet_sbldm.expansion.parts import edit_job, fill_pool
-from nnunet_sbldm.expansion.production import Job, ProductionSettings, produce
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+from nnunet_sbldm.expansion.pool import fill_pool
+from nnunet_sbldm.expansion.prepare import edit_job
+from nnunet_sbldm.expansion.production import produce
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.quality.gate import Verdict
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -65,7 +69,7 @@ def tree_of(dataset):
 
 
 def undo():
-    cli.expand_entry(["-d", "900", "--undo"])
+    expand_entry(["-d", "900", "--undo"])
 
 
 def die(*_):
@@ -107,7 +111,7 @@ def test_a_generator_that_mostly_fails_is_reported_and_nothing_is_installed(phan
     before = hash_tree(phantom.raw), {k for k in hash_tree(phantom.preprocessed) if "content_hashes" not in k}
     for where in (["-o", "904"], ["--in_place"]):
         with pytest.raises(SystemExit) as e:
-            cli.expand_entry([*arguments, *where])
+            expand_entry([*arguments, *where])
         assert e.value.code == 3
         assert "the quality gate gave up 3 of 3 cases" in capsys.readouterr().err
         assert (hash_tree(phantom.raw), {k for k in hash_tree(phantom.preprocessed) if "content_hashes" not in k}) == before
@@ -117,10 +121,10 @@ def test_the_verdict_is_the_same_whenever_the_command_is_run_again_and_in_whatev
     monkeypatch.setattr(production, "judge", judge_by_seed(lambda _: False))
     arguments = ["-d", "900", "-f", "0", *FAST[:-1], "-n", "12", "-attempts", "1"]
     parts = [[*arguments, "-o", "904", "-num_parts", "2", "-part_id", part] for part in "01"]
-    cli.expand_entry(parts[0])  # six failures of twelve are no verdict yet
+    expand_entry(parts[0])  # six failures of twelve are no verdict yet
     for command in (parts[1], [*arguments, "--pool"], [*arguments, "--pool"]):
         with pytest.raises(SystemExit) as e:
-            cli.expand_entry(command)
+            expand_entry(command)
         assert e.value.code == 3
         assert "the quality gate gave up 10 of 10 cases" in capsys.readouterr().err
     assert not any(SyntheticIndex.load(f.parent).cases for f in phantom.preprocessed.rglob("synthetic_cases.json"))
@@ -147,7 +151,7 @@ def test_a_pool_holds_nothing_that_another_command_made(phantom, generator, pool
     def make(*options, rejected=()):
         numbers = iter(range(4))
         monkeypatch.setattr(production, "judge", judge_by_seed(lambda _: next(numbers) not in rejected))
-        cli.expand_entry(["-d", "900", "-f", "0", *FAST[:-1], "--pool", "-n", "4", "-attempts", "1", *options])
+        expand_entry(["-d", "900", "-f", "0", *FAST[:-1], "--pool", "-n", "4", "-attempts", "1", *options])
 
     other = tmp_path / "other"
     shutil.copytree(generator.folder, other)
@@ -256,7 +260,7 @@ def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phant
     for case_id in synthetic:
         assert (preprocessed / "gt_segmentations" / f"{case_id}.nii.gz").is_file()
     expand("--in_place", "-n", "2")  # again: nothing changes
-    cli.expand_entry(["-d", "900", "--undo"])
+    expand_entry(["-d", "900", "--undo"])
     assert (hash_tree(raw), hash_tree(preprocessed)) == before
 
 
@@ -400,7 +404,7 @@ def test_an_unfit_part_stops_the_others_and_what_they_made_can_be_taken_back(pha
     def run_part(part, *, is_good):
         monkeypatch.setattr(production, "judge", judge_by_seed(is_good))
         with pytest.raises(SystemExit) as e:
-            cli.expand_entry(["-d", "900", "-f", "0", *FAST[:-1], *where, "-n", "20", "-attempts", "1",
+            expand_entry(["-d", "900", "-f", "0", *FAST[:-1], *where, "-n", "20", "-attempts", "1",
                               "-num_parts", "2", "-part_id", part])
         assert e.value.code == 3
         return capsys.readouterr().err.strip().splitlines()[-1]
@@ -448,7 +452,7 @@ def test_a_second_in_place_request_and_fold_all_are_refused(phantom, generator, 
     with pytest.raises(SystemExit):
         expand("--in_place", "-n", "2")
     assert "already expanded in place by another request" in capsys.readouterr().err
-    cli.expand_entry(["-d", "900", "--undo"])
+    expand_entry(["-d", "900", "--undo"])
     with pytest.raises(SystemExit):
         expand("--in_place", "-n", "1", "-f", "all", "-m", str(generator.folder))
     assert "--in_place cannot serve fold all" in capsys.readouterr().err
@@ -459,7 +463,7 @@ def test_a_dataset_with_synthetic_cases_of_its_own_is_not_expanded_in_place(phan
     folders = [home / "Dataset904_PhantomSBLDM" for home in (phantom.raw, phantom.preprocessed)]
     before = [{k for k in hash_tree(folder) if "content_hashes" not in k} for folder in folders]
     with pytest.raises(SystemExit):
-        cli.expand_entry(["-d", "904", "-f", "0", *FAST, "-m", str(generator.folder), "--in_place", "-n", "2"])
+        expand_entry(["-d", "904", "-f", "0", *FAST, "-m", str(generator.folder), "--in_place", "-n", "2"])
     assert "Dataset904_PhantomSBLDM already holds synthetic cases" in capsys.readouterr().err
     assert [{k for k in hash_tree(folder) if "content_hashes" not in k} for folder in folders] == before
 
@@ -469,7 +473,7 @@ def test_a_case_is_made_again_voxel_for_voxel(phantom, generator, capsys, tmp_pa
     expand(*where, "-n", "2", "-seed", "11")
     capsys.readouterr()
     dataset = "904" if "-o" in where else "900"
-    cli.regenerate_entry([dataset, "sbldm_f0_0001", "-device", "cpu", "-o", str(tmp_path / "again")])
+    regenerate_entry([dataset, "sbldm_f0_0001", "-device", "cpu", "-o", str(tmp_path / "again")])
     assert "identical, voxel for voxel" in capsys.readouterr().out
     assert (tmp_path / "again" / "sbldm_f0_0001_0001.nii.gz").is_file()
 
@@ -480,19 +484,19 @@ def test_a_case_made_with_other_plans_is_made_again_with_them(phantom, generator
     write_json(usual.with_name("MyPlans.json"), json.loads(usual.read_text().replace("nnUNetPlans", "MyPlans")))
     phantom_dataset.data_folder.rename(phantom_dataset.preprocessed / "MyPlans_3d_fullres")
     options = ["-d", "900", "-f", "0", "-p", "MyPlans", "-m", str(generator.folder), *FAST[4:], "-n", "1"]
-    cli.expand_entry([*options, "--pool"])
-    cli.expand_entry([*options, "-o", "904"])
-    cli.expand_entry([*options, "-o", "905", "-mode", "edit", "-kind", "remove"])
+    expand_entry([*options, "--pool"])
+    expand_entry([*options, "-o", "904"])
+    expand_entry([*options, "-o", "905", "-mode", "edit", "-kind", "remove"])
     capsys.readouterr()
     for keep_usual in (True, False):
         if not keep_usual:
             usual.unlink()
         for dataset in ("900", "904", "905"):
-            cli.regenerate_entry([dataset, "sbldm_f0_0000", "-device", "cpu"])
+            regenerate_entry([dataset, "sbldm_f0_0000", "-device", "cpu"])
             assert "identical, voxel for voxel" in capsys.readouterr().out
     usual.with_name("MyPlans.json").unlink()
     with pytest.raises(SystemExit) as e:
-        cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+        regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
     assert e.value.code == 2
     assert "Dataset900_Phantom has no plans nnUNetPlans" in capsys.readouterr().err
 
@@ -500,14 +504,14 @@ def test_a_case_made_with_other_plans_is_made_again_with_them(phantom, generator
 def test_regeneration_finds_a_moved_generator_and_says_when_it_is_gone(phantom, generator, capsys):
     expand("--pool", "-n", "1")
     generator.folder.rename(generator.folder.with_name("fold_9"))
-    cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+    regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
     assert "identical" in capsys.readouterr().out
     shutil.rmtree(generator.folder.with_name("fold_9"))
     with pytest.raises(SystemExit):
-        cli.regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
+        regenerate_entry(["900", "sbldm_f0_0000", "-device", "cpu"])
     assert f"The SBLDM {generator.hash} that made this case is neither" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.regenerate_entry(["900", "sbldm_f0_0007", "-device", "cpu"])
+        regenerate_entry(["900", "sbldm_f0_0007", "-device", "cpu"])
     assert "has no synthetic case sbldm_f0_0007" in capsys.readouterr().err
 
 
@@ -527,7 +531,7 @@ def test_one_foreign_generator_serves_every_fold_whose_validation_cases_it_never
     strangers = [{"case_id": f"elsewhere_{i}", "image_hashes": [f"{i:064x}"], "label_hash": ""} for i in range(8)]
     write_json(generator.folder / "training_cases.json", strangers)
     model = str(generator.folder)
-    cli.expand_entry(["-d", "900", "-f", "0", "1", "2", "3", "4", "-m", model, *FAST, "-o", "904", "-n", "1"])
+    expand_entry(["-d", "900", "-f", "0", "1", "2", "3", "4", "-m", model, *FAST, "-o", "904", "-n", "1"])
     splits = read_json(phantom.preprocessed / "Dataset904_PhantomSBLDM" / "splits_final.json")
     assert [[c for c in s["train"] if c.startswith("sbldm")] for s in splits] == [[f"sbldm_f{i}_0000"] for i in range(5)]
 
@@ -538,8 +542,9 @@ def test_a_killed_expansion_is_finished_without_a_trace_of_the_kill(phantom, pha
     finished = hash_tree(pool)
     shutil.rmtree(pool)
     code = (
-        "from phantom_fixtures import NANO; from nnunet_sbldm.cli import sample as cli; from nnunet_sbldm.generator import presets as config; config.PRESETS['nano'] = NANO; "
-        f"cli.expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
+        "from phantom_fixtures import NANO; from nnunet_sbldm.generator.presets import PRESETS; PRESETS['nano'] = NANO; "
+        "from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry; "
+        f"expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})
     deadline = time.monotonic() + 120

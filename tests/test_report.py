@@ -10,9 +10,11 @@ from nnunet_sbldm.cli.demo_report import ReportInput, write_report
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.common.jobs import StepResult
 from nnunet_sbldm.common.plots import curves
+from nnunet_sbldm.data.cases import preprocess_case
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
-from nnunet_sbldm.data.dataset import fold_cases, open_dataset, preprocess_case
+from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.phantom import make_phantom_case
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex, SyntheticRecord
 from nnunet_sbldm.types import OUTSIDE, UserError

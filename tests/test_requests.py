@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_sbldm.data.conditions import FEATURES, Target, feature_names
-from nnunet_sbldm.data.dataset import fold_cases
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.requests import (
     Wish,
     apportion,

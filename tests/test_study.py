@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from phantom_fixtures import SMALL_PHANTOM, hash_tree
 
 from nnunet_sbldm.ablation import runner as study_runner
+from nnunet_sbldm.ablation.arms import ARM_KINDS
 from nnunet_sbldm.ablation.cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.ablation.file import read_study
 from nnunet_sbldm.ablation.jobs import DatasetIds, plan_study_jobs, runs_of
@@ -33,7 +34,6 @@ from nnunet_sbldm.ablation.statistics import (
     terciles,
     verdict,
 )
-from nnunet_sbldm.ablation.study import ARM_KINDS
 from nnunet_sbldm.cli.ablation import ablation_entry
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.phantom import write_phantom_dataset
@@ -155,7 +155,8 @@ def split_with(groups, seed, num_test):
     """The split of a dataset that consists of ids alone."""
     import tempfile
 
-    from nnunet_sbldm.ablation.study import Arm, Study
+    from nnunet_sbldm.ablation.arms import Arm
+    from nnunet_sbldm.ablation.study import Study
 
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "groups.json", groups)

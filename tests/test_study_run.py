@@ -16,6 +16,7 @@ import pytest
 from phantom_fixtures import SMALL_PHANTOM
 
 from nnunet_sbldm.ablation import runner as study_runner
+from nnunet_sbldm.ablation.arms import Arm
 from nnunet_sbldm.ablation.cases import CaseGroup, CaseRecord, record_cases, recorded_cases
 from nnunet_sbldm.ablation.draws import RunDraws
 from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, plan_study_jobs, predictions_folder, runs_of
@@ -24,10 +25,11 @@ from nnunet_sbldm.ablation.runner import last_error, load_table, run_table, save
 from nnunet_sbldm.ablation.scores import time_per_arm
 from nnunet_sbldm.ablation.setup import set_up
 from nnunet_sbldm.ablation.split import SourceDataset, Split, open_source
-from nnunet_sbldm.ablation.study import Arm, EvaluationSettings, RunSettings, Study
+from nnunet_sbldm.ablation.study import EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.ablation.surface_distances import measure_folder, surface_distances
 from nnunet_sbldm.ablation.tables import NOT_MEASURED, markdown_table
-from nnunet_sbldm.common.files import read_json, start_of, try_lock, write_json
+from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.common.locks import start_of, try_lock
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.mixing.audit import append_to_audit_file

@@ -10,14 +10,15 @@ from phantom_fixtures import NANO
 from nnunet_sbldm.ablation import steps as study_steps
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.editing.planner import EditSettings
-from nnunet_sbldm.expansion import parts as expansion
+from nnunet_sbldm.editing.choices import EditSettings
+from nnunet_sbldm.expansion.ledger import ProductionSettings
+from nnunet_sbldm.expansion.new_dataset import write_dataset
 from nnunet_sbldm.expansion.places import expansion_folder
-from nnunet_sbldm.expansion.production import ProductionSettings
+from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.generator.checkpoint import generator_folder
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Wish
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDMNoDA import nnUNetTrainerSBLDMNoDA
 from nnunet_sbldm.types import UserError
@@ -69,8 +70,8 @@ def expanded(phantom, phantom_dataset):
     shutil.copytree(source, source.parent / "fold_all")
     settings = ProductionSettings(SamplerConfig(num_steps=2), False, 1)
     for target, editing in ((901, None), (902, EditSettings(()))):
-        jobs = expansion.plan_jobs(phantom_dataset, ["all"], Wish(num_cases=2), None, NANO.name, editing)
-        expansion.write_dataset(phantom_dataset, jobs, target, ["3d_fullres"], settings)
+        jobs = plan_jobs(phantom_dataset, ["all"], Wish(num_cases=2), None, NANO.name, editing)
+        write_dataset(phantom_dataset, jobs, target, ["3d_fullres"], settings)
     return phantom
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nnunet_sbldm.cli import sample as cli
-from nnunet_sbldm.data.dataset import load_preprocessed
+from nnunet_sbldm.cli.sample import sample_entry
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.outlines import RealComponents, components_of, intensity_range, without_strays
-from nnunet_sbldm.generator.presets import SamplerConfig
-from nnunet_sbldm.generator.sampling import NearestRealCase, Request, check_asked, condition_of, draw, synthesise
+from nnunet_sbldm.generator.sampling import Request, check_asked, condition_of, draw, synthesise
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UserError
 
 SAMPLER = SamplerConfig(num_steps=4)
@@ -130,7 +131,7 @@ def test_a_trained_generator_knows_them(generator, phantom_dataset):
 
 def test_sbldm_sample_writes_pairs_records_and_a_montage(generator, tmp_path, capsys):
     out = tmp_path / "samples"
-    cli.sample_entry(
+    sample_entry(
         [
             "-m",
             str(generator.folder),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import draw
 from nnunet_sbldm.generator.texture import NO_TEXTURE, Texture
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE
 
 SHAPE = (20, 32, 28)

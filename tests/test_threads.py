@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from nnunet_sbldm.cli.options import run
 from nnunet_sbldm.common import threads
+from nnunet_sbldm.common.commands import run
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", 4), ("2", 2), ("9", 4), ("0", 4), ("4,2", 4), ("many", 4)])

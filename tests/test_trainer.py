@@ -26,7 +26,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_sbldm import trainers
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fold_cases
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError
 

@@ -11,18 +11,21 @@ import torch
 from phantom_fixtures import NANO, hash_tree
 from safetensors.torch import load_file
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases, open_dataset
+from nnunet_sbldm.data.dataset import open_dataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.training import loop as optimisation
 from nnunet_sbldm.training import preparation
-from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.loop import averaged, learning_rate_at
 from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, summarise
+from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 SHORT = replace(
@@ -133,16 +136,16 @@ def test_what_the_fold_rule_asks_for_can_be_trained(phantom, phantom_dataset, ca
     groups = {c: c for c in (*train, *val)} | {train[1]: val[1]}
     write_json(phantom_dataset.preprocessed / "sbldm" / "groups.json", groups)
     with pytest.raises(SystemExit) as e:
-        cli.train_entry(command)
+        train_entry(command)
     assert e.value.code == 2
     message = capsys.readouterr().err
     assert f"1 in all, as copies of validation cases: {train[0]} (same image content as {val[0]})" in message
     assert "was trained on other cases; move that folder away" in message
     generator_folder(phantom_dataset, "nano", 0).rename(phantom.results / "away")
-    cli.train_entry(command)
+    train_entry(command)
     seen = load_generator(generator_folder(phantom_dataset, "nano", 0)).seen
     assert [c.case_id for c in seen] == train[2:]
-    cli.expand_entry([*command, "-steps", "2", "--pool", "-n", "1", "--no_gate"])
+    expand_entry([*command, "-steps", "2", "--pool", "-n", "1", "--no_gate"])
 
 
 def test_an_unfinished_run_with_other_settings_is_not_mixed_in(phantom_dataset, monkeypatch):
@@ -210,7 +213,7 @@ def test_the_log_can_be_plotted_and_there_are_pictures(generator):
 
 
 def test_standardised_training_latents_have_zero_mean_and_unit_variance(generator, phantom_dataset):
-    from nnunet_sbldm.generator.sampling import NearestRealCase
+    from nnunet_sbldm.generator.nearest import NearestRealCase
 
     latents = torch.stack(list(NearestRealCase(generator, phantom_dataset).latents.values()))
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3, 4)), torch.zeros(latents.shape[1]), atol=2e-3, rtol=0)

@@ -10,23 +10,18 @@ import torch
 from phantom_fixtures import NANO
 from test_cli import refused
 
-from nnunet_sbldm.cli import sample as cli
+from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
-from nnunet_sbldm.data.dataset import fingerprints_of, fold_cases
-from nnunet_sbldm.data.grid import Grid, LabelEncoding
+from nnunet_sbldm.data.fingerprints import fingerprints_of
+from nnunet_sbldm.data.grid import Grid
+from nnunet_sbldm.data.labels import LabelEncoding
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator.card import read_card, write_card
-from nnunet_sbldm.generator.checkpoint import (
-    GeneratorPlan,
-    InitialModel,
-    build_autoencoder,
-    build_denoiser,
-    generator_folder,
-    layout_of,
-    load_generator,
-)
-from nnunet_sbldm.ldm.denoiser import DenoiserLayout
+from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser, generator_folder, load_generator
+from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModel, layout_of
+from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.training import loop as optimisation
 from nnunet_sbldm.training.finetuning import MAX_SCALED, Start, autoencoder_weights, denoiser_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
@@ -210,7 +205,7 @@ def foreign(generator, phantom):
 
 
 def train(*options):
-    cli.train_entry(["-d", "900", "-device", "cpu", *map(str, options)])
+    train_entry(["-d", "900", "-device", "cpu", *map(str, options)])
 
 
 @pytest.fixture
@@ -259,14 +254,14 @@ def test_training_starts_from_the_weights_of_the_initial_model(foreign, phantom_
 
 
 def test_a_model_that_has_seen_a_validation_case_is_no_start(generator, phantom, capsys):
-    message = refused(capsys, cli.train_entry, "-d", "900", "-f", "1", "-init", generator.folder, "-device", "cpu")
+    message = refused(capsys, train_entry, "-d", "900", "-f", "1", "-init", generator.folder, "-device", "cpu")
     said = r"initial SBLDM Dataset900_Phantom_f0 was trained on 2 of the validation cases of fold 1: \w+ \(same"
     assert re.search(said, message)
     assert not list(phantom.results.glob("*/*_from_*"))
 
 
 def test_options_that_do_not_go_together(foreign, capsys):
-    base = (cli.train_entry, "-d", "900", "-f", "1", "-device", "cpu")
+    base = (train_entry, "-d", "900", "-f", "1", "-device", "cpu")
     assert "-preset and -init exclude each other" in refused(capsys, *base, "-init", "hospital_b", "-preset", "nano")
     assert "-map goes with -init" in refused(capsys, *base, "-map", "a=b")
     assert "yours first; got 'T2'" in refused(capsys, *base, "-init", "hospital_b", "-map", "T2")
@@ -280,5 +275,5 @@ def test_another_start_is_not_taken_for_the_same_model(foreign, few_cases, capsy
     assert "was already trained" in capsys.readouterr().out
     cases = read_json(foreign / "training_cases.json")
     write_json(foreign / "training_cases.json", cases[::-1])  # another hash
-    message = refused(capsys, cli.train_entry, "-d", "900", "-device", "cpu", *options)
+    message = refused(capsys, train_entry, "-d", "900", "-device", "cpu", *options)
     assert "holds an SBLDM that started from another model" in message

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from nnunet_sbldm.ablation.split import SourceDataset, Split, Subset, named
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, size_and_time, write_json
-from nnunet_sbldm.data.dataset import fingerprint_of
+from nnunet_sbldm.data.fingerprints import fingerprint_of
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
-from nnunet_sbldm.quality.gate import mask_and_shell
+from nnunet_sbldm.quality.appearance import mask_and_shell
 from nnunet_sbldm.types import Case, UserError
 
 CASES = "cases.json"
@@ -34,8 +34,8 @@ class CaseRecord:
         content: hashes of its images and its label map.
         foreground_ml: volume of all labels together, without the ignore label.
         brightness_auc: per channel the probability that a voxel of the foreground is brighter than one of the surroundings
-            (:func:`nnunet_sbldm.quality.gate.mask_and_shell`), which is the area under the ROC curve of a threshold: 1 and 0 where a
-            threshold tells them apart, 0.5 where brightness says nothing, None without foreground or surroundings.
+            (:func:`nnunet_sbldm.quality.appearance.mask_and_shell`), which is the area under the ROC curve of a threshold: 1 and
+            0 where a threshold tells them apart, 0.5 where brightness says nothing, None without foreground or surroundings.
         stamp: size and time of change of its files, which are read again where these differ.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.ablation.arms import ARM_KINDS, REFERENCE, Arm, pool_words
 from nnunet_sbldm.ablation.schema import (
     ARM_FIELDS,
     EVALUATION_FIELDS,
@@ -19,16 +20,12 @@ from nnunet_sbldm.ablation.schema import (
     refuse_unknown,
 )
 from nnunet_sbldm.ablation.study import (
-    ARM_KINDS,
     BASE_CONFIGURATION,
-    REFERENCE,
-    Arm,
     EvaluationSettings,
     GeneratorSettings,
     RunSettings,
     Study,
     TrainingSettings,
-    pool_words,
 )
 from nnunet_sbldm.types import UserError
 

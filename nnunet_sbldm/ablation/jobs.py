@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_sbldm.ablation.arms import Arm, pool_words
 from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS, Subset
-from nnunet_sbldm.ablation.study import Arm, Study, pool_words
-from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from nnunet_sbldm.ablation.study import Study
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.mixing.settings import MixingSettings

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_sbldm.ablation.arms import REFERENCE
 from nnunet_sbldm.ablation.cases import CaseGroup, case_groups, recorded_cases
 from nnunet_sbldm.ablation.draws import RunDraws, draws_of, percent, shares, warnings_of
 from nnunet_sbldm.ablation.jobs import ArmRun, StudyJob, predictions_folder, runs_of
@@ -32,7 +33,7 @@ from nnunet_sbldm.ablation.scores import (
 from nnunet_sbldm.ablation.setup import SPLIT_FILE, STUDY_FILE
 from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS, Split
 from nnunet_sbldm.ablation.statistics import VERDICTS, Comparison, Scores, compare, interval_of_mean, terciles
-from nnunet_sbldm.ablation.study import REFERENCE, EvaluationSettings, Study
+from nnunet_sbldm.ablation.study import EvaluationSettings, Study
 from nnunet_sbldm.ablation.tables import (
     NOT_MEASURED,
     baseline_cells,
@@ -44,8 +45,8 @@ from nnunet_sbldm.ablation.tables import (
     range_text,
     score_text,
 )
-from nnunet_sbldm.cli.demo_report import embedded
 from nnunet_sbldm.common.files import read_json, write_atomically, write_csv, write_json
+from nnunet_sbldm.common.pages import embedded
 from nnunet_sbldm.data.dataset import channel_names_of
 from nnunet_sbldm.types import UserError
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from nnunet_sbldm.ablation.jobs import StudyJob
-from nnunet_sbldm.cli.options import run
-from nnunet_sbldm.common.files import is_running, read_json, start_of, try_lock, write_json
+from nnunet_sbldm.common.commands import run
+from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.common.jobs import clock, find_program, tree_memory_kb
+from nnunet_sbldm.common.locks import is_running, start_of, try_lock
 from nnunet_sbldm.common.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.types import UserError
 
@@ -35,6 +36,11 @@ TABLE, RUNNERS, CLOCK = "jobs.json", "runners.lock", "clock"
 ERROR_MARKS = ("error:", "Error:", "Error(", "Exception", "Killed")
 MAX_ERROR_LENGTH = 300
 RESULTLESS_OPTIONS = ("-device", "-np", "-npfp")
+FORMER_NAMES = {
+    "nnunet_sbldm.ablation.steps": "nnunet_sbldm.study_steps",
+    "nnunet_sbldm.ablation.surface_distances": "nnunet_sbldm.study_surface",
+}
+"""Where modules were when studies that are still in progress began: their finished jobs stay finished."""
 SIDE_SUFFIX = ".json"
 """Of what lies beside images of some formats, and not beside every prediction."""
 
@@ -120,7 +126,7 @@ def _silence_s(job: StudyJob, folder: Path) -> float:
 
 def _identity(job: StudyJob) -> str:
     """The command without options that change no result."""
-    words = list(job.command)
+    words = [FORMER_NAMES.get(word, word) for word in job.command]
     for option in RESULTLESS_OPTIONS:
         while option in words:
             del words[words.index(option) : words.index(option) + 2]

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunet_sbldm.ablation.study import ARM_KINDS, NETWORKS, TEST_FOLDER
-from nnunet_sbldm.generator.presets import PRESETS, DiffusionConfig, known_preset
+from nnunet_sbldm.ablation.arms import ARM_KINDS
+from nnunet_sbldm.ablation.study import NETWORKS, TEST_FOLDER
+from nnunet_sbldm.generator.presets import PRESETS, known_preset
+from nnunet_sbldm.ldm.config import DiffusionConfig
 from nnunet_sbldm.mixing.schedule import SCHEDULES
 from nnunet_sbldm.mixing.settings import CPU_PRECISIONS, MAX_WAIT_S
 from nnunet_sbldm.types import UserError

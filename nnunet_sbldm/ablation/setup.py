@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.ablation.arms import Arm
 from nnunet_sbldm.ablation.cases import CASES, record_cases, refuse_content_leaks
 from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
 from nnunet_sbldm.ablation.runner import save_table, setting_up
@@ -23,7 +24,7 @@ from nnunet_sbldm.ablation.split import (
     write_raw_dataset,
     write_test_cases,
 )
-from nnunet_sbldm.ablation.study import Arm, Study
+from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.types import UserError
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from nnunet_sbldm.ablation.study import PHANTOM, TEST_FOLDER, Study
 from nnunet_sbldm.common.files import copy_file, read_json, write_json
-from nnunet_sbldm.data.dataset import FOLDERS, NUM_CROSS_VALIDATION_FOLDS, dataset_name, nnunet_folder
 from nnunet_sbldm.data.formats import geometry_of, side_files
 from nnunet_sbldm.data.groups import read_groups
+from nnunet_sbldm.data.paths import FOLDERS, dataset_name, nnunet_folder
 from nnunet_sbldm.data.phantom import write_phantom_dataset
+from nnunet_sbldm.data.splits import NUM_CROSS_VALIDATION_FOLDS
 from nnunet_sbldm.types import Case, UserError
 
 MAX_NAMED = 10

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.ablation.study import BASE_CONFIGURATION
-from nnunet_sbldm.cli.demo import small_network
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_json
-from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, PREPROCESSED_ENDINGS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.cases import PREPROCESSED_ENDINGS
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.plans import half_network, small_network
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.mixing.configure import add_configuration
@@ -59,12 +60,7 @@ def _base_configuration(planned: Mapping[str, Any], base: Mapping[str, Any]) -> 
     return {"inherits_from": DEFAULT_CONFIGURATION, **changes}
 
 
-def _half_network(network: Mapping[str, Any]) -> dict[str, Any]:
-    """The same U-Net with half the features in every stage."""
-    return {**network, "features_per_stage": [features // 2 for features in network["features_per_stage"]]}
-
-
-_NETWORKS = {"half": _half_network, "small": small_network}
+_NETWORKS = {"half": half_network, "small": small_network}
 """Networks of ``TrainingSettings`` other than the planned one, from the planned one's keywords."""
 
 
@@ -127,7 +123,7 @@ def _join_synthetic(sources: Sequence[Path], folder: Path, identifier: str) -> t
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of both steps."""
-    from nnunet_sbldm.cli.options import run
+    from nnunet_sbldm.common.commands import run
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli.options import Parser, count, run
+from nnunet_sbldm.common.commands import Parser, count, run
 
 if TYPE_CHECKING:
     from nnunet_sbldm.ablation.jobs import StudyJob

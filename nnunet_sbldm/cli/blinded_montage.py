@@ -1,4 +1,4 @@
-"""The commands about edits: their evaluation, and the blinded montage."""
+"""``sbldm_blinded_montage``: edited and real cases in random order, and the key."""
 
 from __future__ import annotations
 
@@ -7,42 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
-from nnunet_sbldm.cli.options import (
-    Parser,
-    announce_licence,
-    count,
-    device_argument,
-    device_of,
-    model_argument,
-    output_of,
-    run,
-    sampler_arguments,
-)
+from nnunet_sbldm.cli.options import announce_licence, device_argument, device_of, model_argument, sampler_arguments
+from nnunet_sbldm.common.commands import Parser, count, run
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.types import UserError
-
-
-def evaluate_edits_command(args: argparse.Namespace) -> None:
-    """``sbldm_evaluate -mode edit``."""
-    import torch
-
-    from nnunet_sbldm.evaluation.edits import evaluate_edits
-    from nnunet_sbldm.generator.checkpoint import load_generator
-
-    device, editing = device_of(args.device), editing_of(args)
-    if editing is None:
-        raise UserError("Edits are evaluated with -mode edit.")
-    given = {"-targets": args.targets, "-nnunet": args.nnunet, "--no_gate": args.no_gate}
-    unfit = [option for option, value in given.items() if value]
-    if unfit:
-        raise UserError(f"{unfit[0]} is for whole cases; leave it out with -mode edit.")
-    folder = find_model(args.m)
-    output = output_of(args, folder, "edit_evaluation")
-    generator = load_generator(folder, torch.device(device))
-    announce_licence(folder)
-    sampler = edit_sampler_of(args, device)
-    evaluate_edits(generator, host_dataset(args, generator), editing, args.n, sampler, output, args.seed, args.diversity)
-    print(f"The evaluation is in {output}; look at {output / 'edit_evaluation.html'}")
 
 
 def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from nnunet_sbldm.cli.options import device_of
+from nnunet_sbldm.common.commands import Parser, run
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_json
 from nnunet_sbldm.common.jobs import Step, StepResult, clock, run_steps
+from nnunet_sbldm.data.plans import small_network
 from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.types import UserError
 
@@ -16,7 +19,6 @@ NUM_TRAINING_CASES, NUM_TEST_CASES = 20, 4
 PLANS, FOLD, PRESET, TRAINER = "nnUNetPlans", 0, "tiny", "nnUNetTrainerSBLDM"
 BASE_CONFIGURATION, SMALL_CONFIGURATION = "3d_fullres", "3d_demo"
 CONFIGURATION = "3d_demo_sbldm25"
-NETWORK_FEATURES = (8, 16, 32)
 MARKER, MARKER_CONTENT = "demo.json", {"made_by": "sbldm_demo"}
 
 
@@ -82,20 +84,6 @@ def add_small_configuration(plans_file: Path) -> None:
     write_json(plans_file, plans)
 
 
-def small_network(network: dict[str, Any]) -> dict[str, Any]:
-    """The first stages of a U-Net, with few features and one convolution per stage."""
-    stages = len(NETWORK_FEATURES)
-    return {
-        **network,
-        "n_stages": stages,
-        "features_per_stage": list(NETWORK_FEATURES),
-        "kernel_sizes": network["kernel_sizes"][:stages],
-        "strides": network["strides"][:stages],
-        "n_conv_per_stage": [1] * stages,
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-    }
-
-
 def _prepare(output: Path) -> dict[str, str]:
     """Make the output folder and nnU-Net's folders in it; the variables that name them."""
     if output.exists() and not output.is_dir():
@@ -133,3 +121,20 @@ def _write_report(output: Path, results: list[StepResult]) -> Path:
         ("Predictions and Dice of the test cases", "predictions"),
         ("Logs of all commands", "logs"),
     ]), output)
+
+
+def demo_entry(argv: Sequence[str] | None = None) -> None:
+    """``sbldm_demo``: the whole job on the embedded phantom."""
+    parser = Parser(
+        "The whole job on an embedded phantom: plan, preprocess, train an SBLDM, fill the pool, train nnU-Net, predict, report."
+    )
+    parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder; rerunning resumes")
+    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda", "mps"), help="[OPTIONAL] Default: cpu")
+    args = parser.parse_args(argv)
+
+    def main() -> None:
+        from nnunet_sbldm.cli.demo import run_demo
+
+        run_demo(args.o, device_of(args.device))
+
+    run(main)

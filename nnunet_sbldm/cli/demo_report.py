@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 from collections.abc import Sequence
@@ -15,9 +14,13 @@ import numpy as np
 from nnunet_sbldm.cli.demo_report_template import OWN_DATA, TEMPLATE
 from nnunet_sbldm.common.files import read_json, write_atomically
 from nnunet_sbldm.common.jobs import StepResult, clock
+from nnunet_sbldm.common.pages import embedded
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fold_cases, load_preprocessed
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.paths import Fold
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.types import UserError
@@ -87,13 +90,6 @@ def _draw_pictures(source: ReportInput, output: Path, names: dict[int, str]) -> 
             "progress": source.results / "progress.png"}
 
 
-def embedded(picture: Path | None) -> str:
-    """A PNG as a data URI, or an empty string if there is none."""
-    if picture is None or not picture.is_file():
-        return ""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-
-
 def synthetic_records(dataset: NnunetDataset, fold: Fold) -> list[dict[str, Any]]:
     """Provenance of every case in a fold's pool."""
     folder = pool_folder(dataset.preprocessed, dataset.config.data_identifier, fold)
@@ -101,9 +97,6 @@ def synthetic_records(dataset: NnunetDataset, fold: Fold) -> list[dict[str, Any]
     if index is None or not index.cases:
         raise UserError(f"There is no synthetic case in {folder}: fill the pool with sbldm_expand_dataset --pool -f {fold}.")
     return [read_json(folder / "provenance" / f"{case_id}.json") for case_id in sorted(index.cases)]
-
-
-# --- cases ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -159,9 +152,6 @@ def _label_names(dataset: NnunetDataset) -> dict[int, str]:
     return names
 
 
-# --- condition -----------------------------------------------------------------------------------------------------
-
-
 def _condition_section(label: str, records: Sequence[dict[str, Any]], pictures: Path) -> dict[str, Any]:
     """Scatter plots, summary and table of asked against obtained volume and place of one label."""
     pairs = [(r["case_id"], *(_size_and_place(r[k], label) for k in ("condition_asked", "condition_obtained"))) for r in records]
@@ -195,9 +185,6 @@ def _condition_row(case_id: str, asked: np.ndarray, obtained: np.ndarray | None)
 
 def _fractions(place: np.ndarray) -> str:
     return ", ".join(f"{p:.2f}" for p in place)
-
-
-# --- Dice, time and memory -----------------------------------------------------------------------------------------
 
 
 def _dice_rows(source: ReportInput) -> list[dict[str, Any]]:

@@ -6,16 +6,17 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli.options import number, sampler_of
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER
+from nnunet_sbldm.cli.options import sampler_of
+from nnunet_sbldm.common.commands import number
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER
 from nnunet_sbldm.mixing.settings import MODES
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.editing.planner import EditSettings
+    from nnunet_sbldm.editing.choices import EditSettings
     from nnunet_sbldm.generator.checkpoint import Generator
-    from nnunet_sbldm.generator.presets import SamplerConfig
+    from nnunet_sbldm.ldm.config import SamplerConfig
 
 
 def edit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def editing_of(args: argparse.Namespace) -> EditSettings | None:
     Raises:
         UserError: an option of edit mode in another mode, or a bad value.
     """
-    from nnunet_sbldm.editing.planner import EditSettings
+    from nnunet_sbldm.editing.choices import EditSettings
 
     given = {"-kind": args.kind, "-hosts": args.hosts, "-deformation": args.deformation, "--no_mirror": args.no_mirror}
     used = [option for option, value in given.items() if value]

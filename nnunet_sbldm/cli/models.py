@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_sbldm.cli.options import Parser, model_argument, run
+from nnunet_sbldm.cli.options import model_argument
+from nnunet_sbldm.common.commands import Parser, run
 from nnunet_sbldm.generator.zoo import BUNDLED, find_model, known_models
 from nnunet_sbldm.types import UserError
 

@@ -1,115 +1,18 @@
-"""What the commands share: parser, argument types, common options, and errors as one sentence with an exit code."""
+"""Options that several commands share, and the settings that they ask for."""
 
 from __future__ import annotations
 
 import argparse
-import errno
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
-from nnunet_sbldm import __version__
-from nnunet_sbldm.common.threads import wait_passively
-from nnunet_sbldm.generator.presets import (
-    DEFAULT_PRESET,
-    EDIT_SAMPLER,
-    PRESETS,
-    SAMPLERS,
-    DiffusionConfig,
-    SamplerConfig,
-    known_preset,
-)
+from nnunet_sbldm.common.commands import count, number, positive, seed
+from nnunet_sbldm.data.paths import DEFAULT_PLANS
+from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, known_preset
 from nnunet_sbldm.generator.zoo import is_shared
-from nnunet_sbldm.types import UnfitGeneratorError, UserError
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SAMPLERS, DiffusionConfig, SamplerConfig
+from nnunet_sbldm.types import UserError
 
-DEFAULT_PLANS = "nnUNetPlans"
-DEFAULT_CONFIGURATION = "3d_fullres"
 CUDA_BATCH_SIZE = 8
-MAX_SEED = 2**63 - 1
-USER_ERRNO = {
-    errno.ENOSPC: "the disk is full",
-    errno.EACCES: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EPERM: "permission denied",
-    errno.ENOTDIR: "not a folder",
-    errno.EEXIST: "a file of that name is in the way",
-}
-
-
-class Parser(argparse.ArgumentParser):
-    """Bad options end with one sentence and exit code 2."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description)
-        self.add_argument("--version", action="version", version=f"nnunet-sbldm {__version__}")
-
-    def error(self, message: str) -> NoReturn:
-        """Print one sentence and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a command and turn its errors into one sentence and an exit code."""
-    wait_passively()
-    try:
-        main()
-    except UserError as e:
-        _exit(str(e), 2)
-    except UnfitGeneratorError as e:
-        _exit(str(e), 3)
-    except BrokenPipeError:  # whoever reads what we print, such as head, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as e:
-        if e.errno not in USER_ERRNO:
-            raise
-        _exit(f"{e.filename or 'A file'} cannot be written: {USER_ERRNO[e.errno]}.", 2)
-    except KeyboardInterrupt:
-        _exit("interrupted; run the same command again to go on.", 130)
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-# --- argument types and groups -------------------------------------------------------------------------------------
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def number(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if value != value or abs(value) == float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 that fits into 63 bits."""
-    if not text.isdigit() or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {MAX_SEED}, got {text!r}")
-    return int(text)
 
 
 def steps(text: str) -> int:
@@ -238,7 +141,7 @@ def device_of(asked: str | None) -> str:
     """
     import torch
 
-    from nnunet_sbldm.ldm.diffusion import refuse_missing_device
+    from nnunet_sbldm.common.devices import refuse_missing_device
 
     device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     refuse_missing_device(device)
@@ -247,7 +150,7 @@ def device_of(asked: str | None) -> str:
 
 def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | None = None) -> SamplerConfig:
     """Sampler settings of the options; those that are left out are those of ``default`` (whole cases)."""
-    from nnunet_sbldm.ldm.diffusion import best_precision
+    from nnunet_sbldm.common.devices import best_precision
 
     default = default or SamplerConfig()
     name = args.sampler or default.name

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.cli.options import (
-    Parser,
     announce_licence,
     dataset_arguments,
     device_argument,
     device_of,
     groups_argument,
-    positive,
     preset_argument,
-    run,
-    seed,
 )
+from nnunet_sbldm.common.commands import Parser, positive, run, seed
 from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, lengthened
 from nnunet_sbldm.generator.zoo import find_model, is_complete, name_of
 from nnunet_sbldm.types import UserError
@@ -70,9 +67,11 @@ def train_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from nnunet_sbldm.data.dataset import fold_cases, open_dataset, parse_fold
+    from nnunet_sbldm.data.dataset import open_dataset
     from nnunet_sbldm.data.folds import without_patients_of_val
     from nnunet_sbldm.data.groups import remember_groups, remembered_groups
+    from nnunet_sbldm.data.paths import parse_fold
+    from nnunet_sbldm.data.splits import fold_cases
     from nnunet_sbldm.generator.checkpoint import generator_folder
     from nnunet_sbldm.training.train import train_generator
 
@@ -94,7 +93,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequence[str]) -> list[str]:
     """Those training cases that are no copies of validation cases, which the fold rule would refuse later."""
-    from nnunet_sbldm.data.dataset import fingerprints_of
+    from nnunet_sbldm.data.fingerprints import fingerprints_of
     from nnunet_sbldm.data.folds import MAX_CASES_NAMED, find_copies
 
     copies = find_copies(fingerprints_of(dataset, case_ids).values(), fingerprints_of(dataset, val).values())
@@ -106,7 +105,7 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
 
 def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, val: Sequence[str]) -> Start | None:
     """What training starts from, checked against the fold; None for a start from scratch."""
-    from nnunet_sbldm.data.dataset import fingerprints_of
+    from nnunet_sbldm.data.fingerprints import fingerprints_of
     from nnunet_sbldm.data.groups import with_remembered_groups
     from nnunet_sbldm.generator.card import read_card
     from nnunet_sbldm.generator.checkpoint import load_generator

@@ -1,9 +1,8 @@
-"""Files that appear complete or not at all, and hashes of their content."""
+"""Files that appear complete or not at all: JSON, CSV, hashes, temporary folders, links and copies."""
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -13,15 +12,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from nnunet_sbldm.common.locks import is_held, is_running
 from nnunet_sbldm.types import UserError
 
 TEMPORARY_PREFIX = ".sbldm_tmp_"
-LOCK_NAME = "in_use.lock"
 SECONDS_PER_DAY = 86_400
 
 
@@ -135,67 +135,8 @@ def remove_leftovers(parent: Path) -> None:
     for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
         host, pid, _ = folder.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 2)
         abandoned = not is_running(int(pid)) if host == socket.gethostname() else _age_s(folder) > SECONDS_PER_DAY
-        if abandoned and not _is_held(folder):
+        if abandoned and not is_held(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def hold(folder: Path) -> IO[bytes] | None:
-    """Keep a temporary folder from :func:`remove_leftovers` of every process, for as long as the file returned is open.
-
-    Processes that are forked from this one do not hold it.
-    """
-    file = try_lock(folder / LOCK_NAME)
-    if file is not None:
-        os.register_at_fork(after_in_child=file.close)
-    return file
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with open(folder / LOCK_NAME, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody holds it, or the file system has no locks
-        pass
-    return False
-
-
-def is_running(pid: int, started: int | None = None) -> bool:
-    """Whether a process of this machine is there; with ``started`` of :func:`start_of`, that very one and no later one."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return started is None or start_of(pid) in (None, started)
-
-
-def start_of(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since the machine did; None where it cannot be said."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
-
-
-def try_lock(path: Path, shared: bool = False) -> IO[bytes] | None:
-    """Lock a file for as long as it is open, for this process alone or for all that share it; None if another is in the way.
-
-    The lock ends with the process, however that ends. Where a file system has no locks, everyone gets one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+b")  # noqa: SIM115 (closing it gives the lock back); network file systems share what can be read
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError:
-        pass
-    return file
 
 
 def _age_s(path: Path) -> float:
@@ -229,3 +170,12 @@ def size_and_time(path: str | Path) -> tuple[int, int]:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file's bytes atomically."""
     write_atomically(target, lambda tmp: shutil.copyfile(source, tmp))
+
+
+def from_json(cls: type[Any], value: dict[str, Any]) -> Any:
+    """Rebuild one of the dataclasses of this project from JSON (lists become tuples)."""
+
+    def as_tuple(v: Any) -> Any:
+        return tuple(as_tuple(x) for x in v) if isinstance(v, list) else v
+
+    return cls(**{f.name: as_tuple(value[f.name]) for f in fields(cls) if f.name in value})

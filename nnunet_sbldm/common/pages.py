@@ -1,5 +1,10 @@
 """Look of the HTML reports."""
 
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
 STYLE = """
   body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; margin: 0;
          color: #1c2430; background: #f4f5f7; }
@@ -22,3 +27,10 @@ STYLE = """
   th { color: #667080; font-weight: 600; background: #fafbfc; }
   th:first-child, td:first-child { text-align: left; }
 """
+
+
+def embedded(picture: Path | None) -> str:
+    """A PNG as a data URI, or an empty string if there is none."""
+    if picture is None or not picture.is_file():
+        return ""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from nnunet_sbldm.data.grid import bounding_box
+from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.types import OUTSIDE, LabelArray
 
 AXES = ("d", "h", "w")

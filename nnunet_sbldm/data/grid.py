@@ -1,9 +1,4 @@
-"""The generator's grid: how preprocessed cases lie on it, and the way back to a case.
-
-The grid is derived, not chosen: slicing axis, spacing and orientation are those of nnU-Net's plans, its size is
-the smallest that holds every training case, and the down-sampling of the autoencoder follows from that size.
-Intensities are mapped affinely, labels to class indices; both have exact inverses.
-"""
+"""The generator's grid, configured from the dataset, and the way from it back to a case in reader order."""
 
 from __future__ import annotations
 
@@ -13,16 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from nnunet_sbldm.data.boxes import bounding_box
+from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray
 
 LARGE_IN_PLANE = 128
 MIN_SLICES = 4
 MIN_OUTSIDE_SHARE = 0.005
 """Mean share of air in the training cases' crops above which the shape of the anatomy is generated."""
-FILL = -1.0
-"""Scaled intensity of voxels outside the anatomy, as the autoencoder sees them."""
-BACKGROUND, IGNORED = 1, 255
-"""Class indices of background and of voxels with the ignore label."""
 
 
 @dataclass(frozen=True)
@@ -92,117 +85,6 @@ def configure_grid(
     )
 
 
-def to_grid(array: np.ndarray, shape: Sequence[int], fill: float) -> np.ndarray:
-    """Centre ``array`` [..., d, h, w] on the grid: pad with ``fill`` where smaller, crop where larger."""
-    out = np.full((*array.shape[:-3], *shape), fill, dtype=array.dtype)
-    source, target = zip(*(_overlap(n, g) for n, g in zip(array.shape[-3:], shape, strict=True)), strict=True)
-    out[(..., *target)] = array[(..., *source)]
-    return out
-
-
-def _overlap(size: int, grid_size: int) -> tuple[slice, slice]:
-    margin, length = abs(grid_size - size) // 2, min(size, grid_size)
-    inner, whole = slice(margin, margin + length), slice(0, length)
-    return (whole, inner) if size < grid_size else (inner, whole)
-
-
-def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
-    """Slices of the smallest box around ``mask``, enlarged by a margin per axis (the whole array if it is empty)."""
-    found = ndimage.find_objects(mask.astype(np.int8), max_label=1)[0]
-    if found is None:
-        return tuple(slice(0, n) for n in mask.shape)
-    sides = zip(found, margin, mask.shape, strict=True)
-    return tuple(slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in sides)
-
-
-# --- labels --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LabelEncoding:
-    """Label values <-> class indices; class 0 is ``OUTSIDE``, class ``BACKGROUND`` background.
-
-    Attributes:
-        values: label value of each class.
-        ignore_label: value excluded from every loss and never generated.
-    """
-
-    values: tuple[int, ...]
-    ignore_label: int | None = None
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, ``OUTSIDE`` included."""
-        return len(self.values)
-
-    def encode(self, label: LabelArray) -> np.ndarray:
-        """Class index of every voxel, uint8; ``IGNORED`` where ignored."""
-        table = np.full(max(*self.values, self.ignore_label or 0) + 2, IGNORED, dtype=np.uint8)
-        for index, value in enumerate(self.values):
-            table[value] = index  # OUTSIDE = -1 is the last entry
-        return table[label]
-
-    def decode(self, classes: np.ndarray) -> LabelArray:
-        """Inverse of :meth:`encode`, but for ignored voxels: they become background."""
-        return np.asarray(self.values, dtype=np.int16)[np.where(classes == IGNORED, BACKGROUND, classes)]
-
-
-# --- intensities ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class IntensityScaling:
-    """Per channel: normalised intensity (nnU-Net's) -> scaled -> pseudo-raw, each an affine map.
-
-    A z-score over the whole crop, air included, depends on how bright the anatomy is compared with the exact zeros
-    around it. So the normalised value of raw 0 belongs to the case: it is the one that makes the crop's mean zero.
-
-    Attributes:
-        offset: normalised value that becomes 0 in the network.
-        scale: normalised distance that becomes 1 in the network.
-        raw_gain: raw distance of normalised 1.
-        zero_low: smallest normalised value of raw 0; where it equals ``zero_high``, every case has this value.
-        zero_high: largest normalised value of raw 0.
-        raw_floor: smallest raw value inside the anatomy, above 0, so that exact zeros mark the outside;
-            hugely negative for schemes in which 0 is an ordinary value.
-    """
-
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
-    raw_gain: tuple[float, ...]
-    zero_low: tuple[float, ...]
-    zero_high: tuple[float, ...]
-    raw_floor: tuple[float, ...]
-
-    def scaled(self, normalised: FloatArray) -> FloatArray:
-        """[C, ...] normalised -> network scale (about -1 to 1, unclipped)."""
-        return (normalised - _along(self.offset, normalised)) / _along(self.scale, normalised)
-
-    def normalised(self, scaled: FloatArray) -> FloatArray:
-        """Inverse of :meth:`scaled`."""
-        return scaled * _along(self.scale, scaled) + _along(self.offset, scaled)
-
-    def raw(self, normalised: FloatArray, inside: np.ndarray) -> FloatArray:
-        """Raw intensities as in the user's files, exactly 0 outside.
-
-        Args:
-            normalised: [C, D, H, W], cropped to the anatomy's box.
-            inside: [D, H, W] bool, the anatomy.
-        """
-        num_outside = max(int((~inside).sum()), 1)
-        balance = -normalised[:, inside].sum(axis=1) / num_outside
-        zero = np.clip(balance, self.zero_low, self.zero_high)
-        raw = (normalised - _along(zero, normalised)) * _along(self.raw_gain, normalised)
-        return np.where(inside, np.maximum(raw, _along(self.raw_floor, raw)), 0).astype(np.float32)
-
-
-def _along(values: Sequence[float] | np.ndarray, like: np.ndarray) -> FloatArray:
-    return np.asarray(values, dtype=np.float32).reshape(-1, *[1] * (like.ndim - 1))
-
-
-# --- the way back --------------------------------------------------------------------------------------------------
-
-
 def anatomy_of(classes: np.ndarray, grid: Grid) -> np.ndarray:
     """Mask [D, H, W] of the anatomy in a generated class map.
 
@@ -257,3 +139,10 @@ def from_grid(
         np.ascontiguousarray(values.transpose(back)),
         geometry,
     )
+
+
+def left_right_axis(geometry: Geometry, transpose_forward: Sequence[int]) -> int:
+    """Axis of (D, H, W), plan order, that runs most along the patient's left-right direction."""
+    toward_left = np.abs(np.asarray(geometry.direction).reshape(3, 3)[0])  # per image axis x, y, z
+    reader_axis = 2 - int(np.argmax(toward_left))
+    return list(transpose_forward).index(reader_axis)

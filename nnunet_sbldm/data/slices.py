@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.data.grid import FILL, IGNORED
+from nnunet_sbldm.data.intensities import FILL
+from nnunet_sbldm.data.labels import IGNORED
 
 FOREGROUND_WEIGHT = 3.0
 EMPTY_WEIGHT = 0.05

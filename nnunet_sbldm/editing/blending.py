@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
-from nnunet_sbldm.data.grid import bounding_box
+from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.types import FloatArray
 
 MAD_TO_STD = 1.4826

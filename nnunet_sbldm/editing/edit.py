@@ -17,17 +17,18 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor
 
+from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.conditions import as_vector, measure
-from nnunet_sbldm.data.grid import bounding_box
 from nnunet_sbldm.editing.blending import blend
 from nnunet_sbldm.editing.planner import EditTask
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
+from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.outlines import without_strays
-from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import record_of
 from nnunet_sbldm.generator.size_correction import draw_to_size
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.denoiser import Part
 from nnunet_sbldm.ldm.inpainting import Known, inpaint
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume

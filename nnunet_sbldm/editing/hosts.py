@@ -14,9 +14,13 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from scipy import ndimage
 
 from nnunet_sbldm.common.files import sha256_of_array
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, fold_cases, read_case
+from nnunet_sbldm.data.cases import read_case
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_copies, without_patients_of_val
 from nnunet_sbldm.data.groups import remembered_groups
+from nnunet_sbldm.data.paths import Fold
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
 
 SMOOTHNESS_MM = 25.0

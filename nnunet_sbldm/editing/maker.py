@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
+from nnunet_sbldm.data.folds import refuse_leaks
+from nnunet_sbldm.data.groups import with_remembered_groups
+from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.editing.choices import EditSettings, edit_choices
 from nnunet_sbldm.editing.edit import EditedDraw, edit
 from nnunet_sbldm.editing.gate import judge_edit
-from nnunet_sbldm.editing.planner import EditPlanner, EditSettings, edit_choices
+from nnunet_sbldm.editing.hosts import allowed_hosts
+from nnunet_sbldm.editing.planner import EditPlanner
 from nnunet_sbldm.editing.real_lesions import (
     RealLesions,
     border_scores,
@@ -21,10 +28,11 @@ from nnunet_sbldm.editing.real_lesions import (
 )
 from nnunet_sbldm.editing.regions import dilated, fading_widths
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.quality.gate import judge, measure_appearance
+from nnunet_sbldm.ldm.config import SamplerConfig
+from nnunet_sbldm.quality.appearance import measure_appearance
+from nnunet_sbldm.quality.gate import judge
 from nnunet_sbldm.types import OUTSIDE
 
 
@@ -86,3 +94,17 @@ class EditedCases:
 
     def _normalised(self, drawn: EditedDraw) -> np.ndarray:
         return self.generator.plan.intensity.normalised(drawn.image)
+
+
+def edited_cases(generator: Generator, dataset: NnunetDataset, editing: EditSettings) -> EditedCases:
+    """What edits hosts of the generator's own fold.
+
+    Raises:
+        UserError: no host is allowed, or the generator has seen validation cases of that fold.
+    """
+    fold = generator.plan.fold
+    hosts = allowed_hosts(dataset, fold, editing.hosts)
+    _, val = fold_cases(dataset, fold)
+    seen = with_remembered_groups(generator.seen, dataset)
+    refuse_leaks(seen, fingerprints_of(dataset, val).values(), fold)
+    return EditedCases(generator, dataset, replace(editing, hosts=tuple(hosts)))

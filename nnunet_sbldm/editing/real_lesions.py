@@ -16,8 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_sbldm.editing.regions import depth_mm, dilated, fading_widths, region_around, room_for_lesions
-from nnunet_sbldm.quality.appearance import halo
-from nnunet_sbldm.quality.gate import MARGIN_CASES, MIN_MARGIN_SHARE, contrast, mask_and_shell
+from nnunet_sbldm.quality.appearance import contrast, halo, mask_and_shell
+from nnunet_sbldm.quality.gate import MARGIN_CASES, MIN_MARGIN_SHARE
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 

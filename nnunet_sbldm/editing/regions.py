@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, AXES, FEATURES, Target
-from nnunet_sbldm.data.grid import bounding_box
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, NoRoomError
 
 FEATHER_MM = 10.0
@@ -23,74 +22,10 @@ FEATHER_MM = 10.0
 MIN_FADING_VOXELS = 2
 CLEARANCE_WIDTHS = 1.5
 """Distance of a new lesion from those that stay, in widths of that border: all of it, and a margin."""
-LESION_MARGIN = 1.2
-"""A lesion fits into its ellipsoid enlarged by this factor, with few exceptions."""
 MIN_SHARE_IN_ROOM = 0.97
 MAX_TRIES = 100
 TISSUE_SCALE_MM = 3.0
 """Standard deviation of what counts as around a voxel."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """The model's grid, laid over a host: centred where the host is smaller, around a voxel where it is larger.
-
-    Attributes:
-        shape: (D, H, W) of the grid.
-        start: host index of the grid's first voxel, negative where the grid reaches beyond the host.
-    """
-
-    shape: tuple[int, int, int]
-    start: tuple[int, int, int]
-
-    @staticmethod
-    def around(grid_shape: Sequence[int], host_shape: Sequence[int], centre: Sequence[float]) -> Window:
-        """The window for a host of ``host_shape`` [voxels] whose interesting part lies around ``centre`` [voxel index]."""
-        starts = []
-        for g, n, c in zip(grid_shape, host_shape, centre, strict=True):
-            middle = math.floor(c - (g - 1) / 2 + 0.5)
-            starts.append(-((g - n) // 2) if n <= g else min(max(middle, 0), n - g))
-        return Window(tuple(int(g) for g in grid_shape), tuple(starts))  # type: ignore[arg-type]
-
-    def holds(self, host_shape: Sequence[int]) -> bool:
-        """Whether all of the host is on the grid."""
-        return all(s <= 0 and s + g >= n for g, n, s in zip(self.shape, host_shape, self.start, strict=True))
-
-    def open_faces(self, host_shape: Sequence[int]) -> np.ndarray:
-        """[D, H, W] bool, voxels in the first or last plane of the grid where the host goes on beyond it."""
-        out = np.zeros(self.shape, bool)
-        for axis, (g, n, s) in enumerate(zip(self.shape, host_shape, self.start, strict=True)):
-            planes = np.moveaxis(out, axis, 0)
-            planes[0] |= s > 0
-            planes[-1] |= s + g < n
-        return out
-
-    def take(self, array: np.ndarray, fill: float) -> np.ndarray:
-        """The host's array [..., D, H, W] on the grid."""
-        out = np.full((*array.shape[:-3], *self.shape), fill, dtype=array.dtype)
-        host, grid = self._overlap(array.shape[-3:])
-        out[grid] = array[host]
-        return out
-
-    def put(self, array: np.ndarray, host_shape: Sequence[int], fill: float) -> np.ndarray:
-        """Inverse of :meth:`take`: an array on the grid at its place in the host, ``fill`` elsewhere."""
-        out = np.full((*array.shape[:-3], *host_shape), fill, dtype=array.dtype)
-        host, grid = self._overlap(host_shape)
-        out[host] = array[grid]
-        return out
-
-    def _overlap(self, host_shape: Sequence[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Indices of the common part in arrays [..., D, H, W] of the host and on the grid."""
-        host: list[Any] = [...]
-        grid: list[Any] = [...]
-        for g, n, s in zip(self.shape, host_shape, self.start, strict=True):
-            first, last = max(s, 0), min(s + g, n)
-            host.append(slice(first, last))
-            grid.append(slice(first - s, last - s))
-        return tuple(host), tuple(grid)
-
-
-# --- room ------------------------------------------------------------------------------------------------------------
 
 
 def depth_mm(label: LabelArray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -144,9 +79,6 @@ def dilated(mask: np.ndarray, reach: float, sampling: Sequence[float]) -> np.nda
 def fading_widths(spacing_mm: Sequence[float]) -> tuple[float, ...]:
     """Size of a voxel along every axis in widths of the fading border, which is wider across thick slices."""
     return tuple(s / max(FEATHER_MM, MIN_FADING_VOXELS * s) for s in spacing_mm)
-
-
-# --- regions ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -218,9 +150,6 @@ def ellipsoids(
             radius += ((axis - centre) * s / (0.5 * factor * block[f"extent_{name}_mm"])) ** 2
         found |= radius <= 1
     return found
-
-
-# --- conditions that fit ---------------------------------------------------------------------------------------------
 
 
 def anatomy_features(label: LabelArray, spacing_mm: Sequence[float]) -> dict[str, float]:
@@ -313,5 +242,3 @@ def impossible(
         f"Host {host} has no place for {wanted}: its anatomy has room for a ball of up to {largest_ml:.3g} ml, with centres "
         f"within {places} (fractions of the anatomy)."
     )
-
-

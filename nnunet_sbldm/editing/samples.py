@@ -10,35 +10,18 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
-from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases
-from nnunet_sbldm.data.folds import refuse_leaks
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.formats import write_case
-from nnunet_sbldm.data.groups import with_remembered_groups
+from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.editing.edit import EditedDraw
-from nnunet_sbldm.editing.hosts import allowed_hosts
-from nnunet_sbldm.editing.maker import EditedCases
-from nnunet_sbldm.editing.planner import EditSettings
+from nnunet_sbldm.editing.maker import edited_cases
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import OUTSIDE
 
 MAX_ROWS = 8
 REGION_MARK = 1
-
-
-def edited_cases(generator: Generator, dataset: NnunetDataset, editing: EditSettings) -> EditedCases:
-    """What edits hosts of the generator's own fold.
-
-    Raises:
-        UserError: no host is allowed, or the generator has seen validation cases of that fold.
-    """
-    fold = generator.plan.fold
-    hosts = allowed_hosts(dataset, fold, editing.hosts)
-    _, val = fold_cases(dataset, fold)
-    seen = with_remembered_groups(generator.seen, dataset)
-    refuse_leaks(seen, fingerprints_of(dataset, val).values(), fold)
-    return EditedCases(generator, dataset, replace(editing, hosts=tuple(hosts)))
 
 
 def write_edits(

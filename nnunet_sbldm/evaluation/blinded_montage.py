@@ -9,14 +9,14 @@ import numpy as np
 
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
-from nnunet_sbldm.data.dataset import NnunetDataset, load_preprocessed
-from nnunet_sbldm.data.grid import to_grid
-from nnunet_sbldm.editing.maker import EditedCases
-from nnunet_sbldm.editing.planner import EditSettings
-from nnunet_sbldm.editing.samples import edited_cases
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_preprocessed
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.editing.choices import EditSettings
+from nnunet_sbldm.editing.maker import EditedCases, edited_cases
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 MAX_DRAWS_PER_CASE = 10

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_sbldm.data.dataset import NnunetDataset, fingerprints_of, fold_cases, load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_leaks, names_of
 from nnunet_sbldm.data.groups import with_remembered_groups
+from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.measures import CaseSet
-from nnunet_sbldm.expansion.production import Job, ProductionSettings, Tally, commonest_reasons, judged_draws
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, refuse_mismatch
-from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.production import commonest_reasons, judged_draws
+from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.generator.nearest import NearestRealCase
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.generator.sampling import NearestRealCase
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MIN_CASES = 2

@@ -35,10 +35,10 @@ from nnunet_sbldm.evaluation.results import (
     memorisation_results,
 )
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
+from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.generator.sampling import NearestRealCase
+from nnunet_sbldm.ldm.config import SamplerConfig
 
 Sections = dict[str, list[Result]]
 

@@ -23,16 +23,15 @@ from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.common.pictures import Panel
 from nnunet_sbldm.data.conditions import AXES
 from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.editing.edit import EditedDraw
-from nnunet_sbldm.editing.maker import EditedCases
-from nnunet_sbldm.editing.planner import EditSettings
-from nnunet_sbldm.editing.samples import draw_edits, edit_panels, edited_cases
+from nnunet_sbldm.editing.maker import EditedCases, edited_cases
+from nnunet_sbldm.editing.samples import draw_edits, edit_panels
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.outlines import CONNECTED
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.requests import Request
-from nnunet_sbldm.quality.appearance import halo
-from nnunet_sbldm.quality.gate import mask_and_shell
+from nnunet_sbldm.ldm.config import SamplerConfig
+from nnunet_sbldm.quality.appearance import halo, mask_and_shell
 from nnunet_sbldm.quality.seams import seam_scores
 from nnunet_sbldm.quality.similarity import coherence
 from nnunet_sbldm.types import OUTSIDE, FloatArray
@@ -170,7 +169,7 @@ def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], d
 
 
 def halo_of_host(drawn: EditedDraw, generator: Generator) -> float | None:
-    """The largest of the channels' :func:`nnunet_sbldm.quality.appearance.halo` of the host's lesions; None where none has one."""
+    """The largest :func:`nnunet_sbldm.quality.appearance.halo` of the host's lesions over channels; None where none has one."""
     host = drawn.task.prepared
     found = halo(host.image, host.lesions, host.label != OUTSIDE, generator.plan.grid.spacing_mm)
     return float(np.nanmax(found)) if np.isfinite(found).any() else None

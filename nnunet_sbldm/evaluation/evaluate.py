@@ -19,8 +19,9 @@ from scipy.spatial.distance import cdist
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.files import temporary_folder, write_json
+from nnunet_sbldm.data.cases import load_arrays, load_preprocessed
 from nnunet_sbldm.data.conditions import as_dict, feature_names
-from nnunet_sbldm.data.dataset import NnunetDataset, load_arrays, load_preprocessed
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluation.cases import (
     MIN_CASES,
     RealCases,
@@ -44,8 +45,8 @@ from nnunet_sbldm.evaluation.results import (
 )
 from nnunet_sbldm.generator.card import refresh_card
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.presets import SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.appearance import standardised
 from nnunet_sbldm.types import UserError
 

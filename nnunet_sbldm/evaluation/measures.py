@@ -15,14 +15,16 @@ import torch
 from scipy import ndimage
 from tqdm import tqdm
 
+from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
-from nnunet_sbldm.data.grid import to_grid
+from nnunet_sbldm.data.grid import left_right_axis
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.evaluation.reconstruction import reconstruct
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
-from nnunet_sbldm.quality.memorisation import KINDS, descriptors, left_right_axis
+from nnunet_sbldm.quality.memorisation import KINDS, descriptors
 from nnunet_sbldm.quality.similarity import coherence
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
@@ -151,7 +153,7 @@ def _measure_case(generator: Generator, cases: CaseSet, index: int) -> dict[str,
 
 
 def _mirrored_descriptors(generator: Generator, image: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-    axis = left_right_axis(generator.plan)
+    axis = left_right_axis(generator.plan.template, generator.plan.grid.transpose_forward)
     image, classes = np.flip(image, axis + 1).copy(), np.flip(classes, axis).copy()
     latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
     found = descriptors(image, classes, _standardised(generator, latent.cpu()), generator.plan.encoding.num_classes)

@@ -22,7 +22,8 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, channel_names_of, preprocessing_hash
+from nnunet_sbldm.data.dataset import NnunetDataset, channel_names_of, preprocessing_hash
+from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME
 from nnunet_sbldm.types import FloatArray, UserError
 

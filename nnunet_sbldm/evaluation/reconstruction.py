@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nnunet_sbldm.data.grid import IGNORED, LabelEncoding
+from nnunet_sbldm.data.labels import IGNORED, LabelEncoding
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.quality.similarity import ssim

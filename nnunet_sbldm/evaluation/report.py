@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_sbldm.cli.demo_report import embedded
 from nnunet_sbldm.common.files import write_atomically
+from nnunet_sbldm.common.pages import embedded
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import scatter
+from nnunet_sbldm.data.grid import left_right_axis
 from nnunet_sbldm.evaluation.report_template import SECTIONS, TEMPLATE
-from nnunet_sbldm.quality.memorisation import left_right_axis
 from nnunet_sbldm.types import OUTSIDE
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _panel(cases: CaseSet, index: int, title: str, mirrored: bool = False) -> Pa
     image = cases.plan.intensity.normalised(cases.image(index))[0]
     label = np.where(cases.classes(index) == 0, OUTSIDE, cases.label(index)).astype(np.int16)
     if mirrored:
-        axis = left_right_axis(cases.plan)
+        axis = left_right_axis(cases.plan.template, cases.plan.grid.transpose_forward)
         image, label = np.flip(image, axis), np.flip(label, axis)
     return Panel(image, label, cases.plan.grid.spacing_mm, title)
 

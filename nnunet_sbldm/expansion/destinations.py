@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, NnunetDataset, preprocess_case, read_written_case
+from nnunet_sbldm.data.cases import PREPROCESSED_ENDINGS, preprocess_case, read_written_case
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.formats import side_files, write_case
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticRecord

@@ -1,8 +1,4 @@
-"""Making nnU-Net see synthetic cases: an index for the pool, a new dataset, or the dataset itself (which can be undone).
-
-Plans and fingerprint are those of the real dataset; its splits get synthetic cases in ``train`` of their fold alone.
-Every step is repeatable, and ``dataset.json`` of a new dataset is written last.
-"""
+"""Door three: synthetic cases in the folders of the real dataset itself, and the way to take them out again."""
 
 from __future__ import annotations
 
@@ -10,145 +6,28 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, remove_leftovers, temporary_folder, write_json
-from nnunet_sbldm.data.dataset import PREPROCESSED_ENDINGS, Fold, NnunetDataset, refuse_not_preprocessed, splits_of
-from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.groups import groups_file
-from nnunet_sbldm.expansion.destinations import PoolDestination, RawDestination
+from nnunet_sbldm.common.files import copy_file, read_json, remove_leftovers, temporary_folder, write_json
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.paths import nnunet_folder, undo_command
+from nnunet_sbldm.expansion.destinations import RawDestination, views_of
+from nnunet_sbldm.expansion.installed import Installed, copy_ground_truth, expanded_splits, index_of
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+from nnunet_sbldm.expansion.parts import Outcome, finished, giving_up_if_unfit, installed_by, produce_all, request_of
 from nnunet_sbldm.expansion.places import expansion_folder
-from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
+from nnunet_sbldm.expansion.prepare import check_disk, estimate_bytes, undecided
+from nnunet_sbldm.generator.records import INDEX_NAME
 from nnunet_sbldm.types import UserError
-
-FINGERPRINT = "dataset_fingerprint.json"
 
 IN_PLACE = "sbldm_in_place"
 """Folder in a raw dataset that holds what undoing an in-place expansion needs."""
-
 MANIFEST = "manifest.json"
 UNDOING = "undoing.json"
 """Name of the manifest from the moment that its expansion is undone."""
-
 BACKUP = "backup"
-
-Installed = Mapping[Fold, tuple[Sequence[str], str, Sequence[CaseFingerprint]]]
-"""For each fold: ids of its accepted cases, hash of their generator, the real cases that generator has seen."""
-
-
-def _index(plans_hash: str, installed: Installed) -> SyntheticIndex:
-    index = SyntheticIndex(plans_hash)
-    for case_ids, generator_hash, seen in installed.values():
-        index.add(case_ids, generator_hash, seen)
-    return index
-
-
-def _expanded_splits(dataset: NnunetDataset, installed: Installed) -> list[dict[str, list[str]]]:
-    splits = splits_of(dataset)
-    for fold, (case_ids, _, _) in installed.items():
-        if fold != "all":
-            splits[int(fold)]["train"] += case_ids
-    return splits
-
-
-def _copy_ground_truth(destination: RawDestination, case_ids: Sequence[str]) -> None:
-    for case_id in case_ids:
-        label = destination.label_file(case_id)
-        copy_file(label, destination.preprocessed / "gt_segmentations" / label.name)
-
-
-# --- the pool ------------------------------------------------------------------------------------------------------
-
-
-def install_pool(destination: PoolDestination, installed: Installed) -> list[Path]:
-    """Write the index of every pool; returns the pool folders."""
-    folders = []
-    for view in destination.views:
-        _index(view.plans_hash(), installed).save(destination.folder(view))
-        remove_leftovers(destination.cases_folder(view))
-        folders.append(destination.folder(view))
-    return folders
-
-
-# --- a new dataset -------------------------------------------------------------------------------------------------
-
-
-def refuse_incomplete(views: Sequence[NnunetDataset]) -> None:
-    """Refuse a dataset that lacks files which a new dataset takes from it, before the first synthetic case is made.
-
-    Raises:
-        UserError: no fingerprint, or real cases without label or preprocessed files.
-    """
-    source, number = views[0], int(views[0].name[7:10])
-    if not (source.preprocessed / FINGERPRINT).is_file():
-        raise UserError(f"{source.preprocessed / FINGERPRINT} is missing: run nnUNetv2_extract_fingerprint -d {number}.")
-    unlabelled = [c for c in source.real_case_ids if not Path(source.case_files[c]["label"]).is_file()]
-    if unlabelled:
-        raise UserError(f"{len(unlabelled)} real case(s) of {source.name} ({unlabelled[0]}) have no label file.")
-    for view in views:
-        refuse_not_preprocessed(view, view.real_case_ids)
-
-
-def install_new_dataset(dataset: NnunetDataset, destination: RawDestination, raw: Path, installed: Installed) -> None:
-    """Complete a new dataset: real cases, ground truth, plans, fingerprint, splits, index, and ``dataset.json`` last."""
-    preprocessed, case_ids = destination.preprocessed, [c for ids, _, _ in installed.values() for c in ids]
-    _link_real_cases(destination.views, preprocessed)
-    _copy_ground_truth(destination, case_ids)
-    plans = read_json(dataset.preprocessed / f"{dataset.plans_name}.json")
-    write_json(preprocessed / f"{dataset.plans_name}.json", {**plans, "dataset_name": raw.name})
-    copy_file(dataset.preprocessed / FINGERPRINT, preprocessed / FINGERPRINT)
-    splits = _expanded_splits(dataset, installed)
-    for folder in (raw, preprocessed):
-        write_json(folder / "splits_final.json", splits)
-    _index(dataset.plans_hash(), installed).save(expansion_folder(preprocessed))
-    if groups_file(dataset.preprocessed).is_file():
-        copy_file(groups_file(dataset.preprocessed), groups_file(preprocessed))
-    for folder in destination.data_folders:
-        remove_leftovers(folder)
-    dataset_json = _listed_dataset_json(dataset, destination, case_ids, raw)
-    for folder in (preprocessed, raw):
-        write_json(folder / "dataset.json", dataset_json)
-
-
-def _link_real_cases(views: Sequence[NnunetDataset], preprocessed: Path) -> None:
-    """Hard-link (or copy) the real preprocessed files; ground truth is copied, for nnU-Net rewrites it in place."""
-    for view in views:
-        for case_id in view.real_case_ids:
-            for ending in PREPROCESSED_ENDINGS:
-                file = f"{case_id}{ending}"
-                link_or_copy(view.data_folder / file, preprocessed / view.config.data_identifier / file)
-    source = views[0]
-    for case_id in source.real_case_ids:
-        label = Path(source.case_files[case_id]["label"])
-        copy_file(label, preprocessed / "gt_segmentations" / f"{case_id}{source.dataset_json['file_ending']}")
-
-
-def _listed_dataset_json(
-    dataset: NnunetDataset, destination: RawDestination, case_ids: Sequence[str], raw: Path
-) -> dict[str, Any]:
-    """The real ``dataset.json`` with every case listed: real files where they are, synthetic ones in the new folder."""
-
-    def entry(images: Sequence[str | Path], label: str | Path) -> dict[str, Any]:
-        return {"images": [os.path.relpath(f, raw) for f in images], "label": os.path.relpath(label, raw)}
-
-    cases = {c: entry(dataset.case_files[c]["images"], dataset.case_files[c]["label"]) for c in dataset.real_case_ids}
-    cases |= {c: entry(destination.image_files(c), destination.label_file(c)) for c in case_ids}
-    return {
-        **dataset.dataset_json,
-        "name": raw.name.split("_", 1)[1],
-        "numTraining": len(cases),
-        "dataset": cases,
-        "sbldm": {"source_dataset": dataset.name, "synthetic_cases": list(case_ids)},
-    }
-
-
-# --- in place ------------------------------------------------------------------------------------------------------
-
-
-def undo_command(name: str) -> str:
-    """The command that takes the in-place expansion of a dataset back."""
-    return f"sbldm_expand_dataset -d {int(name[7:10])} --undo"
 
 
 def begin_in_place(dataset: NnunetDataset, destination: RawDestination, request: dict[str, Any], case_ids: Sequence[str]) -> None:
@@ -231,9 +110,9 @@ def _remove_remains(folder: Path) -> None:
 def install_in_place(dataset: NnunetDataset, destination: RawDestination, installed: Installed) -> None:
     """Add accepted cases to ground truth, splits, index and both ``dataset.json`` of the dataset itself."""
     case_ids = [c for ids, _, _ in installed.values() for c in ids]
-    _copy_ground_truth(destination, case_ids)
-    splits = _expanded_splits(dataset, installed)
-    _index(dataset.plans_hash(), installed).save(expansion_folder(dataset.preprocessed))
+    copy_ground_truth(destination, case_ids)
+    splits = expanded_splits(dataset, installed)
+    index_of(dataset.plans_hash(), installed).save(expansion_folder(dataset.preprocessed))
     for folder in (dataset.preprocessed, dataset.raw):
         if folder == dataset.preprocessed or (folder / "splits_final.json").is_file():
             write_json(folder / "splits_final.json", splits)
@@ -320,3 +199,58 @@ def _remove_empty(folder: Path) -> bool:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return not folder.exists()
+
+
+def expand_in_place(
+    dataset: NnunetDataset, jobs: Sequence[Job], configurations: Sequence[str], settings: ProductionSettings
+) -> Outcome:
+    """Add synthetic cases to the raw and preprocessed folders of the dataset itself; :func:`undo` takes them out again."""
+    views = views_of(dataset, configurations)
+    refuse_in_place(jobs, views)
+    raw, own = dataset.raw, dataset.raw / IN_PLACE
+    records, manifest = own / "provenance", own / MANIFEST
+    destination = RawDestination(views, raw / "imagesTr", raw / "labelsTr", records, dataset.preprocessed, manifest)
+    still_open = [undecided(job, destination, settings) for job in jobs]
+    check_disk(raw, estimate_bytes(dataset, still_open, (), with_raw=True))
+    check_disk(dataset.preprocessed, estimate_bytes(dataset, still_open, views, with_raw=False))
+    case_ids = [r.case_id for job in jobs for r in job.requests]
+    begin_in_place(dataset, destination, request_of(dataset, jobs, configurations, settings), case_ids)
+    destinations = [destination] * len(jobs)
+
+    def take_back() -> None:
+        if manifest.is_file():  # else it was taken back meanwhile
+            undo_in_place(dataset.raw, dataset.preprocessed)
+
+    with giving_up_if_unfit(destination, settings.num_parts, take_back, f"run {undo_command(dataset.name)}"):
+        outcome = produce_all(dataset, jobs, destinations, settings, [raw, dataset.preprocessed])
+    if outcome.num_open:
+        return outcome
+    installed = installed_by(jobs, destinations, settings)
+    install_in_place(dataset, destination, installed)
+    return finished(outcome, installed)
+
+
+def refuse_in_place(jobs: Sequence[Job], views: Sequence[NnunetDataset]) -> None:
+    """Refuse what an in-place expansion would break, for the splits of a dataset are those of all its configurations.
+
+    Raises:
+        UserError: fold all, or real cases that are preprocessed for other configurations, too.
+    """
+    if any(job.fold == "all" for job in jobs):
+        raise UserError("--in_place cannot serve fold all: stock nnU-Net would validate on the synthetic cases; use --pool.")
+    dataset, ours = views[0], [view.data_folder.name for view in views]
+    folders = sorted(f.parent.name for c in dataset.real_case_ids[:1] for f in dataset.preprocessed.glob(f"*/{c}.pkl"))
+    others = [name for name in folders if name not in ours]
+    if not others:
+        return
+    planned = {replace(dataset, configuration=c).data_folder.name for c in dataset.plans.available_configurations}
+    remedy = "name these, too (-c), use --pool or -o" if planned.issuperset(others) else "use --pool or -o"
+    raise UserError(
+        f"{dataset.name} is also preprocessed in {', '.join(others)}, where --in_place would leave splits with synthetic cases "
+        f"that have no files: {remedy}, or delete what you do not train."
+    )
+
+
+def undo(name: str) -> tuple[int, list[Path]]:
+    """Take the synthetic cases of an in-place expansion out again, as :func:`undo_in_place`."""
+    return undo_in_place(nnunet_folder("nnUNet_raw") / name, nnunet_folder("nnUNet_preprocessed") / name)

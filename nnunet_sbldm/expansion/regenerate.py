@@ -13,27 +13,22 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.common.files import read_json, temporary_folder
+from nnunet_sbldm.data.cases import load_arrays, preprocess_case, read_case
 from nnunet_sbldm.data.conditions import as_dict, as_vector
-from nnunet_sbldm.data.dataset import (
-    NnunetDataset,
-    dataset_name,
-    load_arrays,
-    nnunet_folder,
-    planned_views,
-    preprocess_case,
-    read_case,
-)
+from nnunet_sbldm.data.dataset import NnunetDataset, planned_views
 from nnunet_sbldm.data.formats import write_case
+from nnunet_sbldm.data.paths import dataset_name, nnunet_folder
+from nnunet_sbldm.editing.choices import EditChoice
 from nnunet_sbldm.editing.edit import EditedDraw, edit
-from nnunet_sbldm.editing.planner import EditChoice, EditPlanner, has_same_axes
+from nnunet_sbldm.editing.planner import EditPlanner, has_same_axes
 from nnunet_sbldm.expansion.in_place import IN_PLACE
 from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
-from nnunet_sbldm.generator.presets import SamplerConfig
-from nnunet_sbldm.generator.records_trace import TRACE_NAME, read_trace
+from nnunet_sbldm.generator.records import TRACE_NAME, read_trace
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw, draw_again
 from nnunet_sbldm.generator.zoo import is_complete, known_models
+from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import Case, UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_sbldm.common.files import read_json, write_atomically, write_json
+from nnunet_sbldm.common.files import from_json, read_json, write_atomically, write_json
 from nnunet_sbldm.generator.card_template import INTENDED_USE, LIMITS, TEMPLATE
-from nnunet_sbldm.generator.presets import from_json
 from nnunet_sbldm.generator.zoo import WEIGHTS, is_shared
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+    from nnunet_sbldm.generator.plan import GeneratorPlan
 
 CARD, README = "card.json", "README.md"
 FORMAT_VERSION = 1
@@ -198,7 +197,7 @@ def read_card(folder: Path) -> ModelCard:
         UserError: a card that this version cannot read, or none and too little to make one from.
     """
     if not (folder / CARD).is_file():
-        from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+        from nnunet_sbldm.generator.plan import GeneratorPlan
 
         missing = [n for n in ("generator.json", "dataset.json", "training_cases.json") if not (folder / n).is_file()]
         if missing:

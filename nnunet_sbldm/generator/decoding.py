@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nnunet_sbldm.data.grid import anatomy_of
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.generator.outlines import cleaned_label
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.types import FloatArray, LabelArray

@@ -2,8 +2,8 @@
 
 The most probable class of every voxel makes outlines that are smoother or rougher than hand-drawn ones: smoother where the
 decoder returns the mean of what an outline could be, rougher where it is unsure of what a denoiser has made. So they are
-roughened or smoothed until they are as rough as real ones, see :mod:`nnunet_sbldm.training.fit_outlines`. Roughening draws from the
-decoder's softmax with correlated noise. The noise moves outlines and changes no topology: it makes neither specks nor holes.
+roughened or smoothed until they are as rough as real ones, see :mod:`nnunet_sbldm.training.fit_outlines`. Roughening draws from
+the decoder's softmax with correlated noise. The noise moves outlines and changes no topology: it makes neither specks nor holes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
-from nnunet_sbldm.data.grid import LabelEncoding
+from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.quality.gate import MIN_MARGIN_SHARE
 from nnunet_sbldm.quality.random_fields import gaussian_field
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray

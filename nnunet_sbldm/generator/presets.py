@@ -1,53 +1,11 @@
-"""Configuration: frozen dataclasses, one per stage, and the presets.
-
-The resolved configuration is saved in every checkpoint. Presets differ in the size of the networks and in how they are trained.
-"""
+"""Presets: how large the networks are and how long they are trained, from the demo's to a GPU's."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Slice autoencoder.
-
-    Attributes:
-        widths: feature channels per resolution level; each further level halves the in-plane size.
-        latent_channels: channels of a slice latent for one image channel; one more for each further channel.
-        embedding_dim: width of the positional embedding l(i).
-        use_position: condition encoder and decoder on l(i); off only for ablation.
-        latent_noise: largest noise on training latents, in their standard deviations, so that the decoder forgives the
-            errors of the denoiser instead of turning them into flicker between slices.
-        crop_pixels: it is trained on square crops of slices with this side at most; many small crops teach more in the
-            same time than few whole slices.
-    """
-
-    widths: tuple[int, ...]
-    latent_channels: int = 4
-    embedding_dim: int = 64
-    use_position: bool = True
-    latent_noise: float = 0.2
-    crop_pixels: int = 64
-
-
-@dataclass(frozen=True)
-class DenoiserConfig:
-    """Denoiser of the stacked slice latents.
-
-    Attributes:
-        widths: feature channels per resolution level.
-        embedding_dim: width of the embedding of time and condition.
-        dropout: dropout probability inside residual blocks.
-        use_maps: draw the condition on the latent grid; off only for ablation.
-    """
-
-    widths: tuple[int, ...]
-    embedding_dim: int = 128
-    dropout: float = 0.0
-    use_maps: bool = True
+from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConfig
 
 
 @dataclass(frozen=True)
@@ -94,76 +52,6 @@ class AugmentationConfig:
     max_scaling: float = 0.08
     max_gain: float = 0.05
     max_gamma: float = 0.1
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """Diffusion process.
-
-    Attributes:
-        prediction_type: what the denoiser predicts, ``v_prediction``, ``sample`` (x0) or ``epsilon``.
-        schedule: noise schedule by diffusers' name, ``squaredcos_cap_v2`` (cosine) or ``linear``.
-        noise_shift: the schedule's noise-to-signal ratio (of amplitudes) is multiplied by this; more than 1 spends more
-            steps on what large parts of a volume share (Hoogeboom et al. 2023).
-        min_snr_gamma: weight of a time in the loss is min(SNR, gamma) / SNR in x0 terms (Hang et al. 2023); None weighs
-            all times alike in terms of what is predicted.
-        num_train_timesteps: T of the discrete process.
-        condition_dropout: probability of training a sample without any condition (learned null).
-        feature_dropout: probability of training a sample with a random half of the features missing.
-        foreground_weight: weight in the loss of latents that hold foreground, relative to the others.
-        self_conditioning: the denoiser also sees its previous estimate of z_0 (Chen et al. 2023).
-        masked_share: share of training samples of which the clean latents around a random region are given to the
-            denoiser, as edits give them; with 0 it has no input for them.
-    """
-
-    prediction_type: str = "v_prediction"
-    schedule: str = "squaredcos_cap_v2"
-    noise_shift: float = 2.0
-    min_snr_gamma: float | None = None
-    num_train_timesteps: int = 1000
-    condition_dropout: float = 0.1
-    feature_dropout: float = 0.2
-    foreground_weight: float = 4.0
-    self_conditioning: bool = False
-    masked_share: float = 0.0
-
-
-SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++")
-"""DDIM (Song et al. 2021), and DPM-Solver++ 2M as an ODE and as an SDE solver (Lu et al. 2022)."""
-PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """Sampler; by default that of whole cases.
-
-    Attributes:
-        name: one of ``SAMPLERS``.
-        eta: noise added back at every DDIM step; 0 is deterministic, 1 is ancestral sampling.
-        num_steps: denoising steps.
-        guidance_scale: classifier-free guidance; 1 samples the plain conditional model.
-        batch_size: cases denoised together (short batches are filled up); recorded, because float rounding depends on
-            it. More than 1 pays on GPUs alone.
-        precision: arithmetic of both networks, one of ``PRECISIONS``; recorded, because rounding depends on it too.
-        max_corrections: further draws, at most, of a case that misses the asked volume; see ``size_correction``.
-    """
-
-    name: str = "dpmsolver++"
-    eta: float = 0.0
-    num_steps: int = 10
-    guidance_scale: float = 1.5
-    batch_size: int = 1
-    precision: str = "fp32"
-    max_corrections: int = 2
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether steps add noise."""
-        return self.eta > 0 or self.name.startswith("sde")
-
-
-EDIT_SAMPLER = SamplerConfig("sde-dpmsolver++")
-"""Of edits: the noise of every step lets what is new adapt to what stays."""
 
 
 @dataclass(frozen=True)
@@ -235,12 +123,3 @@ def training_options(name: str) -> list[str]:
 def _split_name(name: str) -> tuple[str, str]:
     base, length = re.fullmatch(r"(.*?)(?:_x(\d*\.?\d+))?", name).groups()  # type: ignore[union-attr]
     return base, length or ""
-
-
-def from_json(cls: type[Any], value: dict[str, Any]) -> Any:
-    """Rebuild one of the dataclasses of this project from JSON (lists become tuples)."""
-
-    def as_tuple(v: Any) -> Any:
-        return tuple(as_tuple(x) for x in v) if isinstance(v, list) else v
-
-    return cls(**{f.name: as_tuple(value[f.name]) for f in fields(cls) if f.name in value})

@@ -7,16 +7,17 @@ a smaller one: the first n requests are the same.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnunet_sbldm.common.seeds import derived_seed
 from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
-from nnunet_sbldm.data.dataset import Fold
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.data.paths import Fold
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.spec import SpecEntry
-from nnunet_sbldm.ldm.diffusion import derived_seed
 from nnunet_sbldm.types import UserError
 
 FOLD_ALL_STREAM = 2**32 - 1
@@ -248,3 +249,13 @@ def apportion(shares: np.ndarray, count: int) -> list[int]:
         seats.append(int(due.argmin()))
         dealt[seats[-1]] += 1
     return seats
+
+
+def case_id_of(fold: int | str, number: int) -> str:
+    """Id of a case that is made on the fly."""
+    return f"sbldm_f{fold}_{number:06d}"
+
+
+def is_case_id(text: str, fold: int | str) -> bool:
+    """Whether some number of the fold has this id."""
+    return re.fullmatch(rf"sbldm_f{fold}_\d{{6,}}", text) is not None

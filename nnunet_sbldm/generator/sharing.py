@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nnunet_sbldm.common.files import (
+    from_json,
     link_or_copy,
     read_json,
     remove_leftovers,
@@ -33,10 +34,10 @@ from nnunet_sbldm.common.files import (
     write_atomically,
     write_json,
 )
-from nnunet_sbldm.data.dataset import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.generator.card import CARD, README, ModelCard, num_parameters, read_card, write_card
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, build_autoencoder, build_denoiser, load_generator
-from nnunet_sbldm.generator.presets import from_json
+from nnunet_sbldm.generator.checkpoint import Generator, build_autoencoder, build_denoiser, load_generator
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.zoo import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.types import UserError
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from nnunet_sbldm.data.conditions import AXES, FEATURES
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.generator.plan import GeneratorPlan
 
 MIN_TOLERANCE, MAX_TOLERANCE = math.log(1.02), math.log(1.15)
 TOLERANCE_STD = 0.35

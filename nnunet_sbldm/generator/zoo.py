@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnunet_sbldm.types import UserError
 
-BUNDLED = Path(__file__).parent / "models"
+BUNDLED = Path(__file__).parents[1] / "models"
 """Models that are installed with the package, one folder each."""
 IMPORTED = "SBLDM_models"
 """Folder below ``nnUNet_results`` for models that were imported."""

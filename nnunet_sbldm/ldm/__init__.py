@@ -1,4 +1,4 @@
-"""The method of the paper: the slice autoencoder, the denoiser of stacked latents, its conditioning, diffusion, inpainting, losses.
+"""The method of the paper: slice autoencoder, denoiser of stacked latents, its conditioning, diffusion, inpainting, losses.
 
 Plain networks and functions on tensors. ``diffusion`` has the notation key; ``config`` the sizes.
 """

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_sbldm.generator.presets import AutoencoderConfig
 from nnunet_sbldm.ldm.blocks import ChannelNorm, FactorisedConv, ResidualBlock, sinusoidal
+from nnunet_sbldm.ldm.config import AutoencoderConfig
 
 POSITION_PERIODS = 1000.0
 """l(i) is the sinusoidal code of the normalised position times this number."""

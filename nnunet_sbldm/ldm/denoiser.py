@@ -10,163 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_sbldm.data.conditions import ANATOMY_FEATURES, AXES, ConditionScaling, Target, is_log_feature
-from nnunet_sbldm.generator.presets import DenoiserConfig
+from nnunet_sbldm.data.conditions import ConditionScaling, Target
 from nnunet_sbldm.ldm.blocks import FactorisedConv, ResidualBlock, sinusoidal
+from nnunet_sbldm.ldm.conditioning import MAX_PERIOD, ConditionEncoder, ConditionMaps
+from nnunet_sbldm.ldm.config import DenoiserConfig
+from nnunet_sbldm.ldm.layout import DenoiserLayout, tokens_shape
 
 Part = tuple[slice, slice, slice]
-
-MAX_PERIOD = 10_000.0
-MIN_AXIS = 6
-MAX_TOKENS = 20 * 32 * 32
-"""Tokens at the finest level beyond which neighbouring latents share one."""
-MAX_ATTENTION_TOKENS = 4096
-SHARPNESS = 3.0
-"""Steepness of the soft ellipsoids at their surface."""
-
-
-def strides_for(shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int) -> list[tuple[int, int, int]]:
-    """Stride between successive levels: halve the axes whose voxels are within twice the smallest voxel.
-
-    Args:
-        shape: (D, h, w) of the latent volume.
-        voxel_mm: latent voxel size along (D, h, w).
-        num_levels: resolution levels.
-    """
-    shape, voxel_mm, strides = list(shape), list(voxel_mm), []
-    for _ in range(num_levels - 1):
-        can = [n >= MIN_AXIS for n in shape]
-        smallest = min((v for v, c in zip(voxel_mm, can, strict=True) if c), default=0.0)
-        stride = tuple(2 if c and v < 2 * smallest else 1 for v, c in zip(voxel_mm, can, strict=True))
-        shape = [-(-n // s) for n, s in zip(shape, stride, strict=True)]
-        voxel_mm = [v * s for v, s in zip(voxel_mm, stride, strict=True)]
-        strides.append(stride)
-    return strides  # type: ignore[return-value]
-
-
-def latents_per_token(shape: Sequence[int], voxel_mm: Sequence[float]) -> tuple[int, int, int]:
-    """Neighbouring latents along (D, h, w) that share a token at the finest level.
-
-    Two slices where slices are much thinner than latents are wide; then, while there are more than ``MAX_TOKENS`` tokens,
-    twice as many along the axis on which a token is shortest.
-
-    Args:
-        shape: (D, h, w) of the latent volume.
-        voxel_mm: latent voxel size along (D, h, w).
-    """
-    patch = [2 if 2 * voxel_mm[0] <= min(voxel_mm[1:]) else 1, 1, 1]
-    while torch.Size(tokens_shape(shape, patch)).numel() > MAX_TOKENS:
-        token_mm = [v * p for v, p in zip(voxel_mm, patch, strict=True)]
-        patch[token_mm.index(min(token_mm))] *= 2
-    return (patch[0], patch[1], patch[2])
-
-
-def tokens_shape(shape: Sequence[int], patch: Sequence[int]) -> list[int]:
-    """(D', h', w') of the tokens of a latent volume; the last tokens may be filled up."""
-    return [-(-n // p) for n, p in zip(shape, patch, strict=True)]
-
-
-@dataclass(frozen=True)
-class DenoiserLayout:
-    """What the size of the latent volume decides about the network; weights fit networks of the same layout alone.
-
-    Attributes:
-        patch: neighbouring latents along (D, h, w) that share a token.
-        strides: stride along (D, h, w) between successive levels.
-        use_attention: self-attention at the coarsest level.
-    """
-
-    patch: tuple[int, int, int]
-    strides: tuple[tuple[int, int, int], ...]
-    use_attention: bool
-
-    @staticmethod
-    def of(latent_shape: Sequence[int], voxel_mm: Sequence[float], num_levels: int) -> DenoiserLayout:
-        """The layout for latent volumes of a shape (D, h, w) and voxel size."""
-        patch = latents_per_token(latent_shape, voxel_mm)
-        shape, token_mm = tokens_shape(latent_shape, patch), [v * p for v, p in zip(voxel_mm, patch, strict=True)]
-        strides = strides_for(shape, token_mm, num_levels)
-        num_tokens = math.prod(_coarsest(shape, strides))
-        return DenoiserLayout(patch, tuple(strides), num_tokens <= MAX_ATTENTION_TOKENS)
-
-
-class ConditionEncoder(nn.Module):
-    """tau(c): condition vector -> embedding, with a learned token for every missing feature and a learned null."""
-
-    def __init__(self, num_features: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.missing = nn.Parameter(torch.zeros(num_features))
-        self.null = nn.Parameter(torch.randn(embedding_dim) * 0.02)
-        self.mlp = nn.Sequential(nn.Linear(2 * num_features, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim))
-
-    def forward(self, condition: Tensor) -> Tensor:
-        """[B, F] in network scale, NaN = missing -> [B, E]; a row of NaN alone gives the null embedding."""
-        known = condition.isfinite()
-        values = torch.where(known, condition.nan_to_num(), self.missing)
-        embedding = self.mlp(torch.cat([values, known.to(values)], dim=1))
-        return torch.where(known.any(dim=1, keepdim=True), embedding, self.null)
-
-
-class ConditionMaps(nn.Module):
-    """Draws c on the latent grid: for every target a soft ellipsoid of the asked place and extents.
-
-    With few training cases a vector alone steers weakly; a picture of where and how large is followed at once. The map
-    of a target is about 1 inside, -1 outside, -1 everywhere if the target is absent, and 0 where its place is open.
-
-    Args:
-        scaling: condition features, to return from network scale to millimetres.
-        targets: labels or regions, in the order of the features.
-        shape: (D, h, w) of the latent volume.
-        voxel_mm: latent voxel size along (D, h, w).
-    """
-
-    mean: Tensor
-    std: Tensor
-    is_log: Tensor
-    grid_mm: Tensor
-
-    def __init__(
-        self, scaling: ConditionScaling, targets: Sequence[Target], shape: Sequence[int], voxel_mm: Sequence[float]
-    ) -> None:
-        super().__init__()
-        names = list(scaling.names)
-        self.presence = [names.index(f"{t.name}/presence") for t in targets]
-        self.centroid = [[names.index(f"{t.name}/centroid_{a}") for a in AXES] for t in targets]
-        self.extent = [[names.index(f"{t.name}/extent_{a}_mm") for a in AXES] for t in targets]
-        self.anatomy = [names.index(name) for name in ANATOMY_FEATURES]
-        axes = [(torch.arange(n) - (n - 1) / 2) * v for n, v in zip(shape, voxel_mm, strict=True)]  # cases are centred
-        for name, value in {
-            "mean": torch.tensor(scaling.mean),
-            "std": torch.tensor(scaling.std),
-            "is_log": torch.from_numpy(is_log_feature(names)),
-            "grid_mm": torch.stack(torch.meshgrid(*axes, indexing="ij"))[None],  # [1, 3, D, h, w]
-        }.items():
-            self.register_buffer(name, value, persistent=False)
-
-    def forward(self, condition: Tensor) -> Tensor:
-        """[B, F] in network scale, NaN = missing -> [B, targets, D, h, w]."""
-        linear = condition * self.std + self.mean
-        physical = torch.where(self.is_log, linear.exp(), linear)
-        anatomy_mm = physical[:, self.anatomy]
-        maps = []
-        for presence, centroid, extent in zip(self.presence, self.centroid, self.extent, strict=True):
-            centre_mm = (physical[:, centroid] - 0.5) * anatomy_mm
-            offset = (self.grid_mm - _per_axis(centre_mm)) / (0.5 * _per_axis(physical[:, extent])).clamp(min=1e-3)
-            ellipsoid = torch.tanh(SHARPNESS * (1 - offset.square().sum(dim=1).sqrt()))
-            absent = (physical[:, presence] < 0.5).to(ellipsoid)[:, None, None, None]
-            maps.append(torch.where(absent > 0, -1.0, ellipsoid.nan_to_num()))
-        return torch.stack(maps, dim=1)
-
-
-def _per_axis(values: Tensor) -> Tensor:
-    return values[:, :, None, None, None]
 
 
 class SelfAttention(nn.Module):
@@ -295,13 +151,6 @@ class VolumeDenoiser(nn.Module):
             start, stop = max(int(found[0]) - context, 0), min(int(found[-1]) + 1 + context, n)
             part.append(slice(start // step * step, min(-(-stop // step) * step, n)))
         return (part[0], part[1], part[2])
-
-
-def _coarsest(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
-    shape = list(shape)
-    for stride in strides:
-        shape = [-(-n // s) for n, s in zip(shape, stride, strict=True)]
-    return shape
 
 
 def merge_latents(volume: Tensor, patch: Sequence[int]) -> Tensor:

@@ -16,35 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.generator.presets import DiffusionConfig, SamplerConfig
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.common.devices import arithmetic
+from nnunet_sbldm.common.seeds import derived_seed
+from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 
 Scheduler = Any
 """diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
 Denoise = Callable[..., Tensor]
 """(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t; with self-conditioning a fourth argument,
 the previous estimate of z_0, shaped like z_t."""
-
-
-def refuse_missing_device(device: str) -> None:
-    """Raise a :class:`UserError` if this machine has no such device (``cpu``, ``cuda`` or ``mps``)."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda was asked for, but no CUDA GPU is available; use -device cpu.")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("-device mps was asked for, but it is not available; use -device cpu.")
-
-
-def best_precision(device: str) -> str:
-    """``bf16`` where the hardware multiplies it faster than fp32 (recent GPUs; CPUs with AMX or AVX512-BF16), else ``fp32``."""
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
-
-
-def arithmetic(device: torch.device, precision: str) -> torch.autocast:
-    """Context in which networks compute in one of ``PRECISIONS``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
@@ -200,8 +180,3 @@ def _guided(denoise: Denoise, z: Tensor, t: Tensor, condition: Tensor, guidance_
     twice = (v.repeat(2, 1, 1, 1, 1) for v in (z, *estimates))
     conditional, null = denoise(next(twice), t.expand(len(both)), both, *twice).float().chunk(2)
     return null + guidance_scale * (conditional - null)
-
-
-def derived_seed(seed: int, number: int) -> int:
-    """The ``number``-th further seed of a sample."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.generator.presets import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import Denoise, Scheduler, initial_noise, make_scheduler, sample
 
 REGION_RADII = (0.1, 0.35)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_sbldm.data.grid import BACKGROUND, IGNORED
+from nnunet_sbldm.common.devices import arithmetic
+from nnunet_sbldm.data.labels import BACKGROUND, IGNORED
 from nnunet_sbldm.data.slices import TrainingArrays, slice_positions
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.denoiser import Part
-from nnunet_sbldm.ldm.diffusion import arithmetic
 from nnunet_sbldm.types import FloatArray
 
 EVERYTHING: Part = (slice(None), slice(None), slice(None))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_sbldm.data.grid import IGNORED
+from nnunet_sbldm.data.labels import IGNORED
 
 KL_WEIGHT = 1e-3
 GRADIENT_WEIGHT = 0.5

@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json, write_atomically
-from nnunet_sbldm.data.dataset import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
 from nnunet_sbldm.mixing.settings import SETTINGS_KEY, MixingSettings
 from nnunet_sbldm.types import UserError
 

@@ -26,9 +26,10 @@ from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.threads import usable_threads
 from nnunet_sbldm.mixing.audit import DrawAudit, append_to_audit_file, start_audit_file
 from nnunet_sbldm.mixing.dataset import MixedDataset, SyntheticSource
+from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun, split_expanded
 from nnunet_sbldm.mixing.portable import make_portable
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME, MixingSettings
-from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun, open_source, split_expanded
+from nnunet_sbldm.mixing.sources import open_source
 from nnunet_sbldm.types import UserError
 
 DEFAULT_DEVICE = torch.device("cuda")
@@ -55,8 +56,8 @@ def in_bf16(forward: Callable[[Tensor], Tensor | list[Tensor]]) -> Callable[[Ten
 class SBLDMMixin(Base):
     """Mixes synthetic cases into the training draws of the nnU-Net trainer it is joined with; it stands first among the bases.
 
-    Settings come from the ``sbldm`` block of the configuration (:class:`nnunet_sbldm.mixing.settings.MixingSettings`). Synthetic cases
-    never validate. Only training looks for them: validation (``--val``) and prediction need neither pool nor generator.
+    Settings come from the ``sbldm`` block of the configuration (:class:`nnunet_sbldm.mixing.settings.MixingSettings`). Synthetic
+    cases never validate. Only training looks for them: validation (``--val``) and prediction need neither pool nor generator.
 
     Attributes:
         sbldm_default_source: source where the settings name none; ``auto`` is the expanded dataset, else the pool.

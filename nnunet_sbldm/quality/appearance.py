@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.conditions import ANATOMY, AXES, Target, feature_names, measure
-from nnunet_sbldm.data.grid import bounding_box
+from nnunet_sbldm.quality.gate import TINY
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_VOXELS = 3
@@ -172,3 +174,58 @@ def standardised(real: Sequence[np.ndarray], other: np.ndarray) -> tuple[list[np
     scores = [((s - mean) / np.maximum(std, 1e-12))[:, kept] for s in (*real, other)]
     sets = [np.where(np.isfinite(s), s, 0.0) for s in scores]
     return sets[:-1], sets[-1]
+
+
+SHELL_MM = 4.0
+"""Thickness of the shell around a mask; at least one voxel along every axis."""
+
+
+def measure_appearance(
+    image: FloatArray, label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """Intensities of the anatomy and contrast of every target, for real and synthetic cases alike.
+
+    Args:
+        image: [C, D, H, W] in nnU-Net's normalised intensities.
+        label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
+        targets: labels or regions.
+        spacing_mm: voxel size along (D, H, W).
+
+    Returns:
+        ``channel_C/mean``, ``std``, ``percentile_1`` and ``percentile_99`` inside the anatomy (none if there is no anatomy),
+        and ``TARGET/channel_C/contrast``: mean inside the mask minus mean in the shell around it, over the standard
+        deviation in the anatomy (left out where the target or its surroundings are absent).
+    """
+    inside = label != OUTSIDE
+    if not inside.any():
+        return {}
+    regions = {t.name: mask_and_shell(np.isin(label, t.label_values), inside, spacing_mm) for t in targets}
+    features: dict[str, float] = {}
+    for c, channel in enumerate(image):
+        values = channel[inside].astype(np.float64)
+        std = float(values.std())
+        low, high = (float(p) for p in np.percentile(values, (1, 99)))
+        statistics = {"mean": float(values.mean()), "std": std, "percentile_1": low, "percentile_99": high}
+        features |= {f"channel_{c}/{k}": v for k, v in statistics.items()}
+        for name, (mask, shell) in regions.items():
+            if mask.any() and shell.any():
+                features[f"{name}/channel_{c}/contrast"] = contrast(channel, mask, shell, std)
+    return features
+
+
+def contrast(channel: np.ndarray, mask: np.ndarray, shell: np.ndarray, std: float) -> float:
+    """Mean of a channel [D, H, W] inside a mask minus that in the shell around it, over a standard deviation."""
+    difference = channel[mask].mean(dtype=np.float64) - channel[shell].mean(dtype=np.float64)
+    return float(difference) / max(std, TINY)
+
+
+def mask_and_shell(mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A mask and the part of the anatomy within ``SHELL_MM`` around it, both bool [D, H, W]."""
+    shell = np.zeros_like(mask)
+    if not mask.any():
+        return mask, shell
+    reach_mm = max(SHELL_MM, *spacing_mm)
+    box = bounding_box(mask, [math.ceil(reach_mm / s) for s in spacing_mm])
+    away_mm = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
+    shell[box] = (away_mm > 0) & (away_mm <= reach_mm + TINY) & inside[box]
+    return mask, shell

@@ -12,19 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from nnunet_sbldm.data.conditions import ANATOMY, LOG_FEATURES, ConditionScaling, Target
-from nnunet_sbldm.data.grid import bounding_box
-from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+from nnunet_sbldm.data.conditions import ANATOMY, LOG_FEATURES, ConditionScaling
 
-SHELL_MM = 4.0
-"""Thickness of the shell around a mask; at least one voxel along every axis."""
 MASK_FEATURES = ("volume_ml", "extent_d_mm", "extent_h_mm", "extent_w_mm", "sphericity", "num_components")
 """Condition features that are bounded. Where a tumour lies is not: new places are what synthetic cases are for."""
 INTENSITIES = ("mean", "percentile_1", "percentile_99")
 TINY = 1e-6
-
 MIN_MARGIN_SHARE, MARGIN_CASES = 0.25, 8
 """Bounds are the range of N training cases, widened on both sides by ``max(MIN_MARGIN_SHARE, MARGIN_CASES / N)`` of it.
 
@@ -42,7 +36,6 @@ BINDING = ("volume_ml", "centroid_d", "centroid_h", "centroid_w")
 that is shaped like a real one is a good case whatever shape was drawn for it."""
 MIN_DISTANCE_SHARE = 0.5
 """Of the smallest distance between two training cases: anything nearer to a training case is taken for its copy."""
-
 NEGLIGIBLE = {
     "volume_ml": math.log(1.25),
     "extent_d_mm": math.log(1.25),
@@ -99,63 +92,6 @@ class Verdict:
     def accepted(self) -> bool:
         """Whether nothing speaks against the case."""
         return not self.reasons
-
-
-# --- measuring -----------------------------------------------------------------------------------------------------
-
-
-def measure_appearance(
-    image: FloatArray, label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[float]
-) -> dict[str, float]:
-    """Intensities of the anatomy and contrast of every target, for real and synthetic cases alike.
-
-    Args:
-        image: [C, D, H, W] in nnU-Net's normalised intensities.
-        label: [D, H, W] label values, ``OUTSIDE`` outside the anatomy.
-        targets: labels or regions.
-        spacing_mm: voxel size along (D, H, W).
-
-    Returns:
-        ``channel_C/mean``, ``std``, ``percentile_1`` and ``percentile_99`` inside the anatomy (none if there is no anatomy),
-        and ``TARGET/channel_C/contrast``: mean inside the mask minus mean in the shell around it, over the standard
-        deviation in the anatomy (left out where the target or its surroundings are absent).
-    """
-    inside = label != OUTSIDE
-    if not inside.any():
-        return {}
-    regions = {t.name: mask_and_shell(np.isin(label, t.label_values), inside, spacing_mm) for t in targets}
-    features: dict[str, float] = {}
-    for c, channel in enumerate(image):
-        values = channel[inside].astype(np.float64)
-        std = float(values.std())
-        low, high = (float(p) for p in np.percentile(values, (1, 99)))
-        statistics = {"mean": float(values.mean()), "std": std, "percentile_1": low, "percentile_99": high}
-        features |= {f"channel_{c}/{k}": v for k, v in statistics.items()}
-        for name, (mask, shell) in regions.items():
-            if mask.any() and shell.any():
-                features[f"{name}/channel_{c}/contrast"] = contrast(channel, mask, shell, std)
-    return features
-
-
-def contrast(channel: np.ndarray, mask: np.ndarray, shell: np.ndarray, std: float) -> float:
-    """Mean of a channel [D, H, W] inside a mask minus that in the shell around it, over a standard deviation."""
-    difference = channel[mask].mean(dtype=np.float64) - channel[shell].mean(dtype=np.float64)
-    return float(difference) / max(std, TINY)
-
-
-def mask_and_shell(mask: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """A mask and the part of the anatomy within ``SHELL_MM`` around it, both bool [D, H, W]."""
-    shell = np.zeros_like(mask)
-    if not mask.any():
-        return mask, shell
-    reach_mm = max(SHELL_MM, *spacing_mm)
-    box = bounding_box(mask, [math.ceil(reach_mm / s) for s in spacing_mm])
-    away_mm = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
-    shell[box] = (away_mm > 0) & (away_mm <= reach_mm + TINY) & inside[box]
-    return mask, shell
-
-
-# --- fitting -------------------------------------------------------------------------------------------------------
 
 
 def fit_gate(conditions: np.ndarray, names: Sequence[str], appearances: Sequence[Mapping[str, float]]) -> GateReference:
@@ -216,9 +152,6 @@ def _scaled(name: str, value: float) -> float:
 
 def _physical(name: str, scaled: float) -> float:
     return math.exp(scaled) if _is_size(name) else scaled
-
-
-# --- judging -------------------------------------------------------------------------------------------------------
 
 
 def judge(

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nnunet_sbldm.data.grid import IGNORED
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
+from nnunet_sbldm.data.labels import IGNORED
 
 KINDS = ("image", "mask", "pair")
 MAX_CELLS = 32
@@ -35,12 +34,6 @@ class Nearest:
     distance: np.ndarray
     index: np.ndarray
     mirrored: np.ndarray
-
-
-def left_right_axis(plan: GeneratorPlan) -> int:
-    """Axis of plan order (0 is D) that runs between the patient's left and right."""
-    physical_x = np.abs(np.reshape(plan.template.direction, (3, 3))[0])  # along the file's x, y, z
-    return plan.grid.transpose_forward.index(2 - int(np.argmax(physical_x)))
 
 
 def descriptors(image: np.ndarray, classes: np.ndarray, latent: torch.Tensor, num_classes: int) -> dict[str, np.ndarray]:

@@ -13,9 +13,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from nnunet_sbldm.data.grid import FILL, IGNORED, Grid, bounding_box
+from nnunet_sbldm.data.boxes import bounding_box
+from nnunet_sbldm.data.grid import Grid
+from nnunet_sbldm.data.intensities import FILL
+from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.generator.presets import AugmentationConfig
-from nnunet_sbldm.types import FloatArray, Geometry
+from nnunet_sbldm.types import FloatArray
 
 MAX_LOST_SHARE = 0.01
 """Largest share of the anatomy, and of the foreground, that a transform may push off the grid."""
@@ -132,13 +135,6 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
         one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
         out = out @ one
     return out
-
-
-def left_right_axis(geometry: Geometry, transpose_forward: Sequence[int]) -> int:
-    """Axis of (D, H, W), plan order, that runs most along the patient's left-right direction."""
-    toward_left = np.abs(np.asarray(geometry.direction).reshape(3, 3)[0])  # per image axis x, y, z
-    reader_axis = 2 - int(np.argmax(toward_left))
-    return list(transpose_forward).index(reader_axis)
 
 
 def may_be_mirrored(images: np.ndarray, classes: np.ndarray, axis: int) -> bool:

@@ -19,8 +19,9 @@ from torch import Tensor
 from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target
 from nnunet_sbldm.data.folds import MAX_CASES_NAMED, CaseFingerprint, find_leaks
-from nnunet_sbldm.data.grid import LabelEncoding
-from nnunet_sbldm.generator.checkpoint import Generator, GeneratorPlan, InitialModel, layout_of
+from nnunet_sbldm.data.labels import LabelEncoding
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModel, layout_of
 from nnunet_sbldm.generator.presets import Preset, lengthened
 from nnunet_sbldm.types import UserError
 

@@ -18,8 +18,8 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.generator.decoding import decoded_volume
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import TINY
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from nnunet_sbldm.data.conditions import roughness_of_targets
 from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.generator.decoding import decoded
 from nnunet_sbldm.generator.outlines import Outlines, cleaned_label
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.quality.random_fields import MAX_LAG, SIZE, TINY, autocorrelation
 from nnunet_sbldm.training.samples import sampled_latent

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from nnunet_sbldm.common.devices import best_precision, refuse_missing_device
 from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.generator.presets import StageConfig
-from nnunet_sbldm.ldm.diffusion import best_precision, refuse_missing_device
 from nnunet_sbldm.types import UserError
 
 LOG_EVERY_STEPS = 25

@@ -10,16 +10,23 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names, measure
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset, fingerprints_of, load_preprocessed, read_case
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.grid import IntensityScaling, LabelEncoding, configure_grid, to_grid
+from nnunet_sbldm.data.grid import configure_grid, left_right_axis
+from nnunet_sbldm.data.intensities import IntensityScaling
+from nnunet_sbldm.data.labels import LabelEncoding
+from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
 from nnunet_sbldm.generator.outlines import components_of, intensity_range
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import Preset
-from nnunet_sbldm.quality.gate import fit_gate, measure_appearance
-from nnunet_sbldm.training.augmentation import Augmenter, left_right_axis, may_be_mirrored, num_copies
+from nnunet_sbldm.quality.appearance import measure_appearance
+from nnunet_sbldm.quality.gate import fit_gate
+from nnunet_sbldm.training.augmentation import Augmenter, may_be_mirrored, num_copies
 from nnunet_sbldm.training.finetuning import Start
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
 
@@ -39,7 +46,7 @@ class CaseSummary:
         normalised: [C, 2] low and high percentile of nnU-Net's normalised intensities inside.
         raw: [C, 2] the same of the raw intensities.
         condition: [F] condition vector.
-        appearance: intensities and contrasts, see :func:`nnunet_sbldm.quality.gate.measure_appearance`.
+        appearance: intensities and contrasts, see :func:`nnunet_sbldm.quality.appearance.measure_appearance`.
         components: label value -> voxels [N] and mean normalised intensities [N, C] of its connected components.
         geometry: of the raw case.
     """

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan
-from nnunet_sbldm.generator.presets import SamplerConfig
-from nnunet_sbldm.ldm.diffusion import best_precision, initial_noise, sample
+from nnunet_sbldm.common.devices import best_precision
+from nnunet_sbldm.generator.plan import GeneratorPlan
+from nnunet_sbldm.ldm.config import SamplerConfig
+from nnunet_sbldm.ldm.diffusion import initial_noise, sample
 
 NUM_STEPS = 10
 

@@ -1,4 +1,4 @@
-"""Training of both stages; killed training resumes with the same command."""
+"""``sbldm_train`` without its command line: prepare once, train both stages, fit what is fitted to samples, finish."""
 
 from __future__ import annotations
 
@@ -9,58 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
-from nnunet_sbldm.common.pictures import Panel, montage
-from nnunet_sbldm.data.conditions import measure
-from nnunet_sbldm.data.dataset import Fold, NnunetDataset
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.grid import FILL
+from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.card import make_card, write_card
-from nnunet_sbldm.generator.checkpoint import GeneratorPlan, build_autoencoder, build_denoiser, generator_folder
+from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser, generator_folder
 from nnunet_sbldm.generator.outlines import Outlines
-from nnunet_sbldm.generator.presets import Preset, SamplerConfig
+from nnunet_sbldm.generator.plan import GeneratorPlan
+from nnunet_sbldm.generator.presets import Preset
 from nnunet_sbldm.generator.texture import Texture
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.ldm.diffusion import (
-    Denoise,
-    best_precision,
-    diffusion_loss,
-    drop_condition,
-    initial_noise,
-    make_scheduler,
-    sample,
-)
-from nnunet_sbldm.ldm.inpainting import Known, random_regions
-from nnunet_sbldm.ldm.latents import (
-    decode_volume,
-    encode_cases,
-    encode_volume,
-    foreground_weights,
-    latent_statistics,
-    one_hot_of,
-    reconstructions,
-)
-from nnunet_sbldm.ldm.losses import autoencoder_loss
+from nnunet_sbldm.ldm.latents import encode_cases, foreground_weights, latent_statistics, reconstructions
 from nnunet_sbldm.training.finetuning import Start, initial_weights
 from nnunet_sbldm.training.fit_coherence import as_coherent_as_real
 from nnunet_sbldm.training.fit_outlines import as_rough_as_real, error_correlation
-from nnunet_sbldm.training.loop import Stage, make_accelerator, train_stage
-from nnunet_sbldm.training.novelty import MIN_CASES, Novelty
+from nnunet_sbldm.training.loop import make_accelerator, train_stage
 from nnunet_sbldm.training.preparation import prepare
-from nnunet_sbldm.training.samples import sampled_latent
-from nnunet_sbldm.types import OUTSIDE, UserError
-
-PICTURED_CASES = 3
-MAX_DECODED_CASES = 32
-NOVELTY_SAMPLES = 8
+from nnunet_sbldm.training.stages import MAX_DECODED_CASES, autoencoder_stage, conditions_of, denoiser_stage
+from nnunet_sbldm.types import UserError
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -216,114 +190,3 @@ def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequ
     write_json(folder / "training_cases.json", cases)
     write_card(folder, make_card(folder, plan, dataset_json, cases))
     write_json(folder / "generator.json", plan.to_json())
-
-
-def conditions_of(arrays: TrainingArrays, plan: GeneratorPlan) -> Tensor:
-    """Conditions [N, F] in network scale of real cases (measured before) and their augmented copies."""
-    known = plan.condition_model.table
-    copies = arrays.classes[len(known) :]
-    measured = [measure(plan.encoding.decode(c), plan.targets, plan.grid.spacing_mm) for c in copies]
-    return torch.from_numpy(plan.condition_scaling.scaled(np.stack([*known, *measured]))).float()
-
-
-# --- the stages ----------------------------------------------------------------------------------------------------
-
-
-def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays: TrainingArrays) -> Stage:
-    """First stage: reconstruct crops of slice pairs."""
-    weights, num_classes, batch_size = arrays.slice_weights(), plan.encoding.num_classes, plan.preset.autoencoder_stage.batch_size
-    side = plan.preset.autoencoder.crop_pixels
-
-    def loss(network: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        device = next(network.parameters()).device
-        chosen = rng.choice(len(weights), batch_size, p=weights)
-        image, classes, position = (t.to(device) for t in arrays.crops(chosen, side, rng))
-        outputs = network(image, one_hot_of(classes, num_classes), position, _torch_generator(rng))
-        return autoencoder_loss(*(o.float() for o in outputs), image, classes)  # type: ignore[call-arg]
-
-    def picture(network: nn.Module, file: Path) -> None:
-        rows = []
-        for n in range(min(PICTURED_CASES, len(arrays.images))):
-            image, classes = (
-                torch.from_numpy(arrays.images[n].astype(np.float32)),
-                torch.from_numpy(arrays.classes[n].astype(np.int64)),
-            )
-            decoded = decode_volume(network, encode_volume(network, image, classes))  # type: ignore[arg-type]
-            rows.append(("", [_panel(image, classes, plan, "training case"), _panel(*decoded, plan, "reconstruction")]))
-        montage(file, rows)
-
-    return Stage("autoencoder", autoencoder, plan.preset.autoencoder_stage, loss, picture)
-
-
-def denoiser_stage(
-    denoiser: nn.Module,
-    autoencoder: SliceAutoencoder,
-    plan: GeneratorPlan,
-    latents: Tensor,
-    conditions: Tensor,
-    weights: Tensor,
-) -> Stage:
-    """Second stage: denoise standardised latent volumes under their conditions.
-
-    Args:
-        denoiser: what is trained.
-        autoencoder: the first stage, for pictures.
-        plan: plan with latent statistics.
-        latents: [N, Z, D, h, w], not standardised.
-        conditions: [N, F] in network scale.
-        weights: [N, 1, D, h, w] weights in the loss, more than 1 where there is foreground.
-    """
-    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
-    clean_all = (latents - mean) / std
-    config = plan.preset.diffusion
-    scheduler, batch_size = make_scheduler(config), plan.preset.denoiser_stage.batch_size
-
-    def loss(network: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        device, generator = next(network.parameters()).device, _torch_generator(rng)
-        chosen = torch.from_numpy(rng.integers(len(clean_all), size=batch_size))
-        clean = clean_all[chosen]
-        noise, time = (
-            torch.randn(clean.shape, generator=generator),
-            torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size)),
-        )
-        condition = drop_condition(conditions[chosen], config, generator)
-        clean, condition, time, noise, weight = (t.to(device) for t in (clean, condition, time, noise, weights[chosen]))
-        estimate_first = bool(rng.integers(2)) if config.self_conditioning else None
-        denoise: Denoise = network
-        if config.masked_share:
-            unknown = random_regions(weights[chosen] > 1, config.masked_share, rng).to(device)
-            denoise, weight = partial(network, known=Known(clean, unknown).as_input()), weight * unknown
-        value = diffusion_loss(denoise, scheduler, clean, condition, time, noise, weight, config.min_snr_gamma, estimate_first)
-        return value, {}
-
-    def picture(network: nn.Module, file: Path) -> None:
-        device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))
-        noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
-        rows = []
-        sampler = SamplerConfig(precision=best_precision(device.type))
-        for n, z in enumerate(sample(network, config, sampler, noise, conditions[: len(seeds)].to(device), seeds)):
-            pair = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
-            titles = ("training case, reconstructed", "sample, same condition")
-            rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
-        montage(file, rows)
-
-    num_cases = len(plan.condition_table)
-    novelty = Novelty(clean_all, num_cases) if num_cases >= MIN_CASES else None
-
-    def novelty_of(network: nn.Module) -> float:
-        assert novelty is not None
-        return novelty.of(torch.stack([sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]))
-
-    can_copy = None if novelty is None else novelty_of
-    return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
-
-
-def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> Panel:
-    """First channel and labels of a volume ([C, D, H, W] and class indices [D, H, W] or logits [K, D, H, W])."""
-    indices = (classes.argmax(0) if classes.ndim == 4 else classes).cpu().numpy()
-    label = plan.encoding.decode(indices)
-    return Panel(np.where(label == OUTSIDE, FILL, image[0].cpu().numpy()), label, plan.grid.spacing_mm, title)
-
-
-def _torch_generator(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,31 +9,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nnunet_sbldm.data.dataset import NnunetDataset, preprocess_case
-from nnunet_sbldm.editing.planner import EditSettings
-from nnunet_sbldm.expansion.production import (
-    Job,
-    ProductionSettings,
-    Tally,
-    commonest_reasons,
-    is_unfit,
-    judged_draws,
-    yardstick_of,
-)
+from nnunet_sbldm.common.devices import best_precision, limit_gpu_memory
+from nnunet_sbldm.data.cases import preprocess_case
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.editing.choices import EditSettings
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.production import commonest_reasons, is_unfit, judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import load_generator
-from nnunet_sbldm.generator.presets import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.generator.records import SyntheticRecord
-from nnunet_sbldm.generator.requests import Request, seed_of
-from nnunet_sbldm.ldm.diffusion import best_precision
+from nnunet_sbldm.generator.requests import Request, case_id_of, seed_of
+from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.mixing.on_the_fly.process import GeneratorJob
-
-GPU_MEMORY_SHARE = 0.25
-"""Most of a GPU's memory that is taken."""
-MIN_GPU_BYTES = 2**29
-
+    from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
 
 class CaseMaker:
     """Makes the cases of a sequence: number n is the same case whoever makes it, and whenever."""
@@ -88,33 +76,3 @@ class CaseMaker:
                 f"{self._production.generator.folder}, most often for {commonest_reasons(self._tally)}; train it longer or on "
                 "more cases"
             )
-
-
-def case_id_of(fold: int | str, number: int) -> str:
-    """Id of a case that is made on the fly."""
-    return f"sbldm_f{fold}_{number:06d}"
-
-
-def is_case_id(text: str, fold: int | str) -> bool:
-    """Whether some number of the fold has this id."""
-    return re.fullmatch(rf"sbldm_f{fold}_\d{{6,}}", text) is not None
-
-
-def limit_gpu_memory(device: torch.device) -> None:
-    """Cap what this process may take of a GPU; does nothing elsewhere.
-
-    Raises:
-        UserError: the GPU is not there, or as good as full.
-    """
-    if device.type != "cuda":
-        return
-    index = device.index or 0
-    if index >= torch.cuda.device_count():
-        raise UserError(f"There is no {device} to make synthetic cases on, {torch.cuda.device_count()} GPU(s) are visible: set "
-                        "sbldm_device to one of them or to cpu (sbldm_configure).")
-    free, total = torch.cuda.mem_get_info(index)
-    limit = min(free, int(GPU_MEMORY_SHARE * total))
-    if limit < MIN_GPU_BYTES:
-        raise UserError(f"{device} has {free / 2**30:.1f} of {total / 2**30:.1f} GB free, too little to make synthetic cases: "
-                        "free some, or set sbldm_device to another device (sbldm_configure).")
-    torch.cuda.set_per_process_memory_fraction(limit / total, index)

@@ -8,25 +8,20 @@ from typing import TYPE_CHECKING
 
 from nnunetv2.paths import nnUNet_raw
 
-from nnunet_sbldm.data.dataset import NnunetDataset, nnunet_folder
+from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import guard_split
+from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import refuse_other_axes
-from nnunet_sbldm.generator.checkpoint import (
-    Generator,
-    GeneratorPlan,
-    has_its_plans,
-    load_generator,
-    refuse_mismatch,
-    training_command,
-)
+from nnunet_sbldm.generator.checkpoint import Generator, has_its_plans, load_generator, refuse_mismatch, training_command
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import training_options
+from nnunet_sbldm.generator.requests import case_id_of, is_case_id
 from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
-from nnunet_sbldm.mixing.on_the_fly.case_maker import case_id_of, is_case_id
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.mixing.sources import TrainingFold, TrainingRun
+    from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
 
 MAX_NAMED = 5
 

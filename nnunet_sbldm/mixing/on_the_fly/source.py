@@ -20,21 +20,22 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
-from nnunet_sbldm.common.files import hold, make_temporary_folder, remove_leftovers
+from nnunet_sbldm.common.files import make_temporary_folder, remove_leftovers
+from nnunet_sbldm.common.locks import hold
 from nnunet_sbldm.data.dataset import preprocessing_hash
 from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.card import licence_note
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.records_trace import TRACE_NAME
+from nnunet_sbldm.generator.records import TRACE_NAME
 from nnunet_sbldm.mixing.on_the_fly.choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
-from nnunet_sbldm.mixing.on_the_fly.process import GeneratorJob
+from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
 from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, corrupt_cases, make_ring
 from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor, Progress
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
+    from nnunet_sbldm.mixing.fold import Log, TrainingRun
     from nnunet_sbldm.mixing.settings import MixingSettings
-    from nnunet_sbldm.mixing.sources import Log, TrainingRun
 
 POOL_SIZE = 32
 MAX_REUSE = 4
