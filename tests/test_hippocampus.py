@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expansion_commands import add_tiny_configuration
 from nnunet_fixtures import PLAN, PREDICT, TRAIN, NnunetFolders, run_nnunet
 from phantom_fixtures import NANO
-from test_expand import add_tiny_configuration
 
 from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import refused
 from phantom_fixtures import hash_tree
-from test_cli import refused
 
+import nnunet_sbldm
 from nnunet_sbldm.cli import blinded_montage as edit_commands
 from nnunet_sbldm.cli import models as model_commands
 from nnunet_sbldm.cli.evaluate import evaluate_entry
@@ -171,4 +172,4 @@ def test_a_salted_model_knows_its_own_cases_in_the_users_copy(bundled, phantom, 
 
 
 def test_models_are_found_wherever_the_package_is_installed():
-    assert Path(known_models.__file__).parent / "models" == BUNDLED
+    assert Path(nnunet_sbldm.__file__).parent / "models" == BUNDLED

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from expansion_commands import FAST, add_tiny_configuration, expand, refused
 from nnunet_fixtures import PLAN, TRAIN, run_nnunet
 from phantom_fixtures import hash_tree
 
@@ -26,18 +27,6 @@ from nnunet_sbldm.generator.requests import Wish
 from nnunet_sbldm.types import UserError
 
 PREPROCESS = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:preprocess_entry"
-FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu", "--no_gate"]
-
-
-def expand(*arguments):
-    expand_entry(["-d", "900", "-f", "0", *FAST, *map(str, arguments)])
-
-
-def refused(capsys, *arguments):
-    with pytest.raises(SystemExit) as e:
-        expand(*arguments)
-    assert e.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def dead_pid():
@@ -179,26 +168,6 @@ def test_a_new_dataset_lists_real_files_where_they_are_and_trains_with_a_stock_t
         phantom.results / new.name / "nnUNetTrainer_1epoch__nnUNetPlans__3d_nano" / "fold_0" / "validation" / "summary.json"
     )
     assert len(summary["metric_per_case"]) == len(fold_cases(phantom_dataset, 0)[1])
-
-
-def add_tiny_configuration(plans, **extra):
-    architecture = json.loads(json.dumps(plans["configurations"]["3d_fullres"]["architecture"]))
-    arguments = architecture["arch_kwargs"]
-    arguments |= {
-        "n_stages": 2,
-        "features_per_stage": [2, 4],
-        "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1],
-        "kernel_sizes": arguments["kernel_sizes"][:2],
-        "strides": arguments["strides"][:2],
-    }
-    plans["configurations"]["3d_nano"] = {
-        "inherits_from": "3d_fullres",
-        "patch_size": [8, 16, 16],
-        "batch_size": 2,
-        "architecture": architecture,
-        **extra,
-    }
 
 
 def test_an_interrupted_new_dataset_is_no_dataset_yet_and_the_same_command_finishes_it(phantom, phantom_dataset):

@@ -192,7 +192,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_cases_alone(tmp_path):
     )
     for round_ in range(2):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(1000 * round_)], stdout=subprocess.PIPE,
-                                   env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})
+                                   env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])})
         process.stdout.readline()
         time.sleep(0.3)
         process.kill()

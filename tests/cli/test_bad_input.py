@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from command_line import refused
 from nnunet_fixtures import NAME
 from phantom_fixtures import NANO, hash_tree
 
@@ -24,15 +25,6 @@ from nnunet_sbldm.data.cases import preprocess_case, read_case
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.training import loop as optimisation
-
-
-def refused(capsys, entry, *arguments):
-    with pytest.raises(SystemExit) as e:
-        entry([str(a) for a in arguments])
-    err = capsys.readouterr().err
-    assert e.value.code == 2, err
-    assert "Traceback" not in err
-    return err.strip().splitlines()[-1]
 
 
 def train(*extra):

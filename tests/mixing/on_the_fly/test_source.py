@@ -27,6 +27,8 @@ from nnunet_sbldm.generator.records import TRACE_NAME, SyntheticRecord, add_to_t
 from nnunet_sbldm.generator.requests import is_case_id
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
+from nnunet_sbldm.mixing.on_the_fly import choice as generator_choice
+from nnunet_sbldm.mixing.on_the_fly import process as generator_process
 from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
 from nnunet_sbldm.mixing.on_the_fly.choice import find_generator
 from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
@@ -34,8 +36,6 @@ from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, _per
 from nnunet_sbldm.mixing.on_the_fly.ring import RingReader
 from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, open_on_the_fly
 from nnunet_sbldm.mixing.settings import MixingSettings
-from nnunet_sbldm.mixing.settings.on_the_fly import choice as generator_choice
-from nnunet_sbldm.mixing.settings.on_the_fly import process as generator_process
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 PATIENCE_S = 600
@@ -352,7 +352,7 @@ def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path
         "if os.fork() == 0: time.sleep(600)\n"  # a worker, which holds copies of the trainer's pipes
         "print(t.generator_pid(source), source._ring, flush=True); sys.stdin.readline(); sys.exit(3)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     trainer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], env=environment, stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, start_new_session=True, text=True)
     pid, ring = trainer.stdout.readline().split()

@@ -39,7 +39,7 @@ from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.types import UserError
 
-STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 ALL_ARMS = [*(k for k in ARM_KINDS if k != "oracle"), {"oracle": {"num_cases": 6}}]
 SMALL = {"dataset": 900, "num_cases": [2, 4], "test_cases": 3, "arms": ["real_only", "copy_paste"]}
 

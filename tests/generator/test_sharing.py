@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import refused
 from phantom_fixtures import hash_tree
 from safetensors.torch import load_file, save_file
-from test_cli import refused
 
 from nnunet_sbldm.cli import models as model_commands
 from nnunet_sbldm.common.files import read_json, write_json

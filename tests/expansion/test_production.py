@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from expansion_commands import FAST, expand, refused
 from nnunet_fixtures import make_trainer
 from phantom_fixtures import hash_tree
-from test_expand import FAST, expand, refused
 
 from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import read_json, write_json
@@ -546,7 +546,7 @@ def test_a_killed_expansion_is_finished_without_a_trace_of_the_kill(phantom, pha
         "from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry; "
         f"expand_entry({['-d', '900', '-f', '0', *FAST, '--pool', '-n', '4']!r})"
     )
-    process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     deadline = time.monotonic() + 120
     while not list(pool.glob("provenance/*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

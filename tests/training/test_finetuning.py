@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from phantom_fixtures import NANO
-from test_cli import refused
 
 from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
