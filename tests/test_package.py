@@ -14,7 +14,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_package_list_names_every_folder_that_holds_code():
     listed = PYPROJECT["tool"]["setuptools"]["packages"]
-    folders = {PYPROJECT["tool"]["setuptools"]["package-dir"][name] for name in listed}
+    elsewhere = PYPROJECT["tool"]["setuptools"]["package-dir"]
+    folders = {elsewhere.get(name, name.replace(".", "/")) for name in listed}
     with_code = {
         str(p.parent.relative_to(ROOT))
         for f in ("nnunet_sbldm", "trainers", "dataset_conversion")
