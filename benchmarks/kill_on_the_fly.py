@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.data.paths import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder, number_of
 
 NAME = "sbldm_kill_benchmark"
 TRAINER = "nnUNetTrainerSBLDMOnTheFly"
@@ -70,7 +70,7 @@ class Training:
 
     def __init__(self, args: argparse.Namespace) -> None:
         dataset = open_dataset(args.d)
-        self.fold, self.number = args.f, str(int(dataset.name[7:10]))
+        self.fold, self.number = args.f, str(number_of(dataset.name))
         self.rings = dataset.preprocessed / "sbldm" / "on_the_fly"
         self.home = nnunet_folder("nnUNet_results") / dataset.name / f"{TRAINER}__{dataset.plans_name}__{NAME}"
         shutil.rmtree(self.home, ignore_errors=True)

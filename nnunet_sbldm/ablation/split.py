@@ -19,7 +19,7 @@ from nnunet_sbldm.ablation.study import PHANTOM, TEST_FOLDER, Study
 from nnunet_sbldm.common.files import copy_file, read_json, write_json
 from nnunet_sbldm.data.formats import geometry_of, side_files
 from nnunet_sbldm.data.groups import read_groups
-from nnunet_sbldm.data.paths import FOLDERS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.paths import FOLDERS, dataset_name, nnunet_folder, title_of
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.data.splits import NUM_CROSS_VALIDATION_FOLDS
 from nnunet_sbldm.types import Case, UserError
@@ -266,7 +266,7 @@ def write_raw_dataset(source: SourceDataset, name: str, case_ids: Sequence[str],
     """A raw dataset of some cases, listed where they are; nothing is copied."""
     listed = {c: source.case_files[c] for c in case_ids}
     kept = {k: v for k, v in source.dataset_json.items() if k not in ("dataset", "sbldm", "training", "test")}
-    content = {**kept, "name": name.split("_", 1)[1], "numTraining": len(listed), "dataset": listed}
+    content = {**kept, "name": title_of(name), "numTraining": len(listed), "dataset": listed}
     path = folder / "nnUNet_raw" / name / "dataset.json"
     if not path.is_file() or read_json(path) != content:
         write_json(path, content)

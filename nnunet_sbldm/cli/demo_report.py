@@ -19,6 +19,7 @@ from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.labels import values_of
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
@@ -146,7 +147,7 @@ def _label_names(dataset: NnunetDataset) -> dict[int, str]:
     """Label value -> name, foreground only; a region goes by the first of its labels that no earlier one has."""
     names: dict[int, str] = {}
     for name, value in dataset.dataset_json["labels"].items():
-        free = [v for v in (value if isinstance(value, list) else [value]) if v and v not in names]
+        free = [v for v in values_of(value) if v and v not in names]
         if free and name != "ignore":
             names[free[0]] = name
     return names

@@ -132,7 +132,8 @@ def _start(args: argparse.Namespace, dataset: NnunetDataset, fold: int | str, va
 def _chosen_cases(file: Path, allowed: Sequence[str], fold: int | str) -> list[str]:
     if not file.is_file():
         raise UserError(f"-cases {file} is not a file.")
-    chosen = sorted(set(file.read_text(encoding="utf-8").split()))
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    chosen = sorted({line for line in lines if line})
     unknown = [c for c in chosen if c not in set(allowed)]
     if unknown:
         raise UserError(

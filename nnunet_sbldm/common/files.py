@@ -147,13 +147,16 @@ def _age_s(path: Path) -> float:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it with its time where the file systems differ; a target of the same size and time is kept."""
+    """Hard-link a file, of a link what it points at, or copy it with its time where the file systems differ.
+
+    A target of the same size and time is kept.
+    """
     if target.exists() and size_and_time(source) == size_and_time(target):
         return
 
     def write(tmp: Path) -> None:
         try:
-            os.link(source, tmp)
+            os.link(os.path.realpath(source), tmp)  # of a link: what it points at
         except OSError:
             shutil.copyfile(source, tmp)
             os.utime(tmp, ns=(time.time_ns(), source.stat().st_mtime_ns))

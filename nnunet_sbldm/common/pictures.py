@@ -96,7 +96,8 @@ def _ready(panel: Panel) -> Panel:
     low, high = (voxels.min(axis=0), voxels.max(axis=0) + 1) if len(voxels) else (np.zeros(3, int), panel.label.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grey = grey_window(panel.image, panel.label)
-    d, h, w = np.subtract(panel.centre or central_voxel(panel.label), low) + 1
+    centre = np.subtract(panel.centre, low) if panel.centre else central_voxel(panel.label[box])
+    d, h, w = np.clip(centre, 0, np.subtract(high, low) - 1) + 1
     return replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1), centre=(int(d), int(h), int(w)))
 
 

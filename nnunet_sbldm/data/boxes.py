@@ -24,7 +24,7 @@ def _overlap(size: int, grid_size: int) -> tuple[slice, slice]:
 
 def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
     """Slices of the smallest box around ``mask``, enlarged by a margin per axis (the whole array if it is empty)."""
-    found = ndimage.find_objects(mask.astype(np.int8), max_label=1)[0]
+    found = ndimage.find_objects(mask.view(np.int8) if mask.dtype == bool else mask.astype(np.int8), max_label=1)[0]
     if found is None:
         return tuple(slice(0, n) for n in mask.shape)
     sides = zip(found, margin, mask.shape, strict=True)

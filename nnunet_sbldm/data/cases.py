@@ -15,8 +15,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunet_sbldm.common.files import temporary_folder
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.formats import geometry_of
+from nnunet_sbldm.data.paths import preprocessing_command
 from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
+WHOLE_TOLERANCE = 1e-3
+"""Labels may be larger than a whole number by so much, and not smaller: floating-point numbers, and how nnU-Net reads them."""
 PREPROCESSED_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 
@@ -52,7 +55,23 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
         )
     if not np.isfinite(image).all():
         raise UserError(f"Case {case_id} of {dataset.name} has NaN or infinite voxels; repair or remove it.")
-    return Case(case_id, image.astype(np.float32), label[0].astype(np.int16), geometry_of(properties))
+    return Case(case_id, image.astype(np.float32), _whole(label[0], case_id, dataset.name), geometry_of(properties))
+
+
+def _whole(label: np.ndarray, case_id: str, name: str) -> LabelArray:
+    """Label values [Z, Y, X] as whole numbers, as nnU-Net takes them: it cuts off what stands behind the point.
+
+    Raises:
+        UserError: nnU-Net would take some values for the next smaller label, such as 0.99999 for background.
+    """
+    whole = np.trunc(label)
+    off = np.abs(label - whole) > WHOLE_TOLERANCE
+    if off.any():
+        raise UserError(
+            f"The mask of case {case_id} of {name} has values that are no whole numbers ({label[off].flat[0]:.6g}), which "
+            f"nnU-Net takes for {whole[off].flat[0]:.0f}: round the mask, then preprocess again."
+        )
+    return whole.astype(np.int16)
 
 
 def _mm(properties: dict[str, Any]) -> str:
@@ -70,8 +89,7 @@ def refuse_not_preprocessed(dataset: NnunetDataset, case_ids: Iterable[str]) -> 
     if missing:
         raise UserError(
             f"{len(missing)} real case(s) of {dataset.name} ({missing[0]}) are not preprocessed for {dataset.configuration}, or "
-            f"by an older nnU-Net: run nnUNetv2_preprocess -d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} "
-            f"-c {dataset.configuration}."
+            f"by an older nnU-Net: run {preprocessing_command(dataset.name, dataset.plans_name, dataset.configuration)}."
         )
 
 

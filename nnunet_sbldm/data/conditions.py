@@ -69,10 +69,10 @@ def measure(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[f
     Returns:
         float64 [features], in the order of :func:`feature_names`; NaN where a feature does not exist.
     """
-    inside, spacing = np.argwhere(label != OUTSIDE), np.asarray(spacing_mm)
-    if not len(inside):
+    inside, spacing = label != OUTSIDE, np.asarray(spacing_mm)
+    if not inside.any():
         return np.array([*([0.0] + [np.nan] * (len(FEATURES) - 1)) * len(targets), *[np.nan] * len(ANATOMY_FEATURES)])
-    low, high = inside.min(axis=0), inside.max(axis=0) + 1
+    low, high = _corners(inside)
     blocks = [_measure_one(np.isin(label, t.label_values), low, high, spacing) for t in targets]
     return np.concatenate([*blocks, (high - low) * spacing])
 
@@ -80,14 +80,28 @@ def measure(label: LabelArray, targets: Sequence[Target], spacing_mm: Sequence[f
 def _measure_one(mask: np.ndarray, low: np.ndarray, high: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     if not mask.any():
         return np.array([0.0] + [np.nan] * (len(FEATURES) - 1))
-    voxels = np.argwhere(mask)
-    volume_mm3 = len(voxels) * float(np.prod(spacing_mm))
-    centroid = (voxels.mean(axis=0) + 0.5 - low) / (high - low)
-    first, last = voxels.min(axis=0), voxels.max(axis=0) + 1
-    extent_mm = (last - first) * spacing_mm
+    first, last = _corners(mask)
     crop = mask[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
+    num_voxels = int(np.count_nonzero(crop))
+    volume_mm3 = num_voxels * float(np.prod(spacing_mm))
+    centroid = (_index_sums(crop, first) / num_voxels + 0.5 - low) / (high - low)
+    extent_mm = (last - first) * spacing_mm
     _, num_components = ndimage.label(crop, np.ones((3, 3, 3)))
     return np.array([1.0, volume_mm3 / 1000, *centroid, *extent_mm, sphericity(crop, spacing_mm), num_components])
+
+
+def _corners(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First index of a mask [D, H, W] along each axis, and one past its last: [3] and [3]; it must not be empty."""
+    box = bounding_box(mask)
+    return np.array([s.start for s in box]), np.array([s.stop for s in box])
+
+
+def _index_sums(crop: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Sum [3] of the voxel indices of a mask's crop [d, h, w] that begins at ``first``; whole numbers, so exact."""
+    others = ((1, 2), (0, 2), (0, 1))
+    return np.array(
+        [float(crop.sum(axis=axes) @ (np.arange(n) + start)) for axes, n, start in zip(others, crop.shape, first, strict=True)]
+    )
 
 
 def sphericity(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> float:

@@ -16,7 +16,14 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_sbldm.common.files import read_json, sha256_of_json
 from nnunet_sbldm.data.formats import Reader
-from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.paths import (
+    DEFAULT_CONFIGURATION,
+    DEFAULT_PLANS,
+    dataset_name,
+    nnunet_folder,
+    planning_command,
+    preprocessing_command,
+)
 from nnunet_sbldm.types import UserError
 
 
@@ -119,7 +126,7 @@ def preprocessing_hash(plans: PlansManager, config: ConfigurationManager) -> str
 def _scan_case_folder(raw: Path, ending: str) -> dict[str, dict[str, Any]]:
     """As nnU-Net's own listing, which starts a pool of twelve processes to list one folder."""
     images: dict[str, list[str]] = {}
-    for path in sorted((raw / "imagesTr").glob(f"*{ending}")):
+    for path in sorted((raw / "imagesTr").glob(f"[!.]*{ending}")):  # macOS leaves ._ files beside the images it copies
         images.setdefault(path.name[: -len(ending) - 5], []).append(str(path))
     return {c: {"images": files, "label": str(raw / "labelsTr" / f"{c}{ending}")} for c, files in images.items()}
 
@@ -139,7 +146,9 @@ def open_dataset(dataset_id: str, plans_name: str = DEFAULT_PLANS, configuration
             f"they have {', '.join(dataset.plans.available_configurations)}."
         )
     if not dataset.data_folder.is_dir():
-        raise UserError(f"{name} is not preprocessed for {configuration}: {_remedy(name, configuration)}.")
+        raise UserError(
+            f"{name} is not preprocessed for {configuration}: run {preprocessing_command(name, plans_name, configuration)}."
+        )
     if len(dataset.config.spacing) != 3:
         raise UserError(f"{name} is planned for {configuration}, which is two-dimensional; SBLDM needs a 3-D configuration.")
     return dataset
@@ -163,12 +172,8 @@ def _planned(name: str, plans_name: str, configuration: str) -> NnunetDataset:
     if not (raw / "dataset.json").is_file():
         raise UserError(f"{raw / 'dataset.json'} is missing: there is no raw dataset {name}.")
     if not (preprocessed / f"{plans_name}.json").is_file():
-        raise UserError(f"{name} has no plans {plans_name}: {_remedy(name, configuration)}.")
+        raise UserError(f"{name} has no plans {plans_name}: run {planning_command(name, plans_name, configuration)}.")
     return NnunetDataset(name, raw, preprocessed, read_json(raw / "dataset.json"), plans_name, configuration)
-
-
-def _remedy(name: str, configuration: str) -> str:
-    return f"run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c {configuration}"
 
 
 def _refuse_flat_images(dataset: NnunetDataset) -> None:

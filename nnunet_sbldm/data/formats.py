@@ -3,7 +3,8 @@
 =============================== ==================== =======================================================
 reader of nnU-Net               written by           kept
 =============================== ==================== =======================================================
-SimpleITKIO, ...WithReorient    SimpleITK            spacing, origin, direction (.gipl has no direction: LPS)
+SimpleITKIO, ...WithReorient    SimpleITK            spacing, origin, direction (.gipl has no direction: LPS);
+                                                     sheared axes are written by nibabel
 NibabelIO, ...WithReorient      nibabel              spacing, origin, direction
 Tiff3DIO                        tifffile             spacing, in a JSON file beside the image
 NaturalImage2DIO                refused              two-dimensional
@@ -34,6 +35,8 @@ SITK_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 NIBABEL_ENDINGS = (".nii.gz", ".nii")
 TIFF_ENDINGS = (".tif", ".tiff")
 NIBABEL_READERS = (NibabelIO, NibabelIOWithReorient)
+ANGLE_TOLERANCE = 1e-4
+"""Of the products of direction cosines: below what ITK itself corrects without a word."""
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 """NIfTI's world axes point right, anterior, superior; SimpleITK's left, posterior, superior."""
 
@@ -57,6 +60,12 @@ def geometry_of(properties: dict[str, Any]) -> Geometry:
         origin = LPS_FROM_RAS @ affine[:3, 3]
         return Geometry(spacing, tuple(origin.tolist()), tuple(direction.ravel().tolist()))  # type: ignore[arg-type]
     return Geometry(spacing)  # type: ignore[arg-type]
+
+
+def has_right_angles(geometry: Geometry) -> bool:
+    """Whether a case's axes are at right angles; a tilted gantry shears them, and SimpleITK would straighten such axes."""
+    direction = np.reshape(geometry.direction, (3, 3))
+    return bool(np.allclose(direction.T @ direction, np.eye(3), atol=ANGLE_TOLERANCE))
 
 
 def affine_of(geometry: Geometry) -> np.ndarray:
@@ -113,7 +122,7 @@ def write_case(case: Case, image_files: Sequence[Path], label_file: Path, reader
         label_file: file of the label map.
         reader: the dataset's reader, which decides who writes formats that several readers share.
     """
-    write = _writer(reader, label_file)
+    write = _writer(reader, label_file, case.geometry)
     label_type = np.uint8 if case.label.max(initial=0) < 255 else np.uint16
     for file in side_files(image_files, label_file):
         write_json(file, {"spacing": list(case.geometry.spacing_mm)})
@@ -122,10 +131,16 @@ def write_case(case: Case, image_files: Sequence[Path], label_file: Path, reader
         write_atomically(path, lambda tmp, c=channel: write(c, case.geometry, tmp))  # type: ignore[misc]
 
 
-def _writer(reader: Reader | None, file: Path) -> Callable[[np.ndarray, Geometry, Path], None]:
+def _writer(reader: Reader | None, file: Path, geometry: Geometry) -> Callable[[np.ndarray, Geometry, Path], None]:
     if file.suffix.lower() in TIFF_ENDINGS:
         return _write_tiff
     if reader is not None and issubclass(reader, NIBABEL_READERS):
+        return _write_nibabel
+    if not has_right_angles(geometry):
+        if not file.name.lower().endswith(NIBABEL_ENDINGS):
+            raise UserError(
+                f"{file.name}: axes that are not at right angles can be written as {' or '.join(NIBABEL_ENDINGS)} alone."
+            )
         return _write_nibabel
     return _write_sitk
 

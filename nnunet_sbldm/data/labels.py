@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,11 @@ from nnunet_sbldm.types import LabelArray
 
 BACKGROUND, IGNORED = 1, 255
 """Class indices of background and of voxels with the ignore label."""
+
+
+def values_of(entry: int | str | Sequence[int | str]) -> tuple[int, ...]:
+    """Label values of an entry of ``labels`` in ``dataset.json``: a label, also as text, as nnU-Net takes it, or a region."""
+    return tuple(int(v) for v in entry) if isinstance(entry, list | tuple) else (int(entry),)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nnunet_sbldm.types import UserError
@@ -25,6 +26,23 @@ def nnunet_folder(variable: str) -> Path:
     if not Path(value).is_dir():
         raise UserError(f"{variable} points to {value}, which is not a folder.")
     return Path(value)
+
+
+def number_of(name: str) -> int:
+    """The number of a dataset by its full name, all digits of it: 1234 of ``Dataset1234_Name``.
+
+    Raises:
+        UserError: the name does not begin with ``Dataset`` and a number.
+    """
+    found = re.match(r"Dataset(\d+)", name)
+    if found is None:
+        raise UserError(f"A dataset is named DatasetXXX_Name, XXX its number; got {name!r}.")
+    return int(found[1])
+
+
+def title_of(name: str) -> str:
+    """What a dataset is called after its number: ``Name`` of ``Dataset123_Name``; empty for ``Dataset123``."""
+    return name.partition("_")[2]
 
 
 def parse_fold(text: str) -> Fold:
@@ -56,6 +74,22 @@ def dataset_name(dataset_id: str) -> str:
     return str(names[0])
 
 
+def planning_command(name: str, plans_name: str = DEFAULT_PLANS, configuration: str | None = None) -> str:
+    """nnU-Net's command that makes plans of that name and preprocesses; planners of residual encoders have names of their own."""
+    residual = re.fullmatch(r"nnUNetResEncUNet(M|L|XL)Plans", plans_name)
+    words = ["nnUNetv2_plan_and_preprocess", "-d", str(number_of(name)), *(["-c", configuration] if configuration else [])]
+    if residual:
+        words += ["-pl", f"nnUNetPlannerResEnc{residual[1]}"]
+    elif plans_name != DEFAULT_PLANS:
+        words += ["-overwrite_plans_name", plans_name]
+    return " ".join(words)
+
+
+def preprocessing_command(name: str, plans_name: str, configuration: str) -> str:
+    """nnU-Net's command that preprocesses a planned dataset for a configuration."""
+    return f"nnUNetv2_preprocess -d {number_of(name)} -plans_name {plans_name} -c {configuration}"
+
+
 def undo_command(name: str) -> str:
     """The command that takes the in-place expansion of a dataset back."""
-    return f"sbldm_expand_dataset -d {int(name[7:10])} --undo"
+    return f"sbldm_expand_dataset -d {number_of(name)} --undo"

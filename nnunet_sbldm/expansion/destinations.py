@@ -14,6 +14,7 @@ from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.cases import PREPROCESSED_ENDINGS, preprocess_case, read_written_case
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.formats import side_files, write_case
+from nnunet_sbldm.data.paths import preprocessing_command
 from nnunet_sbldm.expansion.places import pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
@@ -31,8 +32,8 @@ def views_of(dataset: NnunetDataset, configurations: Sequence[str]) -> tuple[Nnu
         view = replace(dataset, configuration=name)
         if not view.data_folder.is_dir():
             raise UserError(
-                f"{dataset.name} is not preprocessed for {name}: run nnUNetv2_preprocess "
-                f"-d {int(dataset.name[7:10])} -plans_name {dataset.plans_name} -c {name}."
+                f"{dataset.name} is not preprocessed for {name}: run "
+                f"{preprocessing_command(dataset.name, dataset.plans_name, name)}."
             )
         views.append(view)
     return tuple(views)

@@ -12,7 +12,8 @@ from typing import Any
 
 from nnunet_sbldm.common.files import copy_file, read_json, remove_leftovers, temporary_folder, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.data.paths import nnunet_folder, undo_command
+from nnunet_sbldm.data.paths import nnunet_folder, planning_command, undo_command
+from nnunet_sbldm.data.splits import SPLITS, splits_of
 from nnunet_sbldm.expansion.destinations import RawDestination, views_of
 from nnunet_sbldm.expansion.installed import Installed, copy_ground_truth, expanded_splits, index_of
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
@@ -47,6 +48,8 @@ def begin_in_place(dataset: NnunetDataset, destination: RawDestination, request:
         raise UserError(
             f"{dataset.name} is already expanded in place by another request: undo it first with {undo_command(dataset.name)}."
         )
+    if not (dataset.preprocessed / SPLITS).is_file():  # else nnU-Net would deal synthetic cases into it meanwhile
+        write_json(dataset.preprocessed / SPLITS, splits_of(dataset))
     announced = {"source_dataset": dataset.name, "synthetic_cases": list(case_ids)}  # no longer real to us, from now on
     for folder in (dataset.raw, dataset.preprocessed):
         content = read_json(folder / "dataset.json")
@@ -57,7 +60,7 @@ def begin_in_place(dataset: NnunetDataset, destination: RawDestination, request:
 def _refuse_unsuited(dataset: NnunetDataset, manifest: Path) -> None:
     files = [dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json"]
     if not files[1].is_file():
-        raise UserError(f"{files[1]} is missing: run nnUNetv2_plan_and_preprocess -d {int(dataset.name[7:10])} again.")
+        raise UserError(f"{files[1]} is missing: run {planning_command(dataset.name, dataset.plans_name)} again.")
     index = expansion_folder(dataset.preprocessed) / INDEX_NAME
     holds_synthetic = index.is_file() or any("sbldm" in read_json(f) for f in files)
     if holds_synthetic and not manifest.is_file():  # looked up last: another part that announced its cases has kept it before
@@ -70,9 +73,11 @@ def _refuse_unsuited(dataset: NnunetDataset, manifest: Path) -> None:
 def _keep_backup(dataset: NnunetDataset, destination: RawDestination, request: dict[str, Any], case_ids: Sequence[str]) -> None:
     """Copies of the files that will change, and the list of all that will be created; they appear in one step."""
     raw, preprocessed = dataset.raw, dataset.preprocessed
-    candidates = [folder / name for folder in (raw, preprocessed) for name in ("dataset.json", "splits_final.json")]
+    candidates = [folder / name for folder in (raw, preprocessed) for name in ("dataset.json", SPLITS)]
     changed = [_portable(f, raw, preprocessed) for f in candidates if f.is_file()]
     created = [_portable(f, raw, preprocessed) for c in case_ids for f in destination.files(c)]
+    if not (preprocessed / SPLITS).is_file():
+        created.append(_portable(preprocessed / SPLITS, raw, preprocessed))
     missing = [_portable(f, raw, preprocessed) for f in destination.data_folders if not f.exists()]
     remove_leftovers(raw)
     _remove_remains(raw / IN_PLACE)
@@ -114,8 +119,8 @@ def install_in_place(dataset: NnunetDataset, destination: RawDestination, instal
     splits = expanded_splits(dataset, installed)
     index_of(dataset.plans_hash(), installed).save(expansion_folder(dataset.preprocessed))
     for folder in (dataset.preprocessed, dataset.raw):
-        if folder == dataset.preprocessed or (folder / "splits_final.json").is_file():
-            write_json(folder / "splits_final.json", splits)
+        if folder == dataset.preprocessed or (folder / SPLITS).is_file():
+            write_json(folder / SPLITS, splits)
     for folder in destination.data_folders:
         remove_leftovers(folder)
     for folder in (dataset.preprocessed, dataset.raw):

@@ -18,7 +18,7 @@ from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, remove
 from nnunet_sbldm.data.cases import PREPROCESSED_ENDINGS, refuse_not_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.groups import groups_file
-from nnunet_sbldm.data.paths import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder, number_of, title_of
 from nnunet_sbldm.expansion.destinations import RawDestination, views_of
 from nnunet_sbldm.expansion.installed import Installed, copy_ground_truth, expanded_splits, index_of
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
@@ -36,7 +36,7 @@ def refuse_incomplete(views: Sequence[NnunetDataset]) -> None:
     Raises:
         UserError: no fingerprint, or real cases without label or preprocessed files.
     """
-    source, number = views[0], int(views[0].name[7:10])
+    source, number = views[0], number_of(views[0].name)
     if not (source.preprocessed / FINGERPRINT).is_file():
         raise UserError(f"{source.preprocessed / FINGERPRINT} is missing: run nnUNetv2_extract_fingerprint -d {number}.")
     unlabelled = [c for c in source.real_case_ids if not Path(source.case_files[c]["label"]).is_file()]
@@ -92,7 +92,7 @@ def _listed_dataset_json(
     cases |= {c: entry(destination.image_files(c), destination.label_file(c)) for c in case_ids}
     return {
         **dataset.dataset_json,
-        "name": raw.name.split("_", 1)[1],
+        "name": title_of(raw.name),
         "numTraining": len(cases),
         "dataset": cases,
         "sbldm": {"source_dataset": dataset.name, "synthetic_cases": list(case_ids)},
@@ -106,7 +106,7 @@ def expanded_name(dataset: NnunetDataset, target_id: int) -> str:
     """Name of the new dataset; refuses an id that anything but an expansion of the same dataset uses."""
     if not 1 <= target_id <= 999:
         raise UserError(f"-o takes a dataset id from 1 to 999; got {target_id}.")
-    name = f"Dataset{target_id:03d}_{dataset.name.split('_', 1)[1]}SBLDM"
+    name = f"Dataset{target_id:03d}_{title_of(dataset.name)}SBLDM"
     for taken in find_candidate_datasets(target_id):
         marker = nnunet_folder("nnUNet_raw") / taken / MARKER
         if taken != name or (not marker.is_file() and _exists_raw_or_preprocessed(taken)):

@@ -20,7 +20,7 @@ from torch import nn
 from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.paths import DEFAULT_PLANS, Fold, nnunet_folder
+from nnunet_sbldm.data.paths import DEFAULT_PLANS, Fold, nnunet_folder, number_of
 from nnunet_sbldm.generator.plan import FORMAT_VERSION, GeneratorPlan
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import WEIGHTS, folder_name, is_complete
@@ -101,7 +101,7 @@ def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:
 
 def training_command(dataset_name: str, plans_name: str, fold: Fold, preset: str | None = None) -> str:
     """The command that trains the generator of a fold; ``preset``, perhaps with a length, None for the default."""
-    words = ["sbldm_train", "-d", str(int(dataset_name[7:10])), "-f", str(fold)]
+    words = ["sbldm_train", "-d", str(number_of(dataset_name)), "-f", str(fold)]
     words += ["-p", plans_name] if plans_name != DEFAULT_PLANS else []
     return " ".join([*words, *(training_options(preset) if preset else ())])
 

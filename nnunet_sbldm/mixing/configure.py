@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json, write_atomically
-from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder, planning_command
 from nnunet_sbldm.mixing.settings import SETTINGS_KEY, MixingSettings
 from nnunet_sbldm.types import UserError
 
@@ -45,7 +45,7 @@ def add_configuration(
     dataset = dataset_name(dataset_id)
     path = nnunet_folder("nnUNet_preprocessed") / dataset / f"{plans_name}.json"
     if not path.is_file():
-        raise UserError(f"{dataset} has no plans {plans_name}: run nnUNetv2_plan_and_preprocess -d {int(dataset[7:10])}.")
+        raise UserError(f"{dataset} has no plans {plans_name}: run {planning_command(dataset, plans_name)}.")
     plans = read_json(path)
     _check(name, base_configuration, PlansManager(plans))
     wanted = {"inherits_from": base_configuration, SETTINGS_KEY: settings.to_block()}

@@ -19,7 +19,7 @@ from nnunet_sbldm.common.text import named
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import fingerprints_of, remembered_fingerprints
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks, guard_split, with_groups
-from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, Fold, undo_command
+from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, Fold, number_of, undo_command
 from nnunet_sbldm.data.splits import NUM_CROSS_VALIDATION_FOLDS
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
@@ -82,7 +82,7 @@ class TrainingFold:
         if self._source is None:
             return f"run sbldm_expand_dataset {self._door} {wanted}"
         if self._source != self.preprocessed.name:
-            return f"run sbldm_expand_dataset -d {int(self._source[7:10])} -o ID {wanted} with an ID that is free"
+            return f"run sbldm_expand_dataset -d {number_of(self._source)} -o ID {wanted} with an ID that is free"
         again = f"sbldm_expand_dataset {self._door} {wanted} with all other folds you train after -f"
         return f"run {undo_command(self._source)}, then {again}"
 
@@ -100,8 +100,8 @@ class TrainingFold:
     @property
     def _door(self) -> str:
         name, source = self.preprocessed.name, self._source
-        door = "--pool" if source is None else "--in_place" if source == name else f"-o {int(name[7:10])}"
-        return f"-d {int((source or name)[7:10])} {door}"
+        door = "--pool" if source is None else "--in_place" if source == name else f"-o {number_of(name)}"
+        return f"-d {number_of(source or name)} {door}"
 
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""

@@ -18,7 +18,7 @@ from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import configure_grid, left_right_axis
 from nnunet_sbldm.data.intensities import IntensityScaling
-from nnunet_sbldm.data.labels import LabelEncoding
+from nnunet_sbldm.data.labels import LabelEncoding, values_of
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.outlines import components_of, intensity_range
@@ -65,12 +65,8 @@ def condition_targets(dataset: NnunetDataset) -> tuple[Target, ...]:
     """Foreground labels, or regions where the dataset defines them."""
     manager = dataset.plans.get_label_manager(dataset.dataset_json)
     wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    names = {_as_tuple(v): name for name, v in dataset.dataset_json["labels"].items()}
-    return tuple(Target(names.get(_as_tuple(v), f"label_{v}"), _as_tuple(v)) for v in wanted)
-
-
-def _as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
+    names = {values_of(v): name for name, v in dataset.dataset_json["labels"].items()}
+    return tuple(Target(names.get(values_of(v), f"label_{v}"), values_of(v)) for v in wanted)
 
 
 def label_encoding(dataset: NnunetDataset) -> LabelEncoding:

@@ -10,7 +10,7 @@ from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import guard_split
-from nnunet_sbldm.data.paths import nnunet_folder
+from nnunet_sbldm.data.paths import nnunet_folder, number_of
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import refuse_other_axes
 from nnunet_sbldm.generator.checkpoint import Generator, has_its_plans, load_generator, refuse_mismatch, training_command
@@ -154,5 +154,5 @@ def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: Trai
         )
     if not view.data_folder.is_dir():
         raise UserError(f"{dataset.name} is not preprocessed for {plan.configuration}, which the SBLDM in {generator.folder} was "
-                        f"trained on: run nnUNetv2_preprocess -d {int(dataset.name[7:10])} -plans_name {plan.plans_name} "
+                        f"trained on: run nnUNetv2_preprocess -d {number_of(dataset.name)} -plans_name {plan.plans_name} "
                         f"-c {plan.configuration}.")
