@@ -9,6 +9,7 @@ Axis order
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int16]
+
+Axes = tuple[tuple[float, ...], ...]
+"""Unit vectors (left, posterior, superior) along the three axes of an array."""
 
 OUTSIDE = -1
 """Value of voxels outside the imaged anatomy (nnU-Net's own convention in preprocessed segmentations)."""
@@ -46,6 +50,15 @@ class Geometry:
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def array_axes(self, order: Sequence[int] = (0, 1, 2)) -> Axes:
+        """Where the axes of the case's arrays point, each a unit vector (left, posterior, superior).
+
+        Args:
+            order: of the axes; nnU-Net's ``transpose_forward`` for arrays in plan order.
+        """
+        of_file = np.reshape(self.direction, (3, 3)).T[::-1]  # the columns are the file's x, y, z; arrays have Z, Y, X
+        return tuple(tuple(float(v) for v in of_file[axis]) for axis in order)
 
 
 @dataclass(frozen=True)

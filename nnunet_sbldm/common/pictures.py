@@ -1,8 +1,9 @@
 """Pictures of cases, for people who read MRI.
 
-Volumes are [D, H, W] with voxel axes that run to superior, posterior and left, as in an axial scan read by nnU-Net.
-Axial planes are drawn with anterior up, coronal and sagittal planes with superior up, the patient's left on the right
-(anterior on the left in sagittal planes), at true proportions. Every volume is windowed by the same rule.
+A volume is turned to the nearest anatomical axes by where its own axes point, so a sagittal and an axial scan of one head look
+alike. Axial planes are drawn with anterior up, coronal and sagittal planes with superior up, the patient's left on the right
+(anterior on the left in sagittal planes), at true proportions, with letters at the edges and a scale bar. Every volume is
+windowed by the same rule.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_sbldm.common.files import write_atomically
-from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+from nnunet_sbldm.types import OUTSIDE, Axes, FloatArray, LabelArray
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as PlotAxes
     from matplotlib.figure import Figure
 
 PLANES = ("axial", "coronal", "sagittal")
+ANATOMICAL: Axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Axes of volumes as they are drawn: D to superior, H to posterior, W to left."""
+EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+"""Letters at the left, right, upper and lower edge of a plane."""
+MIN_LETTERED_PX = 110
+"""Smaller planes have neither letters nor a scale bar."""
+BAR_LENGTHS_MM, MAX_BAR_SHARE = (1, 2, 5, 10, 20, 50, 100), 0.4
 WINDOW_PERCENTILES = (0.5, 99.5)
-BACKGROUND, TEXT, FAINT = "#000000", "#e8e8e8", "#8a8f98"
+BACKGROUND, TEXT, FAINT, MARK = "#000000", "#e8e8e8", "#8a8f98", "#999999"
 LABEL_COLOURS = ("#ffb000", "#2fd6ff", "#ff5fa2", "#7dff6b", "#b58cff", "#ff7847", "#fff05a", "#5fffd7")
 DPI = 100
 GAP_PX, LINE_PX = 6, 22
@@ -42,6 +50,7 @@ class Panel:
         spacing_mm: voxel size along (D, H, W).
         title: text above the case.
         centre: voxel (D, H, W) that the planes go through; None takes the planes of largest foreground.
+        axes: where D, H and W point, see :meth:`nnunet_sbldm.types.Geometry.array_axes`.
     """
 
     image: FloatArray
@@ -49,6 +58,7 @@ class Panel:
     spacing_mm: Sequence[float]
     title: str = ""
     centre: tuple[int, int, int] | None = None
+    axes: Axes = ANATOMICAL
 
 
 def three_planes(path: Path, panels: Sequence[Panel], label_names: Mapping[int, str] | None = None, width_px: int = 900) -> None:
@@ -91,14 +101,34 @@ def _cell_mm(panel: Panel, planes: Sequence[str]) -> list[tuple[float, float]]:
 
 
 def _ready(panel: Panel) -> Panel:
-    """The panel with grey values 0..1, cropped to the anatomy with a margin of one voxel."""
+    """The panel with grey values 0..1, cropped to the anatomy with a margin of one voxel, turned to anatomical axes."""
     voxels = np.argwhere(inside_anatomy(panel.image, panel.label))
     low, high = (voxels.min(axis=0), voxels.max(axis=0) + 1) if len(voxels) else (np.zeros(3, int), panel.label.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grey = grey_window(panel.image, panel.label)
     centre = np.subtract(panel.centre, low) if panel.centre else central_voxel(panel.label[box])
     d, h, w = np.clip(centre, 0, np.subtract(high, low) - 1) + 1
-    return replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1), centre=(int(d), int(h), int(w)))
+    cropped = replace(panel, image=np.pad(grey[box], 1), label=np.pad(panel.label[box], 1), centre=(int(d), int(h), int(w)))
+    return turned(cropped)
+
+
+def turned(panel: Panel) -> Panel:
+    """The panel with its axes along ``ANATOMICAL``, the nearest ones where they are oblique."""
+    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ np.transpose(panel.axes)  # nibabel's world is right, anterior, superior
+    change = ornt_transform(io_orientation(affine), axcodes2ornt("SPL"))
+    order = np.argsort(change[:, 0])
+    ends = [n - 1 - c if flip < 0 else c for c, n, (_, flip) in zip(panel.centre or (), panel.image.shape, change, strict=False)]
+    return replace(
+        panel,
+        image=apply_orientation(panel.image, change),
+        label=apply_orientation(panel.label, change),
+        spacing_mm=[panel.spacing_mm[i] for i in order],
+        centre=tuple(int(ends[i]) for i in order) if ends else None,  # type: ignore[arg-type]
+        axes=ANATOMICAL,
+    )
 
 
 def central_voxel(label: LabelArray) -> tuple[int, int, int]:
@@ -132,6 +162,10 @@ def grey_window(image: FloatArray, label: LabelArray) -> np.ndarray:
     low, high = np.percentile(image[inside], WINDOW_PERCENTILES)
     grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1)
     return np.where(inside, 0.04 + 0.96 * grey, 0).astype(np.float32)
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, width and height in pixels from the upper left corner of a figure."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +214,10 @@ class _Layout:
             h, w = h_mm * self.px_per_mm, w_mm * self.px_per_mm
             box = (left + (width - w) / 2, top + (cell_px - h) / 2, w, h)
             _draw_plane(_axes_at(figure, box), take_plane(panel.image, plane, voxel), take_plane(panel.label, plane, voxel))
+            if min(width, cell_px) >= MIN_LETTERED_PX:
+                _draw_letters(figure, plane, (left, top, width, cell_px))
+                if plane == self.planes[0]:
+                    _draw_scale_bar(figure, (left, top, width, cell_px), self.px_per_mm)
             left += width + GAP_PX
 
     def _draw_key(self, figure: Figure, y: float) -> None:
@@ -189,7 +227,7 @@ class _Layout:
             left += 30 + 8 * len(name)
 
 
-def _draw_plane(axes: Axes, grey: np.ndarray, label: np.ndarray) -> None:
+def _draw_plane(axes: PlotAxes, grey: np.ndarray, label: np.ndarray) -> None:
     h, w = grey.shape
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="bicubic", extent=(0, w, h, 0))
     values, smooth = _smooth_label(np.maximum(label, 0))
@@ -198,6 +236,28 @@ def _draw_plane(axes: Axes, grey: np.ndarray, label: np.ndarray) -> None:
         if value > 0:
             axes.contour(x, y, smooth == i, levels=[0.5], colors=[_colour(int(value))], linewidths=1.2)
     axes.set_axis_off()
+
+
+def _draw_letters(figure: Figure, plane: str, cell: Box) -> None:
+    """Letters at the four edges of a cell: right, left, anterior, posterior, superior, inferior."""
+    left, top, width, height = cell
+    inset = LINE_PX / 2
+    places = (
+        (left + 2, top + height / 2), (left + width - inset, top + height / 2),
+        (left + width / 2 - 4, top + inset / 2 + 2), (left + width / 2 - 4, top + height - inset / 2 - 2),
+    )
+    for letter, (x, y) in zip(EDGES[plane], places, strict=True):
+        _text(figure, x, y, letter, colour=MARK, size=7.5)
+
+
+def _draw_scale_bar(figure: Figure, cell: Box, px_per_mm: float) -> None:
+    """A bar of round length in the lower left corner of a cell."""
+    left, top, width, height = cell
+    fitting = [mm for mm in BAR_LENGTHS_MM if mm * px_per_mm <= MAX_BAR_SHARE * width]
+    if fitting:
+        bar = (left + 4, top + height - 5, fitting[-1] * px_per_mm, 2)
+        _axes_at(figure, bar).set(facecolor=MARK, xticks=[], yticks=[])
+        _text(figure, left + 4, top + height - 13, f"{fitting[-1]} mm", colour=MARK, size=7)
 
 
 def _smooth_label(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,8 +285,8 @@ def new_figure(width_px: int, height_px: int) -> Figure:
     return figure
 
 
-def _axes_at(figure: Figure, box_px: tuple[float, float, float, float]) -> Axes:
-    """Axes at (left, top, width, height) in pixels from the top left corner."""
+def _axes_at(figure: Figure, box_px: Box) -> PlotAxes:
+    """Axes that fill a box."""
     width, height = figure.get_size_inches() * DPI
     left, top, w, h = box_px
     return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))

@@ -1,5 +1,7 @@
 """Conditions: measured in physical units, scaled, fitted, and sampled as asked."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,3 +135,24 @@ def test_no_diversity_repeats_training_conditions():
     drawn = model.sample(np.random.default_rng(3), diversity=1e-6)
     distance = np.nanmax(np.abs(model.scaling.scaled(model.table) - model.scaling.scaled(drawn)), axis=1)
     assert distance.min() < 1e-3
+
+
+def test_measuring_takes_memory_within_three_times_the_label_map():
+    label = np.zeros((64, 128, 128), np.int16)
+    label[20:40, 30:90, 40:100] = 1
+    tracemalloc.start()
+    measure(label, (Target("tumour", (1,)),), (1.0, 1.0, 1.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    surface = 20 * 60 * 60 * 4 * 30  # marching cubes of the lesion, whatever the size of the volume
+    assert peak < 3 * label.nbytes + surface
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_place_of_a_label_is_the_mean_of_its_voxels(seed):
+    rng = np.random.default_rng(seed)
+    label = np.where(rng.random((5, 7, 6)) < 0.1, 1, 0).astype(np.int16)
+    label[2, 3, 1] = 1
+    found = dict(zip(feature_names([Target("a", (1,))]), measure(label, [Target("a", (1,))], (1.0, 1.0, 1.0)), strict=True))
+    expected = (np.argwhere(label == 1).mean(axis=0) + 0.5) / label.shape
+    np.testing.assert_array_equal([found[f"a/centroid_{axis}"] for axis in "dhw"], expected)

@@ -122,6 +122,16 @@ def test_sheared_axes_that_only_nibabel_reads_survive(tmp_path):
     assert_same_geometry(written.geometry, case.geometry)
 
 
+def test_sheared_axes_stay_sheared_where_no_reader_is_named(tmp_path):
+    sheared = np.array([[1.0, 0.0, 0.2], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    case = some_case(sheared / np.linalg.norm(sheared, axis=0), channels=1)
+    write_case(case, [tmp_path / "a_0000.nii.gz"], tmp_path / "a.nii.gz")
+    for name in ("a_0000.nii.gz", "a.nii.gz"):
+        np.testing.assert_allclose(nibabel.load(tmp_path / name).affine, affine_of(case.geometry), atol=1e-5)
+    with pytest.raises(UserError, match="not at right angles can be written as .nii.gz or .nii alone"):
+        write_case(case, [tmp_path / "a_0000.nrrd"], tmp_path / "a.nrrd")
+
+
 def test_channels_that_share_a_four_dimensional_file_keep_their_place(tmp_path):
     volumes = [sitk.GetImageFromArray(c) for c in some_case(np.eye(3)).image]
     for volume in volumes:
