@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.cli.demo_report_template import OWN_DATA, TEMPLATE
 from nnunet_sbldm.common.files import read_json, write_atomically
 from nnunet_sbldm.common.jobs import StepResult, clock
-from nnunet_sbldm.common.pages import embedded
+from nnunet_sbldm.common.pages import embedded, render
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
 from nnunet_sbldm.data.cases import load_preprocessed
@@ -60,20 +59,27 @@ def write_report(source: ReportInput, output: Path) -> Path:
     Returns:
         The HTML file.
     """
-    import jinja2
-
     names = _label_names(source.dataset)
     records = synthetic_records(source.dataset, source.fold)
     pictures = _draw_pictures(source, output, names)
     conditions = [_condition_section(name, records, output / "pictures") for name in names.values()]
-    html = jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
-        fold=source.fold, num_training_cases=len(fold_cases(source.dataset, source.fold)[0]), num_synthetic=len(records),
-        pictures={name: embedded(path) for name, path in pictures.items()}, conditions=conditions,
-        tiles=_tiles(source, conditions), dice_labels=list(names.values()), dice_rows=_dice_rows(source),
-        steps=[_step_row(s) for s in source.steps], total_time=clock(_total_seconds(source.steps)),
-        largest_memory=_gigabytes(_largest_memory_mb(source.steps)), machine=_machine(), output=output,
-        places=source.places, own_data=OWN_DATA,
-    )
+    values = {
+        "fold": source.fold,
+        "num_training_cases": len(fold_cases(source.dataset, source.fold)[0]),
+        "num_synthetic": len(records),
+        "pictures": {name: embedded(path) for name, path in pictures.items()},
+        "conditions": conditions,
+        "tiles": _tiles(source, conditions),
+        "dice_labels": list(names.values()),
+        "dice_rows": _dice_rows(source),
+        "steps": [_step_row(s) for s in source.steps],
+        "total_time": clock(_total_seconds(source.steps)),
+        "largest_memory": _gigabytes(_largest_memory_mb(source.steps)),
+        "machine": _machine(),
+        "output": output,
+        "places": source.places,
+    }
+    html = render("demo_report.html.j2", values)
     report = output / "report.html"
     write_atomically(report, lambda tmp: tmp.write_text(html, encoding="utf-8"))
     return report

@@ -1,32 +1,45 @@
-"""Look of the HTML reports."""
+"""Pages and cards: one jinja2 environment over the templates of this package.
+
+``templates/page.html.j2`` is the frame that every HTML report fills in, ``templates/style.css.j2`` its look. A template's name
+says what it becomes: values are escaped in ``NAME.html.j2`` and left as they are in ``NAME.md.j2``.
+"""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-STYLE = """
-  body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; margin: 0;
-         color: #1c2430; background: #f4f5f7; }
-  main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 60px; }
-  h1 { font-size: 26px; margin: 0 0 4px; }
-  h2 { font-size: 18px; margin: 38px 0 8px; border-bottom: 1px solid #d5d9e0; padding-bottom: 4px; }
-  h3 { font-size: 15px; margin: 20px 0 4px; }
-  p { margin: 6px 0 10px; max-width: 900px; }
-  .lead { font-size: 17px; color: #414b5a; }
-  .note { color: #58626f; font-size: 14px; }
-  .warning { background: #fff6e0; border: 1px solid #e5c66e; border-radius: 8px; padding: 8px 16px; }
-  .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0 4px; }
-  .tile { background: #fff; border: 1px solid #dfe3e9; border-radius: 8px; padding: 10px 16px; min-width: 150px; }
-  .tile b { display: block; font-size: 22px; }
-  .tile span { color: #667080; font-size: 13px; }
-  img { width: 100%; height: auto; border-radius: 6px; display: block; margin: 8px 0; background: #000; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; background: #fff; border: 1px solid #dfe3e9; font-size: 14px; margin: 8px 0; }
-  th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #eceff3; }
-  th { color: #667080; font-weight: 600; background: #fafbfc; }
-  th:first-child, td:first-child { text-align: left; }
-"""
+if TYPE_CHECKING:
+    import jinja2
+
+STYLE = (Path(__file__).parent / "templates" / "style.css.j2").read_text(encoding="utf-8")  # of the study report alone
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """Fill in a template.
+
+    Args:
+        template: its file in ``templates``, such as ``page.html.j2``.
+        values: what it names; a name that is missing raises ``jinja2.UndefinedError``.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nnunet_sbldm", "common/templates"),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": table_cell, "number": number, "range": number_range}
+    return environment
 
 
 def embedded(picture: Path | None) -> str:
@@ -34,3 +47,21 @@ def embedded(picture: Path | None) -> str:
     if picture is None or not picture.is_file():
         return ""
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+# --- filters -------------------------------------------------------------------------------------------------------
+
+
+def table_cell(value: object) -> str:
+    """Text in one line that cannot end a cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def number(value: float | None) -> str:
+    """Three digits; empty for None."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def number_range(values: Sequence[float]) -> str:
+    """The ends of a range, or the one number that both are."""
+    return " to ".join(dict.fromkeys(f"{v:.3g}" for v in values))

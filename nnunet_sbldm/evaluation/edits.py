@@ -5,13 +5,11 @@ Every number stands beside what real, unedited cases do.
 
 from __future__ import annotations
 
-import base64
 import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_sbldm.common.files import write_atomically, write_json
+from nnunet_sbldm.common.pages import embedded, render
 from nnunet_sbldm.common.pictures import Panel
 from nnunet_sbldm.data.conditions import AXES
 from nnunet_sbldm.data.dataset import NnunetDataset
@@ -108,8 +107,7 @@ def evaluate_edits(
     }
     write_json(output / "edit_evaluation.json", result)
     draw_edits(output / "edits.png", pictured, generator)
-    page = _page(result, output / "edits.png")
-    write_atomically(output / "edit_evaluation.html", lambda tmp: tmp.write_text(page, encoding="utf-8"))
+    write_edit_report(result, output / "edits.png", output / "edit_evaluation.html")
     return result
 
 
@@ -234,24 +232,12 @@ def summarise_edits(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | int 
     return found
 
 
-def _page(result: Mapping[str, Any], picture: Path) -> str:
-    """A page that needs no other file."""
+def write_edit_report(result: Mapping[str, Any], picture: Path, path: Path) -> None:
+    """Write the self-contained HTML of an ``edit_evaluation.json``."""
 
-    def number(value: float | None) -> str:
-        return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+    def shown(value: float | None) -> str:
+        return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.3g}"
 
-    rows = "".join(
-        f"<tr><td>{escape(text)}</td><td>{number(result['all'][n])}</td><td>{number(result['accepted'][n])}</td></tr>"
-        for n, text in NUMBERS.items()
-    )
-    reasons = ", ".join(f"{escape(n)} ({c})" for n, c in result["reasons"].items()) or "none"
-    embedded = base64.b64encode(picture.read_bytes()).decode()
-    return (
-        "<!doctype html><meta charset='utf-8'><title>Edits</title>"
-        "<style>body{font:15px sans-serif;max-width:1200px;margin:2em auto}"
-        "td,th{padding:.2em 1em;text-align:left;border-bottom:1px solid #ccc}img{width:100%}</style>"
-        f"<h1>Edited hosts of {escape(result['dataset'])}</h1><p>{result['all']['num']} edits of "
-        f"{result['editing']['num_hosts']} hosts with the SBLDM in {escape(result['generator']['folder'])}.</p>"
-        f"<table><tr><th></th><th>all first draws</th><th>accepted</th></tr>{rows}</table><p>Rejected for: {reasons}.</p>"
-        f"<p>Host, edit, and difference with the region outlined:</p><img alt='edits' src='data:image/png;base64,{embedded}'>"
-    )
+    rows = [(text, shown(result["all"][n]), shown(result["accepted"][n])) for n, text in NUMBERS.items()]
+    html = render("edit_evaluation.html.j2", {"result": result, "rows": rows, "picture": embedded(picture)})
+    write_atomically(path, lambda tmp: tmp.write_text(html, encoding="utf-8"))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_sbldm.common.files import write_atomically
-from nnunet_sbldm.common.pages import embedded
+from nnunet_sbldm.common.pages import embedded, render
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import scatter
 from nnunet_sbldm.data.grid import left_right_axis
-from nnunet_sbldm.evaluation.report_template import SECTIONS, TEMPLATE
+from nnunet_sbldm.evaluation.sections import SECTIONS
 from nnunet_sbldm.types import OUTSIDE
 
 if TYPE_CHECKING:
@@ -100,23 +100,18 @@ def write_evaluation_report(result: dict[str, Any], pictures: dict[str, Any], pa
         pictures: what :func:`draw_pictures` returned.
         path: file to write.
     """
-    import jinja2
-
     sections = [{**SECTIONS[name], "rows": [_row(r) for r in results]} for name, results in result["sections"].items()]
     asked = [r["reached"] for results in result["sections"].values() for r in results if r["reached"] is not None]
-    html = (
-        jinja2.Environment(autoescape=True)
-        .from_string(TEMPLATE)
-        .render(
-            result=result,
-            sections=sections,
-            reached=sum(asked),
-            num_targets=len(asked),
-            montages={k: embedded(p) for k, p in pictures["montages"].items()},
-            scatters={k: embedded(p) for k, p in pictures["scatters"].items()},
-            flagged=[_flagged_row(c) for c in result["synthetic_cases"] if c["flagged"]],
-        )
-    )
+    values = {
+        "result": result,
+        "sections": sections,
+        "reached": sum(asked),
+        "num_targets": len(asked),
+        "montages": {k: embedded(p) for k, p in pictures["montages"].items()},
+        "scatters": {k: embedded(p) for k, p in pictures["scatters"].items()},
+        "flagged": [_flagged_row(c) for c in result["synthetic_cases"] if c["flagged"]],
+    }
+    html = render("evaluation_report.html.j2", values)
     write_atomically(path, lambda tmp: tmp.write_text(html, encoding="utf-8"))
 
 

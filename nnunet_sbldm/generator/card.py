@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_sbldm.common.files import from_json, read_json, write_atomically, write_json
-from nnunet_sbldm.generator.card_template import INTENDED_USE, LIMITS, TEMPLATE
+from nnunet_sbldm.common.pages import render
 from nnunet_sbldm.generator.zoo import WEIGHTS, is_shared
 from nnunet_sbldm.types import UserError
 
@@ -34,6 +34,21 @@ SHOWN = (
     ("memorisation", r".*"),
 )
 """Results of an evaluation that a card shows: section, and pattern of names."""
+INTENDED_USE = (
+    "Synthetic pairs of image and mask that join real training cases of a segmentation network such as nnU-Net.",
+    "Research: comparing training with and without synthetic cases on real cases that the model has not seen.",
+    "A start for fine-tuning on a few cases of one's own (sbldm_train -init).",
+)
+LIMITS = (
+    "Not for diagnosis, nor for any decision about a patient; what it makes shows nobody.",
+    "Synthetic cases are for training alone: never validate or test on them.",
+    "It knows only the field of view, spacing, channels, contrast, labels and sizes of its training cases, and repeats their "
+    "biases, those of their annotation included.",
+    "Fine detail and the roughness of outlines are drawn at random, not resolved; look at a montage before use.",
+    "Whether its cases help is for real held-out cases to say (sbldm_ablation); they may also harm.",
+    "The list of training cases serves to refuse leaks. Salted hashes keep it from being read; they do not keep somebody who has "
+    "a case, or guesses its id, from testing whether it was used.",
+)
 
 
 @dataclass(frozen=True)
@@ -242,11 +257,7 @@ def refresh_card(folder: Path, result: Mapping[str, Any]) -> bool:
 
 def rendered(card: ModelCard) -> str:
     """The card as Markdown."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters |= {"cell": _cell, "number": _number, "range": _range}
-    return environment.from_string(TEMPLATE).render(card=card, non_commercial=is_non_commercial(card))
+    return render("model_card.md.j2", {"card": card, "non_commercial": is_non_commercial(card)})
 
 
 def is_non_commercial(card: ModelCard) -> bool:
@@ -260,15 +271,3 @@ def licence_note(folder: Path) -> str:
     if not card.whole_licence:
         return ""
     return f"{card.title}: licence {card.whole_licence}{', non-commercial use only' if is_non_commercial(card) else ''}"
-
-
-def _cell(value: object) -> str:
-    return _one_line(value).replace("|", "\\|")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _range(values: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys(f"{v:.3g}" for v in values))

@@ -20,7 +20,7 @@ from nnunet_sbldm.evaluation.compare import Reference, score
 from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate, measure_quality
 from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
 from nnunet_sbldm.evaluation.measures import CaseSet
-from nnunet_sbldm.evaluation.report_template import SECTIONS
+from nnunet_sbldm.evaluation.sections import SECTIONS
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.sampling import Request, synthesise
 from nnunet_sbldm.ldm.config import SamplerConfig

@@ -14,7 +14,7 @@ from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.nnunet_encoder import load_encoder
-from nnunet_sbldm.evaluation.report_template import SECTIONS
+from nnunet_sbldm.evaluation.sections import SECTIONS
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME
 from nnunet_sbldm.types import UserError
 
