@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from nnunet_sbldm.ablation.jobs import StudyJob
 from nnunet_sbldm.common.commands import run
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.common.jobs import clock, find_program, tree_memory_kb
-from nnunet_sbldm.common.locks import is_running, start_of, try_lock
+from nnunet_sbldm.common.jobs import clock, find_program
+from nnunet_sbldm.common.locks import try_lock, try_shared_lock, try_sole_lock
+from nnunet_sbldm.common.processes import end_tree, ending_with_us, is_running, start_of, tree_memory_bytes
 from nnunet_sbldm.common.threads import OMP_THREADS, usable_cores
 from nnunet_sbldm.types import UserError
 
@@ -32,7 +32,7 @@ POLL_EVERY_S = 0.1
 MEMORY_EVERY_S, STATE_EVERY_S = 2.0, 30.0
 SILENT_S = 10 * STATE_EVERY_S
 """A runner that has not noted its job for so long is gone, on whatever machine it was."""
-TABLE, RUNNERS, CLOCK = "jobs.json", "runners.lock", "clock"
+TABLE, RUNNERS, CLOCK = "jobs.json", "runners", "clock"
 ERROR_MARKS = ("error:", "Error:", "Error(", "Exception", "Killed")
 MAX_ERROR_LENGTH = 300
 RESULTLESS_OPTIONS = ("-device", "-np", "-npfp")
@@ -62,7 +62,7 @@ def setting_up(jobs: Sequence[StudyJob], folder: Path) -> Iterator[None]:
     """
     lock = None
     if _has_other_jobs(jobs, folder):
-        lock = try_lock(folder / RUNNERS)
+        lock = try_sole_lock(folder / RUNNERS)
         if lock is None:
             raise _other_run(folder)
     with lock or nullcontext():
@@ -161,12 +161,12 @@ class _Running:
     folder: Path
     process: subprocess.Popen[bytes]
     lock: IO[bytes]
-    pid_started: int | None
+    pid_started: float | None
     started: float
     earlier_s: float
     measured: float = 0.0
     noted: float = 0.0
-    peak_kb: int = 0
+    peak: int = 0
 
     @property
     def seconds(self) -> float:
@@ -175,7 +175,7 @@ class _Running:
     def measure(self) -> None:
         if time.monotonic() - self.measured > MEMORY_EVERY_S:
             self.measured = time.monotonic()
-            self.peak_kb = max(self.peak_kb, tree_memory_kb(self.process.pid))
+            self.peak = max(self.peak, tree_memory_bytes(self.process.pid))
         if time.monotonic() - self.noted > STATE_EVERY_S:
             self.note()
 
@@ -212,7 +212,7 @@ def run_table(
     tried: set[str] = set()
     running: list[_Running] = []
     wanted = [j for j in _subset_by_subset(jobs) if only in (None, j.job_id)]
-    with _working_on(jobs, folder) if only is None else nullcontext(), _ended_with_us(running):
+    with _working_on(jobs, folder) if only is None else nullcontext(), ending_with_us(lambda: _end_all(running)):
         while True:
             states = states_of(jobs, folder)
             if only and states[only]["state"] == "running" and states[only]["host"] != socket.gethostname():
@@ -275,7 +275,7 @@ def _await_one(running: list[_Running]) -> None:
 
 def _finish(one: _Running) -> None:
     folder, code, seconds = one.folder, one.process.returncode, one.seconds
-    facts: dict[str, Any] = {"seconds": seconds, "peak_memory_mb": round(one.peak_kb / 1024, 1), "returncode": code}
+    facts: dict[str, Any] = {"seconds": seconds, "peak_memory_mb": round(one.peak / 2**20, 1), "returncode": code}
     error = last_error(folder / "logs" / f"{one.job.job_id}.log", code) if code else _what_is_missing(one.job, folder)
     if error:
         facts["error"] = error
@@ -314,7 +314,7 @@ def last_error(log_file: Path, returncode: int) -> str:
 @contextmanager
 def _working_on(jobs: Sequence[StudyJob], folder: Path) -> Iterator[None]:
     """Keep others from changing the table while several runners may share its jobs."""
-    lock = try_lock(folder / RUNNERS, shared=True)
+    lock = try_shared_lock(folder / RUNNERS)
     if lock is None:
         raise _other_run(folder)
     with lock:
@@ -323,27 +323,11 @@ def _working_on(jobs: Sequence[StudyJob], folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _ended_with_us(running: list[_Running]) -> Iterator[None]:
-    """Kill what runs when we are interrupted, terminated or left by our terminal."""
-    def stop(*_: object) -> NoReturn:
-        raise SystemExit(1)
-
-    heeded = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores the second
-    previous = {s: signal.signal(s, stop) for s in heeded}
-    try:
-        yield
-    except BaseException:
-        for one in running:
-            with suppress(ProcessLookupError):
-                os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
-        for one in running:
-            one.note_interruption()
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _end_all(running: list[_Running]) -> None:
+    for one in running:
+        end_tree(one.process)
+    for one in running:
+        one.note_interruption()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.common.locks import is_held, is_running
+from nnunet_sbldm.common.locks import is_held
+from nnunet_sbldm.common.processes import is_running
 from nnunet_sbldm.types import UserError
 
 TEMPORARY_PREFIX = ".sbldm_tmp_"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.common.processes import end_tree, ending_with_us, tree_memory_bytes
 from nnunet_sbldm.types import UserError
 
 SAMPLE_EVERY_S = 0.25
@@ -116,20 +115,20 @@ def _run(step: Step, folder: Path, environment: Mapping[str, str]) -> StepResult
     log_file = folder / "logs" / f"{step.name}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     program = find_program(step.command[0])
-    started, peak_kb = time.monotonic(), 0
+    started, peak = time.monotonic(), 0
     if step.before:
         step.before()
     variables = {**os.environ, **environment, **step.environment}
     with open(log_file, "wb") as log:
         process = subprocess.Popen([program, *step.command[1:]], cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=subprocess.STDOUT, start_new_session=True)
-        with _ended_with_us(process):
+        with ending_with_us(lambda: end_tree(process)):
             while process.poll() is None:
-                peak_kb = max(peak_kb, tree_memory_kb(process.pid))
+                peak = max(peak, tree_memory_bytes(process.pid))
                 time.sleep(SAMPLE_EVERY_S)
     if process.returncode != 0:
         _fail(step, process.returncode, log_file)
-    result = StepResult(step.name, step.title, _typed(step), round(time.monotonic() - started, 1), round(peak_kb / 1024, 1))
+    result = StepResult(step.name, step.title, _typed(step), round(time.monotonic() - started, 1), round(peak / 2**20, 1))
     write_json(folder / "steps" / f"{step.name}.json", asdict(result))
     return result
 
@@ -151,47 +150,3 @@ def _fail(step: Step, returncode: int, log_file: Path) -> NoReturn:
     print(f"{step.command[0]} failed with exit code {returncode}; its log is {log_file}. "
           "Run the same command again to continue from this step.", file=sys.stderr)
     raise SystemExit(1)
-
-
-@contextmanager
-def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a command and its children when we are interrupted or terminated."""
-    def stop(*_: object) -> NoReturn:
-        raise SystemExit(1)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def tree_memory_kb(root: int) -> int:
-    """Memory of a process and all its descendants; pages they share count once. 0 where there is no ``/proc``."""
-    return sum(_memory_kb(pid) for pid in _tree(root))
-
-
-def _tree(root: int) -> set[int]:
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # the process has ended meanwhile
-            parents[int(entry.parent.name)] = int(entry.read_text(errors="replace").rsplit(")", 1)[1].split()[1])
-    tree, added = {root}, {root}
-    while added:
-        added = {pid for pid, parent in parents.items() if parent in added}
-        tree |= added
-    return tree
-
-
-def _memory_kb(pid: int) -> int:
-    """Proportional set size: resident memory, with every page divided by the number of processes that share it."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

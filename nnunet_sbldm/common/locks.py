@@ -1,70 +1,115 @@
-"""Who holds what: locks that end with their process, and whether a process is still there."""
+"""Locks on files and folders: each ends with its process, however that ends, and no forked child holds it.
+
+Where a file system has no locks, everyone gets one.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
+
+from filelock import lock_descriptor
 
 LOCK_NAME = "in_use.lock"
+GATE, MEMBERS = "gate.lock", "member_*.lock"
+GATE_PATIENCE_S, GATE_POLL_S = 5.0, 0.05
+"""The gate of a shared folder is held for milliseconds, but by whoever has the folder alone."""
+
+_held: WeakSet[IO[bytes]] = WeakSet()
+
+
+def try_lock(path: Path) -> IO[bytes] | None:
+    """Lock a file for this process alone, for as long as what is returned is open; None if another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _locked(open(path, "a+b"))  # noqa: SIM115 (closing it gives the lock back)
+
+
+def _locked(file: IO[bytes]) -> IO[bytes] | None:
+    try:
+        is_ours = lock_descriptor(file.fileno(), blocking=False)
+    except OSError:  # the file system has no locks
+        is_ours = True
+    if not is_ours:
+        file.close()
+        return None
+    _held.add(file)
+    _let_go_in_forks()
+    return file
+
+
+@cache
+def _let_go_in_forks() -> None:
+    """Have forked children close the locks that they inherit; without forks, as on Windows, none does."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_all)
+
+
+def _close_all() -> None:
+    for file in list(_held):
+        file.close()
+
+
+# --- temporary folders ---------------------------------------------------------------------------------------------
 
 
 def hold(folder: Path) -> IO[bytes] | None:
-    """Keep a temporary folder from :func:`remove_leftovers` of every process, for as long as the file returned is open.
-
-    Processes that are forked from this one do not hold it.
-    """
-    file = try_lock(folder / LOCK_NAME)
-    if file is not None:
-        os.register_at_fork(after_in_child=file.close)
-    return file
+    """Keep others from deleting a temporary folder, for as long as what is returned is open."""
+    return try_lock(folder / LOCK_NAME)
 
 
 def is_held(folder: Path) -> bool:
     """Whether some process holds a temporary folder, see :func:`hold`."""
-    try:
-        with open(folder / LOCK_NAME, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody holds it, or the file system has no locks
-        pass
-    return False
+    return _is_locked(folder / LOCK_NAME)
 
 
-def is_running(pid: int, started: int | None = None) -> bool:
-    """Whether a process of this machine is there; with ``started`` of :func:`start_of`, that very one and no later one."""
+def _is_locked(path: Path) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        lock = _locked(open(path, "r+b"))  # noqa: SIM115 (closed below)
+    except OSError:  # there is none
         return False
-    except PermissionError:
-        pass
-    return started is None or start_of(pid) in (None, started)
+    if lock is not None:
+        lock.close()
+    return lock is None
 
 
-def start_of(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since the machine did; None where it cannot be said."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+# --- folders that many share or one has alone ----------------------------------------------------------------------
 
 
-def try_lock(path: Path, shared: bool = False) -> IO[bytes] | None:
-    """Lock a file for as long as it is open, for this process alone or for all that share it; None if another is in the way.
+def try_shared_lock(folder: Path) -> IO[bytes] | None:
+    """Lock a folder together with all others that share it; None if one has it alone.
 
-    The lock ends with the process, however that ends. Where a file system has no locks, everyone gets one.
+    Every member has a lock file of its own, which is made behind a gate: a lock that several hold is not to be had everywhere.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+b")  # noqa: SIM115 (closing it gives the lock back); network file systems share what can be read
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+    gate = _pass_gate(folder)
+    if gate is None:
         return None
-    except OSError:
-        pass
-    return file
+    with gate:
+        return try_lock(folder / MEMBERS.replace("*", f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"))
+
+
+def try_sole_lock(folder: Path) -> IO[bytes] | None:
+    """Lock a folder alone, which keeps others from sharing it; None if some do."""
+    gate = _pass_gate(folder)
+    if gate is None:
+        return None
+    for member in folder.glob(MEMBERS):
+        if _is_locked(member):
+            gate.close()
+            return None
+        with suppress(OSError):  # left by a process that is gone; whose file it may be, it is no longer locked
+            member.unlink()
+    return gate
+
+
+def _pass_gate(folder: Path) -> IO[bytes] | None:
+    latest = time.monotonic() + GATE_PATIENCE_S
+    while (gate := try_lock(folder / GATE)) is None and time.monotonic() < latest:
+        time.sleep(GATE_POLL_S)
+    return gate

@@ -29,7 +29,8 @@ from nnunet_sbldm.ablation.study import EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.ablation.surface_distances import measure_folder, surface_distances
 from nnunet_sbldm.ablation.tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.common.locks import start_of, try_lock
+from nnunet_sbldm.common.locks import try_lock
+from nnunet_sbldm.common.processes import start_of
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.mixing.audit import append_to_audit_file
@@ -114,7 +115,7 @@ def test_a_job_whose_process_is_gone_waits_again(tmp_path):
     study_runner._write_state(note("a"), tmp_path, "running", {"pid": ended.pid})
     assert state_of(note("a"), tmp_path)["state"] == "waiting"
     ours = start_of(os.getpid())
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours - 1})
+    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours - 3600})
     assert state_of(note("a"), tmp_path)["state"] == "waiting"  # the number was given to another process
     study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours})
     assert run_table([note("a"), note("b", "a"), note("c")], tmp_path, {}, 1) == {"running": 1, "waiting": 1, "done": 1}

@@ -51,7 +51,6 @@ def test_variables_reach_a_step(tmp_path):
     assert (tmp_path / "logs/a.log").read_text() == "1 2\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 @pytest.mark.parametrize("in_child", [False, True])
 def test_memory_is_that_of_a_step_and_its_children(tmp_path, in_child):
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ALLOCATE!r}])" if in_child else ALLOCATE

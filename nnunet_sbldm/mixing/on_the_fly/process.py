@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from nnunet_sbldm.common.processes import wait_until_over
 from nnunet_sbldm.generator.records import add_to_trace, next_number
 from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
@@ -52,29 +53,16 @@ def main() -> int:
 
 
 def end_with(trainer_pid: int) -> None:
-    """End this process when the trainer ends, even if that is killed: by the kernel on Linux, by watching it elsewhere."""
+    """End this process when the trainer ends, even if that is killed: on Linux the kernel does so, elsewhere a thread watches."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    watch = _wait_for_closed_pipe if os.name == "nt" else partial(_wait_for_other_parent, trainer_pid)
-    threading.Thread(target=_end_after, args=(watch,), daemon=True).start()
+    threading.Thread(target=_end_after, args=(trainer_pid,), daemon=True).start()
 
 
-def _end_after(wait: Callable[[], None]) -> None:
-    wait()
+def _end_after(trainer_pid: int) -> None:
+    wait_until_over(trainer_pid)
     os._exit(0)
-
-
-def _wait_for_other_parent(parent_pid: int) -> None:
-    """An orphan gets another parent."""
-    while os.getppid() == parent_pid:
-        time.sleep(POLL_S)
-
-
-def _wait_for_closed_pipe() -> None:
-    """Windows leaves an orphan its parent's id, but closes the other end of its standard input."""
-    while os.read(0, 1):
-        pass
 
 
 class Report:
