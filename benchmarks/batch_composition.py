@@ -1,6 +1,6 @@
-"""Batch composition over the epochs of each schedule, measured from draws of nnU-Net's loader; makes docs/mixing.png.
+"""Batch composition over the epochs of each schedule, measured from draws of nnU-Net's loader; makes docs/images/mixing.png.
 
-    python benchmarks/batch_composition.py -o docs/mixing.png
+    python benchmarks/batch_composition.py -o docs/images/mixing.png
 
 Draws case ids exactly as a training does, for 16 real and 40 synthetic cases, and loads nothing. Needs no dataset.
 """

@@ -3,7 +3,7 @@
 #
 #     benchmarks/bundle.sh NAME MODEL -licence "CC BY-SA 4.0" -title "..." -data "..."
 #
-# docs/models.md has the commands that made the bundled models; tests/test_models.py checks what is there.
+# benchmarks/README.md has the commands that made the bundled models; tests/test_models.py checks what is there.
 set -eu
 name=$1 model=$2
 shift 2

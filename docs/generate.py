@@ -40,7 +40,7 @@ This page is written by `python docs/generate.py`.
 """
 
 
-class _Caught(Exception):
+class _ParserReachedError(Exception):
     """Carries the parser of a command out of the command."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -59,13 +59,13 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
     def caught(self: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         self.prog = command
-        raise _Caught(self)
+        raise _ParserReachedError(self)
 
     module, function = commands()[command].split(":")
     with patch.object(argparse.ArgumentParser, "parse_args", caught):
         try:
             getattr(import_module(module), function)([])
-        except _Caught as e:
+        except _ParserReachedError as e:
             return e.parser
     raise RuntimeError(f"{command} has no parser")
 
