@@ -46,7 +46,7 @@ def open_source(run: TrainingRun, settings: MixingSettings) -> SyntheticSource |
         raise UserError(f"Fold {fold.fold} lists {len(twice)} case(s) both in train and in val ({named(twice)}), and what is "
                         f"made of them would leak into training: repair {fold.splits_file}.")
     if settings.source == "on_the_fly":
-        from nnunet_sbldm.mixing.on_the_fly.source import open_on_the_fly  # the generator's libraries load for those who use it
+        from nnunet_sbldm.mixing.on_the_fly.opening import open_on_the_fly  # the generator's libraries load for those who use it
 
         return open_on_the_fly(run, settings)
     if settings.source == "copy_paste":

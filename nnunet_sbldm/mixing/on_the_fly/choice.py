@@ -1,54 +1,68 @@
-"""Which generator may make cases while a fold is trained; all that could leak or fail later is refused here."""
+"""What makes the cases of a training; all that could leak or fail later is refused here, before anything is started."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from nnunetv2.paths import nnUNet_raw
 
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import guard_split
-from nnunet_sbldm.data.paths import nnunet_folder, number_of
+from nnunet_sbldm.data.paths import number_of
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import refuse_other_axes
-from nnunet_sbldm.generator.checkpoint import Generator, has_its_plans, load_generator, refuse_mismatch, training_command
+from nnunet_sbldm.generator.checkpoint import Generator, has_its_plans, load_generator, refuse_mismatch
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.requests import case_id_of, is_case_id
-from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
+from nnunet_sbldm.mixing.on_the_fly.finding import dataset_names, find_generator, train_command
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
     from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
+    from nnunet_sbldm.mixing.settings import MixingSettings
 
-MAX_NAMED = 5
+THREADS_VARIABLE = "SBLDM_GENERATOR_THREADS"
 
 
-def choose_generator(run: TrainingRun, model: str | None) -> Generator:
-    """Find the generator of a training and check that its cases may be trained on.
+@dataclass(frozen=True)
+class Choice:
+    """What makes the cases of a training, and on what; checked.
 
-    Args:
-        run: the training.
-        model: folder or name of the generator; None takes the one that was trained for this fold.
+    Attributes:
+        generator: the generator, on the CPU.
+        hosts: real training cases to edit; without any, whole cases are made.
+        device: where to sample.
+        num_threads: threads of the process that samples.
+    """
 
-    Returns:
-        The generator, on the CPU.
+    generator: Generator
+    hosts: list[str]
+    device: torch.device
+    num_threads: int
+
+
+def choose(run: TrainingRun, settings: MixingSettings) -> Choice:
+    """Choose what makes the cases of a training.
 
     Raises:
-        UserError: none or several, unfinished or damaged; other channels, labels or plans; it has seen a validation case; a
-            real case has the id of a synthetic one.
+        UserError: no generator or several, unfinished or damaged; other channels, labels or plans; it has seen a validation
+            case; a real case has the id of a synthetic one; mode ``edit`` without raw files, with other axes or without a case
+            that may be edited; no such device; a number of threads that is none.
     """
+    generator = _checked_generator(run, settings.model)
+    hosts = _checked_hosts(run, generator) if settings.mode == "edit" else []
+    return Choice(generator, hosts, _checked_device(run, settings), _checked_threads())
+
+
+def _checked_generator(run: TrainingRun, model: str | None) -> Generator:
     fold = run.fold
     generator = load_generator(find_generator(fold, model))
-    dataset = dataset_of(fold)
-    try:
-        refuse_mismatch(generator, dataset)
-    except UserError as e:
-        raise UserError(f"{str(e).rstrip('.')}: {train_command(fold)}, or name another SBLDM (sbldm_configure -m).") from e
-    if is_of_dataset(generator, fold):
-        _refuse_other_plans(generator, dataset, fold)
+    _refuse_unlike(generator, fold)
     first = case_id_of(fold.fold, 0)
     content = {} if fold.fold == "all" else fold.fingerprints(run.val)
     guard_split([*run.real_train, first], run.val, {first: generator.seen}, content, fold.fold)
@@ -58,12 +72,19 @@ def choose_generator(run: TrainingRun, model: str | None) -> Generator:
     return generator
 
 
-def choose_hosts(run: TrainingRun, generator: Generator) -> list[str]:
-    """The real training cases of a training that may be edited: none that share a patient with its validation cases.
+def _refuse_unlike(generator: Generator, fold: TrainingFold) -> None:
+    """Its cases must look like those of the dataset to nnU-Net."""
+    dataset = dataset_of(fold)
+    try:
+        refuse_mismatch(generator, dataset)
+    except UserError as e:
+        raise UserError(f"{str(e).rstrip('.')}: {train_command(fold)}, or name another SBLDM (sbldm_configure -m).") from e
+    if is_of_dataset(generator, fold):
+        _refuse_other_plans(generator, dataset, fold)
 
-    Raises:
-        UserError: there is no raw dataset, the generator works with other axes, or no case is allowed.
-    """
+
+def _checked_hosts(run: TrainingRun, generator: Generator) -> list[str]:
+    """The real training cases that may be edited: none that share a patient with a validation case."""
     dataset, fold = dataset_of(run.fold), run.fold
     if dataset.raw == dataset.preprocessed or not (dataset.raw / "dataset.json").is_file():
         raise UserError(f"mode edit needs the raw files of the training cases, but there is no {dataset.name} in nnUNet_raw: put "
@@ -76,6 +97,20 @@ def choose_hosts(run: TrainingRun, generator: Generator) -> list[str]:
     return hosts
 
 
+def _checked_device(run: TrainingRun, settings: MixingSettings) -> torch.device:
+    device = torch.device(settings.sbldm_device or run.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"There is no GPU for the SBLDM ({device}): set sbldm_device to cpu (sbldm_configure).")
+    return device
+
+
+def _checked_threads() -> int:
+    text = os.environ.get(THREADS_VARIABLE, "1")
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{THREADS_VARIABLE} is a number of threads from 1; got {text!r}.")
+    return int(text)
+
+
 def dataset_of(fold: TrainingFold) -> NnunetDataset:
     """The dataset of a training, through the configuration that nnU-Net preprocessed its cases with; raw files may be away."""
     name, plans = fold.preprocessed.name, fold.plans
@@ -85,54 +120,7 @@ def dataset_of(fold: TrainingFold) -> NnunetDataset:
 
 def is_of_dataset(generator: Generator, fold: TrainingFold) -> bool:
     """Whether a generator was trained on cases of the dataset that is trained, so that these can be compared with its own."""
-    return generator.plan.dataset_name in _dataset_names(fold)
-
-
-def train_command(fold: TrainingFold) -> str:
-    """The command that trains the fold's own generator."""
-    return f"run {training_command(_dataset_names(fold)[0], fold.plans.plans_name, fold.fold)}"
-
-
-def _dataset_names(fold: TrainingFold) -> list[str]:
-    """The dataset, after the one that it is an expansion of."""
-    source = fold.dataset_json.get("sbldm", {}).get("source_dataset")
-    return [*([source] if source else []), fold.preprocessed.name]
-
-
-# --- finding -------------------------------------------------------------------------------------------------------
-
-
-def find_generator(fold: TrainingFold, model: str | None) -> Path:
-    """Folder of the finished generator that ``model`` names, or that was trained for this fold.
-
-    Args:
-        fold: the fold.
-        model: as for :func:`find_model`, or the name of one in the dataset's folder of results; a preset's name stands for
-            its folder.
-
-    Raises:
-        UserError: there is none, or more than one was trained and ``model`` does not say which.
-    """
-    homes = [nnunet_folder("nnUNet_results") / name for name in _dataset_names(fold)]
-    if model is None:
-        return _only_one(fold, homes)
-    try:
-        return find_model(model, fold.fold, [p for home in homes for p in places_of(home, fold.plans.plans_name, model)])
-    except UserError as e:
-        remedy = f"name another one (sbldm_configure -m), or {train_command(fold)} and leave it out"
-        raise UserError(f"{str(e).rstrip('.')}: {remedy}.") from None
-
-
-def _only_one(fold: TrainingFold, homes: list[Path]) -> Path:
-    found = [folder for home in homes for folder in finished_models(home, fold.plans.plans_name, fold.fold)]
-    if not found:
-        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has no finished SBLDM in {homes[0]}: "
-                        f"{train_command(fold)}, or name another one (sbldm_configure -m).")
-    if len(found) > 1:
-        named = ", ".join(folder.parent.name for folder in found[:MAX_NAMED])
-        raise UserError(f"Fold {fold.fold} of {fold.preprocessed.name} has {len(found)} finished SBLDMs ({named}): say which one "
-                        "makes the cases (sbldm_configure -m).")
-    return found[0]
+    return generator.plan.dataset_name in dataset_names(fold)
 
 
 def _training_options(plan: GeneratorPlan) -> str:

@@ -1,4 +1,4 @@
-"""Synthetic cases that are made while nnU-Net trains: checked here, made in a process of its own, read from a ring.
+"""The source of cases that are made while nnU-Net trains: made in a process of its own, read from a ring.
 
 Which case has which number is decided by the seed; which case is drawn when depends on how fast cases are made. A pool
 (``sbldm_expand_dataset --pool``) leaves nothing to time.
@@ -8,156 +8,25 @@ from __future__ import annotations
 
 import atexit
 import math
-import os
 import shutil
-import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import torch
-from torch import distributed
-
-from nnunet_sbldm.common.files import make_temporary_folder, remove_leftovers
-from nnunet_sbldm.common.locks import hold
-from nnunet_sbldm.data.dataset import preprocessing_hash
-from nnunet_sbldm.expansion.places import FOLDER
-from nnunet_sbldm.generator.card import licence_note
-from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.records import TRACE_NAME
-from nnunet_sbldm.mixing.on_the_fly.choice import choose_generator, choose_hosts, dataset_of, is_of_dataset
-from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
-from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, corrupt_cases, make_ring
+from nnunet_sbldm.mixing.on_the_fly.ranks import num_ranks
+from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, corrupt_cases
 from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor, Progress
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.mixing.fold import Log, TrainingRun
-    from nnunet_sbldm.mixing.settings import MixingSettings
+    from nnunet_sbldm.mixing.fold import Log
 
-POOL_SIZE = 32
-MAX_REUSE = 4
-REPLACING_SHARE = 0.02
-"""Largest share of the time in which cases are replaced on the device that trains; another device works all the time."""
 SETTLING_TIMEOUT_S = 600.0
 MAX_WAIT_OF_RANKS_S = 540.0
 """How long the first of several processes may wait in all: the others wait for it at a barrier, at most 600 s with NCCL."""
 POLL_S = 0.2
-RINGS = "on_the_fly"
-LOG_NAME = "sbldm_generator.log"
-THREADS_VARIABLE = "SBLDM_GENERATOR_THREADS"
-
-
-def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool = True, seed: int = 0) -> OnTheFly:
-    """Check all that making cases during a training needs, and prepare it; called on every rank.
-
-    Args:
-        run: the training.
-        settings: its settings.
-        use_gate: judge every case; without it every case is accepted.
-        seed: seed of the sequence of cases.
-
-    Raises:
-        UserError: what ``choose_generator`` and ``choose_hosts`` refuse; no place for the ring; no such device.
-    """
-    generator = choose_generator(run, settings.model)
-    hosts = choose_hosts(run, generator) if settings.mode == "edit" else []
-    device = torch.device(settings.sbldm_device or run.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"There is no GPU for the SBLDM ({device}): set sbldm_device to cpu (sbldm_configure).")
-    own, held = _new_ring(run) if run.local_rank == 0 else (None, None)
-    ring = _share(own)
-    supervisor = None
-    if run.local_rank == 0:
-        if run.first_epoch == 0:
-            (run.output_folder / TRACE_NAME).unlink(missing_ok=True)
-        job = _job_of(run, settings, generator, hosts, device, ring, use_gate, seed)
-        job.save(ring / "job.json")
-        supervisor = GeneratorSupervisor(ring / "job.json", run.output_folder / LOG_NAME, job.num_threads)
-    first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, device.type == "cuda")
-    maker = "; ".join(filter(None, (str(generator.folder), licence_note(generator.folder))))
-    return OnTheFly(ring, supervisor, f"cases made on the fly on {device} by {maker}", first, run.log, held)
-
-
-def _job_of(
-    run: TrainingRun,
-    settings: MixingSettings,
-    generator: Generator,
-    hosts: list[str],
-    device: torch.device,
-    ring: Path,
-    use_gate: bool,
-    seed: int,
-) -> GeneratorJob:
-    dataset, fold = dataset_of(run.fold), run.fold
-    fields = ("name", "dataset_json", "plans_name", "configuration")
-    folders = {"raw": str(dataset.raw), "preprocessed": str(dataset.preprocessed)}
-    return GeneratorJob(
-        ring=str(ring),
-        trace=str(run.output_folder / TRACE_NAME),
-        trainer_pid=os.getpid(),
-        model=str(generator.folder),
-        generator_hash=generator.hash,
-        compare=is_of_dataset(generator, fold),
-        hosts=hosts,
-        dataset={**{name: getattr(dataset, name) for name in fields}, **folders},
-        plans_hash=preprocessing_hash(fold.plans, fold.config),
-        fold=fold.fold,
-        device=str(device),
-        pool_size=settings.pool_size or POOL_SIZE,
-        max_reuse=settings.max_reuse or MAX_REUSE,
-        busy_share=REPLACING_SHARE if _is_same(device, run.device) else 1.0,
-        use_gate=use_gate,
-        seed=seed,
-        num_threads=_num_threads(),
-    )
-
-
-def _is_same(device: torch.device, other: torch.device) -> bool:
-    return (device.type, device.index or 0) == (other.type, other.index or 0)
-
-
-def _num_threads() -> int:
-    text = os.environ.get(THREADS_VARIABLE, "1")
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{THREADS_VARIABLE} is a number of threads from 1; got {text!r}.")
-    return int(text)
-
-
-# --- the ring's folder ---------------------------------------------------------------------------------------------
-
-
-def _new_ring(run: TrainingRun) -> tuple[Path, IO[bytes] | None]:
-    """A ring beside the preprocessed data, and what holds it; those of trainings that were killed are deleted."""
-    home = run.fold.preprocessed / FOLDER / RINGS
-    try:
-        run.output_folder.mkdir(parents=True, exist_ok=True)
-        home.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(home)
-        ring = make_temporary_folder(home)
-        held = hold(ring)
-        make_ring(ring)
-    except OSError as e:
-        raise UserError(f"Synthetic cases cannot be written to {home}: {e.strerror}.") from e
-    return ring, held
-
-
-def _share(ring: Path | None) -> Path:
-    """Tell the other ranks on this machine which ring its first rank has made."""
-    rings: list[Any] = [(socket.gethostname(), ring)]
-    if _num_ranks() > 1:
-        rings = [None] * _num_ranks()
-        distributed.all_gather_object(rings, (socket.gethostname(), ring))
-    return next(r for host, r in rings if r is not None and host == socket.gethostname())
-
-
-def _num_ranks() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-# --- the source ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -233,7 +102,7 @@ class OnTheFly:
         atexit.register(self.stop)
         self._log("sbldm: the generator process starts; while no case is ready, training draws real cases alone")
         self._supervisor.start()
-        latest = time.monotonic() + (MAX_WAIT_OF_RANKS_S if _num_ranks() > 1 else math.inf)
+        latest = time.monotonic() + (MAX_WAIT_OF_RANKS_S if num_ranks() > 1 else math.inf)
         if self._first.need_memory:
             self._supervisor.wait_until_settled(min(SETTLING_TIMEOUT_S, latest - time.monotonic()))
             self._refuse_ended()

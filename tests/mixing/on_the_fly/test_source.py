@@ -19,6 +19,7 @@ import torch
 from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import TEMPORARY_PREFIX, read_json, write_json
 from nnunet_sbldm.common.locks import hold, is_held
+from nnunet_sbldm.common.processes import is_running
 from nnunet_sbldm.data.cases import load_arrays, read_case
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.splits import fold_cases
@@ -30,17 +31,18 @@ from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing.on_the_fly import choice as generator_choice
 from nnunet_sbldm.mixing.on_the_fly import process as generator_process
 from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
-from nnunet_sbldm.mixing.on_the_fly.choice import find_generator
+from nnunet_sbldm.mixing.on_the_fly.finding import find_generator
 from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
+from nnunet_sbldm.mixing.on_the_fly.opening import open_on_the_fly
 from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, _persist, _reason
 from nnunet_sbldm.mixing.on_the_fly.ring import RingReader
-from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, open_on_the_fly
+from nnunet_sbldm.mixing.on_the_fly.source import FirstCases
 from nnunet_sbldm.mixing.settings import MixingSettings
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 PATIENCE_S = 600
 """The process has a low priority: on a machine that is busy it gets little time."""
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="sends signals of POSIX")
 
 
 @pytest.fixture
@@ -83,13 +85,6 @@ def wait_for(condition):
 
 def generator_pid(source):
     return source._supervisor._process.pid
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 # --- making cases --------------------------------------------------------------------------------------------------
@@ -156,8 +151,8 @@ def test_a_training_waits_for_its_first_cases_if_asked_and_never_longer_than_ask
 
 
 def test_the_first_of_several_processes_makes_the_others_wait_no_longer_than_they_can(opened, run, monkeypatch):
-    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source._num_ranks", lambda: 2)
-    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source._share", lambda ring: ring)
+    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source.num_ranks", lambda: 2)
+    monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.opening.share_ring", lambda ring: ring)
     monkeypatch.setattr("nnunet_sbldm.mixing.on_the_fly.source.MAX_WAIT_OF_RANKS_S", 0.5)
     source = opened(run, pool_size=2, wait_s=PATIENCE_S)
     source._supervisor._command[2:] = ["-c", "import time; time.sleep(600)"]
@@ -201,7 +196,7 @@ def test_ranks_that_only_read_have_no_process(opened, run):
     source = opened()
     reading = replace(run, local_rank=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_sbldm.mixing.on_the_fly.source._share", lambda ring: source._ring)
+        patch.setattr("nnunet_sbldm.mixing.on_the_fly.opening.share_ring", lambda ring: source._ring)
         other = opened(reading)
     other.start()
     other.stop()
@@ -259,7 +254,7 @@ def test_a_new_training_in_an_old_folder_starts_a_fresh_trace_and_a_continued_on
 # --- when the generator ends ---------------------------------------------------------------------------------------
 
 
-@linux
+@posix
 def test_a_killed_generator_is_started_again_and_goes_on_with_the_next_case(opened, run):
     lines = []
     source = opened(replace(run, log=lines.append), pool_size=1, max_reuse=1)
@@ -340,11 +335,11 @@ def test_missing_memory_ends_it_for_good_only_before_the_first_case(opened):
     assert _reason(KeyError("a"), job, has_sampled=False) == ("KeyError: 'a'", False)
 
 
-@linux
+@posix
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path, model):
     code = (
-        "import os, sys, time, test_on_the_fly as t; from pathlib import Path\n"
+        "import os, sys, time, test_source as t; from pathlib import Path\n"
         "from nnunet_sbldm.data.dataset import open_dataset\n"
         "run = t.run_of(open_dataset('900'), Path(sys.argv[1]))\n"
         "source = t.open_on_the_fly(run, t.MixingSettings(source='on_the_fly'), use_gate=False)\n"
@@ -352,7 +347,7 @@ def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path
         "if os.fork() == 0: time.sleep(600)\n"  # a worker, which holds copies of the trainer's pipes
         "print(t.generator_pid(source), source._ring, flush=True); sys.stdin.readline(); sys.exit(3)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     trainer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], env=environment, stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, start_new_session=True, text=True)
     pid, ring = trainer.stdout.readline().split()
@@ -435,6 +430,11 @@ def test_a_damaged_generator_is_refused(run, model):
 
 def test_real_cases_with_such_names_are_refused(run, model):
     assert "rename" in refusal(replace(run, train=(*run.train, "sbldm_f0_000012")))
+
+
+def test_a_number_of_threads_that_is_none_is_refused(run, model, monkeypatch):
+    monkeypatch.setenv("SBLDM_GENERATOR_THREADS", "many")
+    assert "SBLDM_GENERATOR_THREADS is a number of threads from 1; got 'many'" in refusal(run)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
