@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_atomically, write_json
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.types import UserError
 
@@ -88,7 +88,7 @@ def write_raw_dataset(dataset: RawDataset, cases: Sequence[SourceCase]) -> Path:
     _refuse_strangers(folder, dataset, cases)
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         remove_leftovers(folder / name)
-    for case in tqdm(cases, folder.name, unit="case"):
+    for case in progress(cases, folder.name):
         part = "Tr" if case.has_label else "Ts"
         images = [folder / f"images{part}" / f"{case.case_id}_{c:04d}{ENDING}" for c in range(len(dataset.channel_names))]
         label = folder / f"labels{part}" / f"{case.case_id}{ENDING}"

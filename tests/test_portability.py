@@ -12,10 +12,10 @@ import builtins, importlib, sys
 missing, modules = sys.argv[1].split(), sys.argv[2].split()
 find = builtins.__import__
 
-def find_all_but_missing(name, namespace=None, *more):
-    if name.split(".")[0] in missing and (namespace or {}).get("__name__", "").startswith("nnunet_sbldm"):
+def find_all_but_missing(name, globals=None, *more, **named):
+    if name.split(".")[0] in missing and (globals or {}).get("__name__", "").startswith("nnunet_sbldm"):
         raise ImportError(f"there is no {name}")  # for us: libraries ask for the system first
-    return find(name, namespace, *more)
+    return find(name, globals, *more, **named)
 
 builtins.__import__ = find_all_but_missing
 failed = []
@@ -24,7 +24,7 @@ for name in modules:
         importlib.import_module(name)
     except ImportError as e:
         failed.append(f"{name}: {e}")
-sys.exit("\\n".join(failed))
+sys.exit("\\n".join(failed) or 0)
 """
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import mannwhitneyu
-from tqdm import tqdm
 
 from nnunet_sbldm.ablation.split import SourceDataset, Split, Subset, named
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, size_and_time, write_json
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.fingerprints import fingerprint_of
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.quality.appearance import mask_and_shell
@@ -68,7 +68,7 @@ def record_cases(
     unread = [c for c in wanted if c not in known or known[c].stamp != _stamp(source, c)]
     if unread:
         read, num_slices = {}, []
-        for case_id in tqdm(unread, "reading cases", unit="case"):
+        for case_id in progress(unread, "reading cases"):
             case = source.read(case_id)
             read[case_id] = _record(source, case)
             num_slices.append(len(case.label))

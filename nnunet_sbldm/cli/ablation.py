@@ -39,9 +39,10 @@ def ablation_entry(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     from nnunet_sbldm.ablation.file import read_study
     from nnunet_sbldm.ablation.report import write_study_report
-    from nnunet_sbldm.ablation.runner import run_table, typed
+    from nnunet_sbldm.ablation.runner import run_table
     from nnunet_sbldm.ablation.setup import set_up
     from nnunet_sbldm.ablation.slurm import write_slurm_scripts
+    from nnunet_sbldm.common.job_state import typed
 
     study, folder = read_study(args.study), args.o.absolute()
     jobs, environment = set_up(study, folder, on_cluster=args.slurm or args.dry_run)

@@ -9,7 +9,8 @@ from pathlib import Path
 from nnunet_sbldm.cli.options import device_of
 from nnunet_sbldm.common.commands import Parser, run
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_json
-from nnunet_sbldm.common.jobs import Step, StepResult, clock, run_steps
+from nnunet_sbldm.common.jobs import clock
+from nnunet_sbldm.common.steps import Step, StepResult, run_steps
 from nnunet_sbldm.data.plans import small_network
 from nnunet_sbldm.generator.zoo import folder_name
 from nnunet_sbldm.types import UserError

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import read_json, write_atomically
-from nnunet_sbldm.common.jobs import StepResult, clock
+from nnunet_sbldm.common.jobs import clock
 from nnunet_sbldm.common.pages import embedded, render
 from nnunet_sbldm.common.pictures import Panel, montage
 from nnunet_sbldm.common.plots import curves, scatter
+from nnunet_sbldm.common.steps import StepResult
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.labels import values_of

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.editing.choices import EditSettings
@@ -40,7 +40,7 @@ def write_edits(
     cases = edited_cases(generator, dataset, editing)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for drawn in tqdm(cases.draw(requests, sampler), "editing", len(requests), unit="case"):
+    for drawn in progress(cases.draw(requests, sampler), "editing", len(requests)):
         case, record = drawn.case(generator), drawn.record(generator, sampler)
         record = replace(record, nearest_real_case=cases.nearest(drawn))
         record.gate.update(cases.judge(drawn, record))

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from nnunet_sbldm.common.files import write_atomically, write_json
 from nnunet_sbldm.common.pages import embedded, render
 from nnunet_sbldm.common.pictures import Panel
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.conditions import AXES
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.editing.choices import EditSettings
@@ -89,7 +89,7 @@ def evaluate_edits(
     requests = [Request(f"sbldm_{seed + i:05d}", seed + i, {}, diversity) for i in range(num_cases)]
     rows: list[dict[str, Any]] = []
     pictured: list[tuple[str, Sequence[Panel]]] = []
-    for request in tqdm(requests, "editing", unit="case"):
+    for request in progress(requests, "editing"):
         row, drawn = measure_edit(cases, request, sampler)
         rows.append(row)
         if len(pictured) < MAX_PICTURED:

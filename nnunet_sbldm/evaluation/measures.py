@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
-from tqdm import tqdm
 
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import left_right_axis
@@ -126,7 +126,7 @@ def measure_cases(generator: Generator, cases: CaseSet, title: str) -> Measures:
         cases: what to measure.
         title: text of the progress bar.
     """
-    rows = [_measure_case(generator, cases, i) for i in tqdm(range(len(cases)), title, unit="case")]
+    rows = [_measure_case(generator, cases, i) for i in progress(range(len(cases)), title)]
     return Measures(**{f.name: np.stack([row[f.name] for row in rows]) for f in fields(Measures)})
 
 

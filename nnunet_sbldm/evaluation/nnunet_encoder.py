@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import nn
-from tqdm import tqdm
 
 from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.dataset import NnunetDataset, channel_names_of, preprocessing_hash
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.mixing.settings import SETTINGS_NAME
@@ -58,7 +58,7 @@ class NnunetEncoder:
 
     def table(self, images: Iterable[FloatArray], num_cases: int, title: str) -> np.ndarray:
         """[N, features] of preprocessed images."""
-        return np.stack([self.features(image) for image in tqdm(images, title, num_cases, unit="case")])
+        return np.stack([self.features(image) for image in progress(images, title, num_cases)])
 
 
 def load_encoder(folder: Path, dataset: NnunetDataset, fold: Fold, device: torch.device) -> NnunetEncoder:

@@ -15,8 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
+from nnunet_sbldm.common.progress import Progress
 from nnunet_sbldm.data.conditions import as_vector
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.editing.edit import EditedDraw
@@ -61,8 +60,8 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     if not open_requests:
         return tally
     yardstick = yardstick_of(job, dataset)
-    progress = tqdm(total=len(mine), initial=len(mine) - len(open_requests), desc=f"fold {job.fold}", unit="case")
-    with progress, Writers(destination, settings.num_writers) as writers:
+    shown = Progress(f"fold {job.fold}", len(mine), initial=len(mine) - len(open_requests))
+    with shown, Writers(destination, settings.num_writers) as writers:
         for drawn, record in judged_draws(job, open_requests, yardstick, settings, tally):
             start = time.monotonic()
             if drawn is not None and not record.gate.get("reasons"):
@@ -72,7 +71,7 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
             else:
                 continue
             tally.seconds["waiting for writers"] += time.monotonic() - start
-            progress.update()
+            shown.update()
             refuse_unfit(job, tally)
     return tally
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.pictures import Panel, montage
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.grid import from_grid
@@ -210,7 +210,7 @@ def write_samples(generator: Generator, requests: Sequence[Request], sampler: Sa
     """
     folder.mkdir(parents=True, exist_ok=True)
     panels = []
-    for case, record in tqdm(synthesise(generator, requests, sampler), "sampling", len(requests), unit="case"):
+    for case, record in progress(synthesise(generator, requests, sampler), "sampling", len(requests)):
         images = [folder / f"{case.case_id}_{c:04d}.nii.gz" for c in range(len(case.image))]
         write_case(case, images, folder / f"{case.case_id}.nii.gz")
         record.save(folder)

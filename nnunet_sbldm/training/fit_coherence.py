@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
+from nnunet_sbldm.common.progress import Progress
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.decoding import decoded_volume
 from nnunet_sbldm.generator.plan import GeneratorPlan
@@ -49,12 +49,12 @@ def as_coherent_as_real(
         _coherence(image.astype(np.float32), plan.encoding.decode(classes), classes != 0)
         for image, classes in zip(arrays.images[:num_real], arrays.classes[:num_real], strict=True)
     ]
-    with tqdm(total=NUM_SAMPLES * len(CORRELATIONS), desc="coherence", unit="sample") as progress:
+    with Progress("coherence", NUM_SAMPLES * len(CORRELATIONS), "sample") as shown:
 
         def samples() -> Iterable[np.ndarray]:
             for correlation in CORRELATIONS:
                 yield np.array([of_sample(seed, correlation) for seed in range(NUM_SAMPLES)])
-                progress.update(NUM_SAMPLES)
+                shown.update(NUM_SAMPLES)
 
         return most_coherent_correlation(samples(), np.array(real))
 

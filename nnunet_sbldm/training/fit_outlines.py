@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 from torch import nn
-from tqdm import tqdm
 
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.conditions import roughness_of_targets
 from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.data.slices import TrainingArrays
@@ -70,7 +70,7 @@ def as_rough_as_real(
         return [roughness(cleaned_label(c, anatomy, plan.encoding, plan.components, image)) for c in drawn]
 
     real = np.array([roughness(plan.encoding.decode(c)) for c in real_classes])
-    samples = np.array([roughness_of_sample(seed) for seed in tqdm(range(NUM_SAMPLES), "outlines", unit="sample")])
+    samples = np.array([roughness_of_sample(seed) for seed in progress(range(NUM_SAMPLES), "outlines", unit="sample")])
     return at_level(plan.outlines, balanced_level(samples, real))
 
 

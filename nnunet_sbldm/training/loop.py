@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,10 +19,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from nnunet_sbldm.common.devices import best_precision, refuse_missing_device
 from nnunet_sbldm.common.files import write_atomically
+from nnunet_sbldm.common.progress import progress, say
 from nnunet_sbldm.generator.presets import StageConfig
 from nnunet_sbldm.types import UserError
 
@@ -125,7 +125,7 @@ def _train(accelerator: Accelerator, stage: Stage, folder: Path, seed: int) -> n
         if accelerator.is_main_process:
             stage.picture(ema.module.eval(), folder / "pictures" / f"{stage.name}_{done:06d}.png")
         if parts.get("novelty", 1.0) < MIN_NOVELTY and kept_file.is_file():
-            tqdm.write(
+            say(
                 f"{stage.name}: ended after {done} of {config.num_steps} steps, because its samples come too near to training "
                 f"cases (novelty {parts['novelty']:.2f}, wanted is {MIN_NOVELTY:g}); the weights of the check before stay."
             )
@@ -138,9 +138,9 @@ def _train(accelerator: Accelerator, stage: Stage, folder: Path, seed: int) -> n
     return ema.module
 
 
-def _progress(stage: Stage, first_step: int, is_main: bool) -> tqdm[int]:
+def _progress(stage: Stage, first_step: int, is_main: bool) -> Iterator[int]:
     steps, total = range(first_step, stage.config.num_steps), stage.config.num_steps
-    return tqdm(steps, stage.name, total, initial=first_step, unit="step", disable=not is_main, mininterval=1.0)
+    return progress(steps, stage.name, total, "step", first_step, is_main)
 
 
 def _step(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names, measure
@@ -182,7 +182,7 @@ def prepare(
     encoding, targets = label_encoding(dataset), condition_targets(dataset)
     if start:
         start.match(dataset.name, dataset.channel_names, encoding, targets)
-    summaries = [summarise(dataset, c, encoding, targets) for c in tqdm(case_ids, desc="reading cases", unit="case")]
+    summaries = [summarise(dataset, c, encoding, targets) for c in progress(case_ids, "reading cases")]
     if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
@@ -208,7 +208,7 @@ def _add_copies(arrays: TrainingArrays, num_cases: int, plan: GeneratorPlan) -> 
     axis = left_right_axis(plan.template, plan.grid.transpose_forward)
     mirrored_axis = axis if may_be_mirrored(arrays.images[:num_cases], arrays.classes[:num_cases], axis) else None
     augmenter = Augmenter(plan.preset.augmentation, plan.grid, mirrored_axis)
-    for row in tqdm(range(num_cases, len(arrays.images)), desc="augmenting cases", unit="case"):
+    for row in progress(range(num_cases, len(arrays.images)), "augmenting cases"):
         image, classes = arrays.images[row % num_cases].astype(np.float32), arrays.classes[row % num_cases]
         arrays.put(row, *augmenter.copy(image, classes, np.random.default_rng([plan.seed, row])))
 

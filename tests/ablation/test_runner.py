@@ -21,7 +21,7 @@ from nnunet_sbldm.ablation.cases import CaseGroup, CaseRecord, record_cases, rec
 from nnunet_sbldm.ablation.draws import RunDraws
 from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, plan_study_jobs, predictions_folder, runs_of
 from nnunet_sbldm.ablation.report import write_study_report
-from nnunet_sbldm.ablation.runner import last_error, load_table, run_table, save_table, state_of, states_of
+from nnunet_sbldm.ablation.runner import load_table, run_table, save_table, states_of, study_folder
 from nnunet_sbldm.ablation.scores import time_per_arm
 from nnunet_sbldm.ablation.setup import set_up
 from nnunet_sbldm.ablation.split import SourceDataset, Split, open_source
@@ -29,6 +29,7 @@ from nnunet_sbldm.ablation.study import EvaluationSettings, RunSettings, Study
 from nnunet_sbldm.ablation.surface_distances import measure_folder, surface_distances
 from nnunet_sbldm.ablation.tables import NOT_MEASURED, markdown_table
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.common.job_state import SILENT_S
 from nnunet_sbldm.common.locks import try_lock
 from nnunet_sbldm.common.processes import start_of
 from nnunet_sbldm.data.formats import write_case
@@ -112,12 +113,12 @@ def test_variables_reach_a_job(tmp_path):
 def test_a_job_whose_process_is_gone_waits_again(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": ended.pid})
-    assert state_of(note("a"), tmp_path)["state"] == "waiting"
+    study_folder(tmp_path).write(note("a"), "running", {"pid": ended.pid})
+    assert study_folder(tmp_path).state(note("a"))["state"] == "waiting"
     ours = start_of(os.getpid())
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours - 3600})
-    assert state_of(note("a"), tmp_path)["state"] == "waiting"  # the number was given to another process
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": os.getpid(), "started": ours})
+    study_folder(tmp_path).write(note("a"), "running", {"pid": os.getpid(), "started": ours - 3600})
+    assert study_folder(tmp_path).state(note("a"))["state"] == "waiting"  # the number was given to another process
+    study_folder(tmp_path).write(note("a"), "running", {"pid": os.getpid(), "started": ours})
     assert run_table([note("a"), note("b", "a"), note("c")], tmp_path, {}, 1) == {"running": 1, "waiting": 1, "done": 1}
 
 
@@ -149,10 +150,10 @@ def test_what_another_runner_has_just_finished_does_not_end_the_run(tmp_path, mo
 def test_a_job_counts_what_all_its_attempts_took(tmp_path):
     slow = job("a", "import os, time; time.sleep(0.5); raise SystemExit(not os.path.exists('mended'))")
     run_table([slow], tmp_path, {}, 1)
-    once = state_of(slow, tmp_path)["seconds"]
+    once = study_folder(tmp_path).state(slow)["seconds"]
     (tmp_path / "mended").touch()
     run_table([slow], tmp_path, {}, 1)
-    assert state_of(slow, tmp_path)["seconds"] >= once + 0.5
+    assert study_folder(tmp_path).state(slow)["seconds"] >= once + 0.5
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
@@ -182,7 +183,7 @@ def task(folder, name):
 
 def test_a_task_that_is_submitted_again_waits_for_no_attempt_that_is_over(tmp_path):
     save_table([note("a")], {}, tmp_path)
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": 1, "started": 1, "seconds": 60.0})
+    study_folder(tmp_path).write(note("a"), "running", {"pid": 1, "started": 1, "seconds": 60.0})
     state = tmp_path / "jobs" / "a.json"
     write_json(state, {**read_json(state), "host": "another"})
     assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
@@ -192,15 +193,15 @@ def test_a_task_that_is_submitted_again_waits_for_no_attempt_that_is_over(tmp_pa
     lock.close()
     assert task(tmp_path, "a") == 0
     assert runs(tmp_path, "a") == 1
-    assert state_of(note("a"), tmp_path)["seconds"] >= 60
+    assert study_folder(tmp_path).state(note("a"))["seconds"] >= 60
 
 
 def test_a_run_that_ended_on_another_machine_without_a_word_is_taken_over(tmp_path):
-    study_runner._write_state(note("a"), tmp_path, "running", {"pid": 1, "started": 1, "seconds": 60.0})
+    study_folder(tmp_path).write(note("a"), "running", {"pid": 1, "started": 1, "seconds": 60.0})
     state = tmp_path / "jobs" / "a.json"
     write_json(state, {**read_json(state), "host": "another"})
     assert run_table([note("a")], tmp_path, {}, 1) == {"running": 1}
-    silent = time.time() - study_runner.SILENT_S - 1
+    silent = time.time() - SILENT_S - 1
     os.utime(state, (silent, silent))
     with try_lock(tmp_path / "jobs" / "a.lock"):  # it was asleep
         run_table([note("a")], tmp_path, {}, 1)
@@ -231,13 +232,6 @@ def test_a_task_of_a_cluster_runs_its_job_alone(tmp_path, capsys):
     assert "has no job d any more" in capsys.readouterr().err
     assert [runs(tmp_path, n) for n in "abc"] == [1, 1, 0]
     assert load_table(tmp_path)[0] == [note("a"), note("b", "a"), note("c")]
-
-
-def test_the_error_of_a_log_is_its_last_line_that_looks_like_one(tmp_path):
-    (tmp_path / "log").write_text("start\nRuntimeError: no memory\nexiting\n\n")
-    assert last_error(tmp_path / "log", 1) == "exit code 1: RuntimeError: no memory"
-    (tmp_path / "log").write_text("")
-    assert last_error(tmp_path / "log", -9) == "exit code -9: no output"
 
 
 def test_a_folder_without_a_study(tmp_path):
@@ -277,7 +271,7 @@ def finished(tmp_path, monkeypatch):
     for j in jobs:
         lost = j.arm == "copy_paste_25" and j.subset == "n3_f0_s1"
         state = ("failed" if lost and j.stage == "train" else "waiting") if lost else "done"
-        study_runner._write_state(j, folder, state, {"seconds": 60.0, **({"error": "no memory"} if state == "failed" else {})})
+        study_folder(folder).write(j, state, {"seconds": 60.0, **({"error": "no memory"} if state == "failed" else {})})
     return study, jobs, folder
 
 
@@ -445,7 +439,7 @@ def test_another_training_on_as_many_cases_is_no_reason_to_train_longer(finished
         shutil.copytree(folder / f"predictions/n3_f0_s{seed}.real_only", folder / f"predictions/n3_f0_s{seed}.real_again")
     for j in jobs:
         if j.arm == "real_again":
-            study_runner._write_state(j, folder, "done", {"seconds": 60.0})
+            study_folder(folder).write(j, "done", {"seconds": 60.0})
     write_study_report(again, jobs, folder)
     results = read_json(folder / "report" / "results.json")
     (row,) = [r for r in results["comparisons"] if (r["arm"], r["num_cases"]) == ("real_again", 3)]
@@ -528,7 +522,7 @@ def test_a_generator_on_a_gpu_of_its_own_counts(finished):
         trained = replace(study, arms=arms, run=RunSettings("cuda", generator_device=generator_device))
         jobs = plan_study_jobs(trained, DatasetIds({}))
         for j in jobs:
-            study_runner._write_state(j, folder, "done", {"seconds": 60.0 if j.stage == "train" else 0.0})
+            study_folder(folder).write(j, "done", {"seconds": 60.0 if j.stage == "train" else 0.0})
         row = next(r for r in time_per_arm(trained, jobs, folder) if r["arm"] == "on_the_fly_25")
         assert row["gpu_hours"] == pytest.approx(hours, abs=0.001)
 
@@ -562,7 +556,7 @@ def test_arms_with_a_generator_are_also_compared_with_copy_paste(finished):
             predict(run, source, folder)
     for j in jobs:
         if j.arm == "sbldm_25" or not j.arm:
-            study_runner._write_state(j, folder, "done", {"seconds": 60.0})
+            study_folder(folder).write(j, "done", {"seconds": 60.0})
     html = write_study_report(study, jobs, folder).read_text()
     rows = {(r["arm"], r["num_cases"]): r["baseline"] for r in read_json(folder / "report" / "results.json")["comparisons"]}
     assert {key for key, baseline in rows.items() if baseline} == {("sbldm_25", 2), ("sbldm_25", 3)}

@@ -20,7 +20,7 @@ from nnunet_sbldm.ablation.cases import record_cases, refuse_content_leaks
 from nnunet_sbldm.ablation.file import read_study
 from nnunet_sbldm.ablation.jobs import DatasetIds, plan_study_jobs, runs_of
 from nnunet_sbldm.ablation.methods import methods_paragraph
-from nnunet_sbldm.ablation.runner import _write_state
+from nnunet_sbldm.ablation.runner import study_folder
 from nnunet_sbldm.ablation.setup import refuse_other_study, set_up
 from nnunet_sbldm.ablation.slurm import write_slurm_scripts
 from nnunet_sbldm.ablation.split import SourceDataset, Subset, largest_subset, open_source, split_cases
@@ -360,7 +360,7 @@ def test_a_missing_gpu_is_refused_before_anything_is_made(study_of, raw, tmp_pat
 def test_status_counts_jobs_and_tells_the_last_error(study_of, raw, tmp_path, capsys):
     jobs, _ = set_up(study_of(), tmp_path / "out")
     (train,) = [j for j in jobs if j.job_id == "n2_f0_s0.real_only.train"]
-    _write_state(train, tmp_path / "out", "failed", {"error": "exit code 1: no memory"})
+    study_folder(tmp_path / "out").write(train, "failed", {"error": "exit code 1: no memory"})
     arguments = [str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
     ablation_entry(["status", *arguments])
     shown = capsys.readouterr().out

@@ -8,8 +8,8 @@ from phantom_fixtures import SMALL_PHANTOM
 from nnunet_sbldm.cli.demo import add_small_configuration, demo_steps, run_demo
 from nnunet_sbldm.cli.demo_report import ReportInput, write_report
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.common.jobs import StepResult
 from nnunet_sbldm.common.plots import curves
+from nnunet_sbldm.common.steps import StepResult
 from nnunet_sbldm.data.cases import preprocess_case
 from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.dataset import open_dataset
