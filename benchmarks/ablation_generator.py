@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,15 +39,15 @@ from nnunet_sbldm.training.preparation import prepare
 from nnunet_sbldm.training.train import finish, train_stages
 
 
-def diffusion(**changes: object) -> Callable[[Preset], Preset]:
+def diffusion(**changes: Any) -> Callable[[Preset], Preset]:
     return lambda p: replace(p, diffusion=replace(p.diffusion, **changes))
 
 
-def denoiser(**changes: object) -> Callable[[Preset], Preset]:
+def denoiser(**changes: Any) -> Callable[[Preset], Preset]:
     return lambda p: replace(p, denoiser=replace(p.denoiser, **changes))
 
 
-def autoencoder(**changes: object) -> Callable[[Preset], Preset]:
+def autoencoder(**changes: Any) -> Callable[[Preset], Preset]:
     return lambda p: replace(p, autoencoder=replace(p.autoencoder, **changes))
 
 

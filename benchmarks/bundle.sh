@@ -5,6 +5,7 @@
 #
 # benchmarks/README.md has the commands that made the bundled models; tests/test_models.py checks what is there.
 set -eu
+case ${1:--h} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" && exit ;; esac
 name=$1 model=$2
 shift 2
 folder=$(cd "$(dirname "$0")/.." && pwd)/nnunet_sbldm/models/$name

@@ -56,7 +56,7 @@ def main() -> None:
         rows.append([np.ones_like(real), *made])
     print(f"{dataset.name}, {args.m}, {len(rows)} unseen cases, relative to real (mean; standard deviation)")
     print(f"{'':20s}" + "".join(f"{n:>22s}" for n in COHERENCE))
-    for name, values in zip(("real", "posterior means", "posterior samples"), np.moveaxis(rows, 1, 0), strict=True):
+    for name, values in zip(("real", "posterior means", "posterior samples"), np.stack(rows, axis=1), strict=True):
         columns = zip(np.nanmean(values, 0), np.nanstd(values, 0), strict=True)
         print(f"{name:20s}" + "".join(f"{m:15.3f}; {s:5.3f}" for m, s in columns))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,14 +50,14 @@ def main() -> None:
     fitted = f"outlines: noise {plan.outlines.strength}, smoothing {plan.outlines.smoothing}"
     print(f"{fitted}; correlation of noise: {plan.noise_correlation}")
     rows = []
-    left_out = {
+    left_out: dict[str, dict[str, Any]] = {
         "nothing": {}, "texture": {"texture": NO_TEXTURE}, "outlines": {"outlines": MOST_PROBABLE},
         "noise in common": {"noise_correlation": 0.0},
     }
     for name, change in left_out.items():
         changed = replace(generator, plan=replace(plan, **change))
-        row = {"left_out": name, **score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)}
-        rows.append(row)
+        row: dict[str, Any] = score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)
+        rows.append({"left_out": name, **row})
         print(name, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
     write_csv(args.o / "decoding.csv", rows)
 

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 from nnunet_sbldm.data.dataset import open_dataset
@@ -83,7 +83,7 @@ class Training:
     def start(self, continued: bool) -> subprocess.Popen[bytes]:
         """Start or continue it."""
         command = [sys.executable, "-c", TRAIN, self.number, NAME, self.fold, "-tr", TRAINER, "-device", "cpu"]
-        trainers = str(Path(find_spec("nnunet_sbldm.trainers").origin).parent)
+        trainers = str(files("nnunet_sbldm.trainers"))
         environment = {"nnUNet_n_proc_DA": "1", "nnUNet_extTrainer": trainers} | os.environ
         with open(self.home.parent / f"{NAME}.log", "ab") as log:
             return subprocess.Popen([*command, *["--c"] * continued], stdout=log, stderr=log, env=environment)

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ MONAI_FACTOR = 4
 MAX_PARAMETER_DIFFERENCE = 0.2
 NORM_GROUPS = 8
 GIB = 2**30
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def monai_denoiser(width: int, latent_channels: int, num_features: int) -> Diffu
     )
 
 
-def of_size(build: Callable[[int], nn.Module], num_parameters: int) -> tuple[nn.Module, int]:
+def of_size(build: Callable[[int], Network], num_parameters: int) -> tuple[Network, int]:
     """The network, and its width, whose number of parameters is nearest to the given one."""
 
     def count(width: int) -> int:

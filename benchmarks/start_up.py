@@ -5,6 +5,7 @@ python benchmarks/start_up.py
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def median_seconds(command: list[str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     names = sorted(e.name for e in entry_points(group="console_scripts") if e.value.startswith("nnunet_sbldm"))
     for name in names:
         print(f"{name + ' --help':32s} {median_seconds([str(Path(sys.executable).parent / name), '--help']):.2f} s")
