@@ -25,7 +25,7 @@ def correlated(seed):
     return noise / noise.std() * STD[CLASSES]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def texture():
     return Texture.fit(((correlated(s), CLASSES) for s in range(6)), 2, 3)
 
