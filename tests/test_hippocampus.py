@@ -72,6 +72,7 @@ def train(folders, dataset, name, **settings):
     return folders.results / dataset / "nnUNetTrainerSBLDM__nnUNetPlans__3d_nano" / "fold_0"
 
 
+@pytest.mark.slow
 def test_the_main_job_on_real_mri(hippocampus, tmp_path):
     fast = ["-f", "0", "-preset", "nano", "-device", "cpu", "--no_gate"]
     train_entry(["-d", "4", *fast[:-1]])

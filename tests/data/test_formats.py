@@ -235,6 +235,7 @@ def turn_and_move_away(raw):
                                       "overwrite_image_reader_writer": "NibabelIOWithReorient"})
 
 
+@pytest.mark.slow
 def test_regions_an_ignore_label_another_reader_and_files_elsewhere_go_through(tmp_path, use):
     phantom = replace(SMALL_PHANTOM, num_labels=2, regions=True, ignore_slices=1)
     folders = make_planned_phantom(tmp_path, phantom, change=turn_and_move_away)
@@ -247,6 +248,7 @@ def test_regions_an_ignore_label_another_reader_and_files_elsewhere_go_through(t
     check_expanded(real, expanded, {0, 1, 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "reader"), [(".tif", Tiff3DIO), (".nrrd", SimpleITKIO)])
 def test_other_endings_go_through(tmp_path, use, ending, reader):
     folders = make_planned_phantom(tmp_path, file_ending=ending)
@@ -261,6 +263,7 @@ def test_other_endings_go_through(tmp_path, use, ending, reader):
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_dimensional_images_are_refused_when_the_dataset_is_opened(tmp_path, use, capsys):
     from skimage import io
 

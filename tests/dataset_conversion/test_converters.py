@@ -116,6 +116,7 @@ def test_brats_gets_four_channels_and_nested_regions(folders, brats, capsys):
         assert_geometry(case)
 
 
+@pytest.mark.slow
 def test_nnunets_own_integrity_check_accepts_brats(folders, brats):
     Dataset137_BraTS2021.main(["-i", str(brats)])
     check = ("-d", 137, "--verify_dataset_integrity", "-np", 1, "-npfp", 1, "--no_pp")

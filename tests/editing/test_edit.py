@@ -619,6 +619,7 @@ def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator
     assert [int(n) for n in key] == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     """Regions: a core inside a tumour, in two channels; the decoded label head decides both at once."""
     from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom

@@ -52,6 +52,7 @@ def in_place(phantom, phantom_dataset, generator):
     return phantom_dataset
 
 
+@pytest.mark.quick
 def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phantom_dataset):
     raw, preprocessed = phantom_dataset.raw, phantom_dataset.preprocessed
     fold_cases(phantom_dataset, 0)
@@ -157,6 +158,7 @@ def test_undo_changes_nothing_where_it_cannot_restore_everything(in_place, phant
     assert (in_place.raw / "labelsTr" / "sbldm_f0_0000.nii.gz").is_file()
 
 
+@pytest.mark.quick
 def test_an_interrupted_undo_is_finished_before_anything_else(in_place, monkeypatch, capsys):
     before = tree_of(in_place)
     expand("--in_place", "-n", "2")

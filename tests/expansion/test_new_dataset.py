@@ -67,6 +67,7 @@ def test_a_new_dataset_lists_real_files_where_they_are_and_trains_with_a_stock_t
     assert len(summary["metric_per_case"]) == len(fold_cases(phantom_dataset, 0)[1])
 
 
+@pytest.mark.quick
 def test_an_interrupted_new_dataset_is_no_dataset_yet_and_the_same_command_finishes_it(phantom, phantom_dataset):
     expand("-o", "904", "-n", "3")
     raw, preprocessed = phantom.raw / "Dataset904_PhantomSBLDM", phantom.preprocessed / "Dataset904_PhantomSBLDM"

@@ -26,6 +26,7 @@ from nnunet_sbldm.expansion.pool import fill_pool
 from nnunet_sbldm.generator.records import SyntheticIndex
 
 
+@pytest.mark.quick
 def test_the_pool_holds_the_ratio_in_nnunets_own_format_with_provenance(phantom_dataset, generator, pool):
     expand("--pool", "-ratio", "0.5")
     index = SyntheticIndex.load(pool)
@@ -40,6 +41,7 @@ def test_the_pool_holds_the_ratio_in_nnunets_own_format_with_provenance(phantom_
         assert record["nearest_real_case"]["case_id"] in fold_cases(phantom_dataset, 0)[0]
 
 
+@pytest.mark.quick
 def test_the_pool_is_finished_by_the_same_command_and_ends_up_the_same(pool):
     expand("--pool", "-n", "3")
     finished = hash_tree(pool)

@@ -14,6 +14,7 @@ from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("where", [["--pool"], ["-o", "904"], ["--in_place"]])
 def test_a_case_is_made_again_voxel_for_voxel(phantom, generator, capsys, tmp_path, where):
     expand(*where, "-n", "2", "-seed", "11")

@@ -16,6 +16,8 @@ from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError
 
+pytestmark = pytest.mark.quick
+
 
 def stock_split(dataset, fold):
     return make_trainer(nnUNetTrainer, dataset, fold).do_split()
