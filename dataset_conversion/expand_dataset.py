@@ -23,13 +23,9 @@ from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.data.dataset import NnunetDataset
-    from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+    from nnunet_sbldm.api.expansion import Expansion
     from nnunet_sbldm.expansion.parts import Outcome
     from nnunet_sbldm.generator.requests import Wish
-
-FEW_CASES = 10
-"""With fewer real training cases one is warned: with 5, synthetic cases lowered Dice where it was measured (docs/ablation.md)."""
 
 
 def expand_entry(argv: Sequence[str] | None = None) -> None:
@@ -86,50 +82,26 @@ def _wish_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _expand(args: argparse.Namespace) -> None:
-    import torch
-
-    from nnunet_sbldm.data.dataset import open_dataset
-    from nnunet_sbldm.data.groups import remember_groups
-    from nnunet_sbldm.data.paths import dataset_name, parse_fold
-    from nnunet_sbldm.data.splits import fold_cases
-    from nnunet_sbldm.expansion.in_place import expand_in_place
-    from nnunet_sbldm.expansion.new_dataset import expanded_name, write_dataset
-    from nnunet_sbldm.expansion.pool import fill_pool
-    from nnunet_sbldm.expansion.prepare import plan_jobs
-    from nnunet_sbldm.generator.requests import range_warnings
+    from nnunet_sbldm.api.expansion import IN_PLACE, POOL, ExpansionSettings, plan_expansion
+    from nnunet_sbldm.data.paths import dataset_name
 
     if args.undo:
         _undo(dataset_name(args.d), args.dry_run)
         return
-    if args.part_id >= args.num_parts:
-        raise UserError(f"-part_id goes from 0 to {args.num_parts - 1}; got {args.part_id}.")
-    dataset = open_dataset(args.d, args.p)
-    if args.groups:
-        remember_groups(dataset, args.groups)
-    if args.o:
-        expanded_name(dataset, args.o)
-    folds = [parse_fold(f) for f in args.f]
-    jobs = plan_jobs(dataset, folds, _wish(args), args.m, args.preset, editing_of(args))
-    for folder in dict.fromkeys(job.generator.folder for job in jobs):
+    editing = editing_of(args)
+    settings = ExpansionSettings(
+        plans=args.p, configurations=tuple(args.c), preset=args.preset, editing=editing,
+        sampler=edit_sampler_of(args, device_of(args.device)), device=args.device, use_gate=not args.no_gate,
+        max_attempts=args.attempts, num_writers=args.np, num_parts=args.num_parts, part_id=args.part_id, groups=args.groups,
+    )
+    into = POOL if args.pool else IN_PLACE if args.in_place else args.o
+    expansion = plan_expansion(args.d, into, _wish(args), folds=args.f, model=args.m, settings=settings)
+    for folder in dict.fromkeys(job.generator.folder for job in expansion.jobs):
         announce_licence(folder)
-    for job in jobs:
-        if (num_real := len(fold_cases(dataset, job.fold)[0])) < FEW_CASES:
-            print(f"warning: fold {job.fold} has {num_real} real training cases; with 5, synthetic ones lowered Dice where "
-                  "it was measured: compare with real cases alone (sbldm_ablation).", file=sys.stderr)
-        for warning in range_warnings(job.generator.plan, [r.asked for r in job.requests]):
-            print(f"warning: fold {job.fold}: {warning}", file=sys.stderr)
-        job.generator.to(torch.device(device_of(args.device)))
     if args.dry_run:
-        _announce(args, dataset, jobs)
-        return
-    settings = _production_settings(args)
-    if args.pool:
-        outcome = fill_pool(dataset, jobs, args.c, settings)
-    elif args.in_place:
-        outcome = expand_in_place(dataset, jobs, args.c, settings)
+        _announce(expansion)
     else:
-        outcome = write_dataset(dataset, jobs, args.o, args.c, settings)
-    _tell(args, outcome)
+        _tell(args, expansion.run())
 
 
 def _undo(name: str, dry_run: bool) -> None:
@@ -153,36 +125,28 @@ def _wish(args: argparse.Namespace) -> Wish:
     return Wish(ratio, args.n, spec, args.balance == "label", size_range, args.label, args.diversity, args.seed)
 
 
-def _production_settings(args: argparse.Namespace) -> ProductionSettings:
-    from nnunet_sbldm.expansion.ledger import ProductionSettings
-
-    device = device_of(args.device)
-    num_writers = (2 if device == "cuda" else 0) if args.np is None else args.np
-    return ProductionSettings(
-        edit_sampler_of(args, device), not args.no_gate, args.attempts, num_writers, args.num_parts, args.part_id
-    )
-
-
-def _announce(args: argparse.Namespace, dataset: NnunetDataset, jobs: Sequence[Job]) -> None:
+def _announce(expansion: Expansion) -> None:
     """What a real run would do; one case is drawn to measure the time, and thrown away."""
+    from nnunet_sbldm.api.expansion import IN_PLACE, POOL
     from nnunet_sbldm.expansion.destinations import views_of
     from nnunet_sbldm.expansion.in_place import refuse_in_place
     from nnunet_sbldm.expansion.new_dataset import refuse_incomplete
     from nnunet_sbldm.expansion.prepare import estimate_bytes
     from nnunet_sbldm.expansion.production import seconds_per_draw
 
-    views = views_of(dataset, args.c)
-    if args.in_place:
+    dataset, jobs, into, settings = expansion.dataset, expansion.jobs, expansion.into, expansion.settings
+    views = views_of(dataset, settings.configurations)
+    if into == IN_PLACE:
         refuse_in_place(jobs, views)
-    if args.o:
+    elif into != POOL:
         refuse_incomplete(views)
-    settings, num_cases = _production_settings(args), sum(len(job.requests) for job in jobs)
     for job in jobs:
         first, last = job.requests[0].case_id, job.requests[-1].case_id
         print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
-    gigabytes = estimate_bytes(dataset, jobs, views, with_raw=not args.pool) / 2**30
-    minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.sampler) / 60
-    written = "no case was written" + (", but -groups is remembered" if args.groups else "")
+    gigabytes = estimate_bytes(dataset, jobs, views, with_raw=into != POOL) / 2**30
+    num_cases = sum(len(job.requests) for job in jobs)
+    minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.production().sampler) / 60
+    written = "no case was written" + (", but -groups is remembered" if settings.groups else "")
     print(f"at most {gigabytes:.2f} GB; about {minutes:.1f} min if every first draw is accepted; {written}.")
 
 

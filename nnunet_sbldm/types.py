@@ -29,6 +29,10 @@ class UserError(Exception):
     """Bad input or a state the user has to change: printed as one sentence, exit code 2."""
 
 
+class SBLDMWarning(UserWarning):
+    """What a user should know, though the work goes on: the commands print it as one line that begins with "warning:"."""
+
+
 class UnfitGeneratorError(Exception):
     """The generator was judged unfit to produce usable cases: exit code 3."""
 

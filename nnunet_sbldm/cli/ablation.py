@@ -37,33 +37,41 @@ def ablation_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from nnunet_sbldm.api.study import run_study
+
+    if args.slurm or args.dry_run:
+        _set_up_alone(args)
+        return
+
+    def announce(num_jobs: int, parallel: int) -> None:
+        print(f"{num_jobs} jobs, at most {parallel} at the same time", flush=True)
+
+    outcome = run_study(args.study, args.o, parallel_jobs=args.np, before=announce)
+    _show(outcome.jobs, args.o.absolute())
+    print(f"Report: {outcome.report}")
+    if outcome.counts.get("failed"):
+        print("Some jobs failed; run the same command again to try them once more.", file=sys.stderr)
+    if outcome.counts.get("running"):
+        print("Some jobs run elsewhere, and what needs them waits; run the same command again later.", file=sys.stderr)
+    if not outcome.is_done:
+        sys.exit(1)
+
+
+def _set_up_alone(args: argparse.Namespace) -> None:
+    """Set the folder up for jobs that run elsewhere: print their commands, or write scripts for SLURM."""
     from nnunet_sbldm.ablation.file import read_study
-    from nnunet_sbldm.ablation.report import write_study_report
-    from nnunet_sbldm.ablation.runner import run_table
     from nnunet_sbldm.ablation.setup import set_up
     from nnunet_sbldm.ablation.slurm import write_slurm_scripts
     from nnunet_sbldm.common.job_state import typed
 
     study, folder = read_study(args.study), args.o.absolute()
-    jobs, environment = set_up(study, folder, on_cluster=args.slurm or args.dry_run)
+    jobs, environment = set_up(study, folder, on_cluster=True)
     if args.dry_run:
         print("\n".join([f"cd {shlex.quote(str(folder))}", *(f"export {k}={shlex.quote(v)}" for k, v in environment.items())]))
         print("\n".join(f"# {j.job_id}\n{typed(j)}" for j in jobs))
         return
     settings = replace(study.run, parallel_jobs=args.np or study.run.parallel_jobs)
-    if args.slurm:
-        print(f"{len(jobs)} jobs. Submit them: {write_slurm_scripts(jobs, settings, environment, folder)}")
-        return
-    print(f"{len(jobs)} jobs, at most {settings.parallel_jobs} at the same time", flush=True)
-    counts = run_table(jobs, folder, environment, settings.parallel_jobs)
-    _show(jobs, folder)
-    print(f"Report: {write_study_report(study, jobs, folder)}")
-    if counts.get("failed"):
-        print("Some jobs failed; run the same command again to try them once more.", file=sys.stderr)
-    if counts.get("running"):
-        print("Some jobs run elsewhere, and what needs them waits; run the same command again later.", file=sys.stderr)
-    if set(counts) != {"done"}:
-        sys.exit(1)
+    print(f"{len(jobs)} jobs. Submit them: {write_slurm_scripts(jobs, settings, environment, folder)}")
 
 
 def _status(args: argparse.Namespace) -> None:

@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
-from nnunet_sbldm.cli.options import announce_licence, device_argument, device_of, model_argument, sampler_arguments
+from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset_arguments
+from nnunet_sbldm.cli.options import announce_licence, device_argument, model_argument, sampler_arguments
 from nnunet_sbldm.common.commands import Parser, count, run
-from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.types import UserError
 
 
@@ -32,17 +31,15 @@ def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _blinded_montage(args: argparse.Namespace) -> None:
-    import torch
-
+    from nnunet_sbldm.api.hosts import dataset_of
+    from nnunet_sbldm.api.model import SBLDM
     from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
-    from nnunet_sbldm.generator.checkpoint import load_generator
 
-    device, editing = device_of(args.device), editing_of(args)
+    editing = editing_of(args)
     if editing is None:
         raise UserError("The blinded montage shows edits; leave out -mode generate.")
-    folder = find_model(args.m)
-    generator = load_generator(folder, torch.device(device))
-    announce_licence(folder)
-    dataset = host_dataset(args, generator)
-    picture = write_blinded_montage(generator, dataset, editing, args.n, edit_sampler_of(args, device), args.o, args.seed)
+    model = SBLDM.load(args.m, args.device)
+    announce_licence(model.folder)
+    sampler, dataset = edit_sampler_of(args, model.device.type), dataset_of(model.generator, args.d, args.p)
+    picture = write_blinded_montage(model.generator, dataset, editing, args.n, sampler, args.o, args.seed)
     print(f"Look at {picture}, write down which are edited, then compare with {args.o / 'key.json'}")

@@ -13,9 +13,7 @@ from nnunet_sbldm.mixing.settings import MODES
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.data.dataset import NnunetDataset
     from nnunet_sbldm.editing.choices import EditSettings
-    from nnunet_sbldm.generator.checkpoint import Generator
     from nnunet_sbldm.ldm.config import SamplerConfig
 
 
@@ -71,11 +69,3 @@ def edit_sampler_of(args: argparse.Namespace, device: str) -> SamplerConfig:
     if args.mode == "edit":
         return replace(sampler_of(args, device, EDIT_SAMPLER), batch_size=EDIT_SAMPLER.batch_size)
     return sampler_of(args, device)
-
-
-def host_dataset(args: argparse.Namespace, generator: Generator) -> NnunetDataset:
-    """The dataset whose training cases are edited."""
-    from nnunet_sbldm.data.dataset import open_dataset
-
-    plan = generator.plan
-    return open_dataset(args.d or plan.dataset_name, args.p or plan.plans_name, plan.configuration)

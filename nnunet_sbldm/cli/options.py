@@ -8,11 +8,7 @@ from pathlib import Path
 from nnunet_sbldm.common.commands import count, number, positive, seed
 from nnunet_sbldm.data.paths import DEFAULT_PLANS
 from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, known_preset
-from nnunet_sbldm.generator.zoo import is_shared
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SAMPLERS, DiffusionConfig, SamplerConfig
-from nnunet_sbldm.types import UserError
-
-CUDA_BATCH_SIZE = 8
 
 
 def steps(text: str) -> int:
@@ -49,17 +45,6 @@ def announce_licence(folder: Path) -> None:
 
     if note := licence_note(folder):
         print(note)
-
-
-def output_of(args: argparse.Namespace, folder: Path, name: str) -> Path:
-    """The output folder of the options; by default ``name`` in the folder of the model.
-
-    Raises:
-        UserError: the model is a shared one, which stays as it came.
-    """
-    if args.o is None and is_shared(folder):
-        raise UserError(f"The SBLDM in {folder} is a shared one and stays as it came; say with -o where to write.")
-    return args.o or folder / name
 
 
 def preset_argument(parser: argparse.ArgumentParser) -> None:
@@ -139,30 +124,14 @@ def device_of(asked: str | None) -> str:
     Raises:
         UserError: this machine has no such device.
     """
-    import torch
+    from nnunet_sbldm.common.devices import chosen_device
 
-    from nnunet_sbldm.common.devices import refuse_missing_device
-
-    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
-    refuse_missing_device(device)
-    return device
+    return chosen_device(asked)
 
 
 def sampler_of(args: argparse.Namespace, device: str, default: SamplerConfig | None = None) -> SamplerConfig:
     """Sampler settings of the options; those that are left out are those of ``default`` (whole cases)."""
-    from nnunet_sbldm.common.devices import best_precision
+    from nnunet_sbldm.api.settings import suited_sampler
 
-    default = default or SamplerConfig()
-    name = args.sampler or default.name
-    if args.eta and name != "ddim":
-        raise UserError(f"-eta goes with -sampler ddim, not with {name}.")
-    batch_size = CUDA_BATCH_SIZE if device == "cuda" else 1
-    return SamplerConfig(
-        name,
-        args.eta,
-        args.steps,
-        args.guidance,
-        batch_size,
-        best_precision(device),
-        args.corrections,
-    )
+    name = args.sampler or (default or SamplerConfig()).name
+    return suited_sampler(SamplerConfig(name, args.eta, args.steps, args.guidance, max_corrections=args.corrections), device)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset, host_dataset_arguments
-from nnunet_sbldm.cli.options import announce_licence, device_argument, device_of, model_argument, sampler_arguments, sampler_of
+from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset_arguments
+from nnunet_sbldm.cli.options import announce_licence, device_argument, model_argument, sampler_arguments
 from nnunet_sbldm.common.commands import Parser, count, number, positive, run
-from nnunet_sbldm.generator.zoo import find_model
 
 
 def sample_entry(argv: Sequence[str] | None = None) -> None:
@@ -39,27 +37,20 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    import torch
+    from tqdm import tqdm
 
-    from nnunet_sbldm.editing.samples import write_edits
-    from nnunet_sbldm.generator.checkpoint import load_generator
-    from nnunet_sbldm.generator.requests import Request, asked_features
-    from nnunet_sbldm.generator.sampling import check_asked, write_samples
+    from nnunet_sbldm.api.model import SBLDM
+    from nnunet_sbldm.api.samples import write_samples
+    from nnunet_sbldm.api.settings import SampleSettings
     from nnunet_sbldm.generator.spec import SpecEntry
 
-    device = device_of(args.device)
-    folder = find_model(args.m)
-    generator = load_generator(folder, torch.device(device))
-    announce_licence(folder)
+    model = SBLDM.load(args.m, args.device)
+    announce_licence(model.folder)
     editing = editing_of(args)
     volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
-    centroid = args.centroid and tuple(args.centroid)
-    asked = asked_features(generator.plan, SpecEntry(label=args.label, volume_ml=volume_ml, centroid=centroid))
-    for warning in check_asked(generator, asked):
-        print(f"warning: {warning}", file=sys.stderr)
-    requests = [Request(f"sbldm_{args.seed + i:05d}", args.seed + i, asked, args.diversity) for i in range(args.n)]
-    if editing:
-        picture = write_edits(generator, host_dataset(args, generator), requests, editing, edit_sampler_of(args, device), args.o)
-    else:
-        picture = write_samples(generator, requests, sampler_of(args, device), args.o)
+    entry = SpecEntry(label=args.label, volume_ml=volume_ml, centroid=args.centroid and tuple(args.centroid))
+    settings = SampleSettings(args.n, entry, args.seed, args.diversity, edit_sampler_of(args, model.device.type))
+    hosts = model.hosts(editing, args.d, args.p) if editing else None
+    samples = tqdm(model.draw(settings, hosts), "editing" if editing else "sampling", args.n, unit="case")
+    picture = write_samples(samples, args.o)
     print(f"{args.n} synthetic cases are in {args.o}; look at {picture}")

@@ -6,12 +6,14 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.threads import wait_passively
-from nnunet_sbldm.types import UnfitGeneratorError, UserError
+from nnunet_sbldm.types import SBLDMWarning, UnfitGeneratorError, UserError
 
 MAX_SEED = 2**63 - 1
 USER_ERRNO = {
@@ -41,7 +43,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a command and turn its errors into one sentence and an exit code."""
     wait_passively()
     try:
-        main()
+        with _printed_warnings():
+            main()
     except UserError as e:
         _exit(str(e), 2)
     except UnfitGeneratorError as e:
@@ -55,6 +58,23 @@ def run(main: Callable[[], None]) -> None:
         _exit(f"{e.filename or 'A file'} cannot be written: {USER_ERRNO[e.errno]}.", 2)
     except KeyboardInterrupt:
         _exit("interrupted; run the same command again to go on.", 130)
+
+
+@contextmanager
+def _printed_warnings() -> Iterator[None]:
+    """Print each of our warnings as one line; those of other packages are shown as Python shows them."""
+    show = warnings.showwarning
+
+    def show_ours(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
+        if issubclass(category, SBLDMWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where, **how)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SBLDMWarning)
+        warnings.showwarning = show_ours
+        yield
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -15,6 +15,17 @@ def refuse_missing_device(device: str) -> None:
         raise UserError("-device mps was asked for, but it is not available; use -device cpu.")
 
 
+def chosen_device(asked: str | None) -> str:
+    """The device asked for, else a GPU if there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_missing_device(device)
+    return device
+
+
 def best_precision(device: str) -> str:
     """``bf16`` where the hardware multiplies it faster than fp32 (recent GPUs; CPUs with AMX or AVX512-BF16), else ``fp32``."""
     if device == "cuda":

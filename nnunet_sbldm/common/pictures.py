@@ -70,10 +70,17 @@ def montage(
     path: Path, rows: Sequence[tuple[str, Sequence[Panel]]], label_names: Mapping[int, str] | None = None,
     planes: Sequence[str] = PLANES, width_px: int = 1200,
 ) -> None:
-    """Write a PNG with a grid of cases, each in the given planes side by side.
+    """Write the figure of :func:`montage_figure` as PNG."""
+    save_figure(montage_figure(rows, label_names, planes, width_px), path)
+
+
+def montage_figure(
+    rows: Sequence[tuple[str, Sequence[Panel]]], label_names: Mapping[int, str] | None = None,
+    planes: Sequence[str] = PLANES, width_px: int = 1200,
+) -> Figure:
+    """A grid of cases, each in the given planes side by side.
 
     Args:
-        path: file to write.
         rows: heading and cases of each row; an empty heading takes no space.
         label_names: label value -> name, for the key below the picture; without it there is no key.
         planes: which of ``PLANES`` to draw.
@@ -86,8 +93,7 @@ def montage(
     gaps_px = GAP_PX * (num_columns * (len(planes) + 1) + 1)
     px_per_mm = (width_px - gaps_px) / (num_columns * cell_mm[:, 1].sum())
     plane_px = cell_mm * px_per_mm
-    layout = _Layout(planes, plane_px, px_per_mm, width_px, label_names)
-    save_figure(layout.draw(rows), path)
+    return _Layout(planes, plane_px, px_per_mm, width_px, label_names).draw(rows)
 
 
 # --- planes --------------------------------------------------------------------------------------------------------

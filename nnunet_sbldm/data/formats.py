@@ -145,11 +145,24 @@ def _writer(reader: Reader | None, file: Path, geometry: Geometry) -> Callable[[
     return _write_sitk
 
 
-def _write_sitk(array: np.ndarray, geometry: Geometry, path: Path) -> None:
-    image = sitk.GetImageFromArray(array)
+def sitk_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """An array [Z, Y, X], or [Z, Y, X, C] with C > 1 channels, as SimpleITK's image."""
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
     image.SetSpacing([float(s) for s in reversed(geometry.spacing_mm)])
     image.SetOrigin([float(o) for o in geometry.origin_mm])
     image.SetDirection([float(d) for d in geometry.direction])
+    return image
+
+
+def nibabel_image(array: np.ndarray, geometry: Geometry) -> nibabel.Nifti1Image:
+    """An array [Z, Y, X], or [Z, Y, X, C] with C > 1 channels, as nibabel's image [X, Y, Z(, C)]."""
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0, *range(3, array.ndim)), affine_of(geometry))
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _write_sitk(array: np.ndarray, geometry: Geometry, path: Path) -> None:
+    image = sitk_image(array, geometry)
     if path.suffix.lower() == ".gipl":  # the format has no direction and is read as LPS
         image = sitk.DICOMOrient(image, "LPS")
     sitk.WriteImage(image, str(path), True)
@@ -157,9 +170,7 @@ def _write_sitk(array: np.ndarray, geometry: Geometry, path: Path) -> None:
 
 def _write_nibabel(array: np.ndarray, geometry: Geometry, path: Path) -> None:
     """Through nibabel, for SimpleITK refuses the sheared axes that nibabel's readers accept."""
-    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), affine_of(geometry))
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
+    nibabel.save(nibabel_image(array, geometry), path)
 
 
 def _write_tiff(array: np.ndarray, geometry: Geometry, path: Path) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from nnunet_sbldm.common.progress import Progress
 from nnunet_sbldm.data.conditions import as_vector
@@ -41,7 +41,7 @@ from nnunet_sbldm.quality.appearance import measure_appearance
 from nnunet_sbldm.quality.gate import judge
 from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError
 
-Yardstick = NearestRealCase | EditedCases
+Yardstick: TypeAlias = NearestRealCase | EditedCases
 MIN_DECIDED = 10
 MAX_REJECTED_SHARE = 0.5
 MAX_REASONS_NAMED = 3
@@ -149,20 +149,22 @@ class _Maker(Protocol):
 
 
 def _maker(job: Job, yardstick: Yardstick) -> _Maker:
-    return yardstick if isinstance(yardstick, EditedCases) else _WholeCases(job.generator, yardstick)
+    return yardstick if isinstance(yardstick, EditedCases) else WholeCases(job.generator, yardstick)
 
 
 @dataclass(frozen=True)
-class _WholeCases:
+class WholeCases:
     """Whole cases as :class:`EditedCases` are edits: drawn, compared with the training cases, judged."""
 
     generator: Generator
     real: NearestRealCase
 
     def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Draw]:
+        """Sample and decode."""
         return draw(self.generator, requests, sampler)
 
     def nearest(self, drawn: Draw) -> dict[str, Any]:
+        """The nearest training case and its distance; empty without real data."""
         return self.real.of(drawn.latent)
 
     def judge(self, drawn: Draw, record: SyntheticRecord) -> dict[str, Any]:

@@ -23,13 +23,16 @@ from nnunet_sbldm.types import OUTSIDE, LabelArray
 class NearestRealCase:
     """Distance of synthetic cases to the real training cases, in the generator's own latent space.
 
-    The distance is the root mean square difference of standardised latents: 0 is a copy, about sqrt(2) is unrelated.
+    The distance is the root mean square difference of standardised latents: 0 is a copy, about sqrt(2) is unrelated. Without a
+    dataset there is nothing to compare with.
     """
 
-    def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
+    def __init__(self, generator: Generator, dataset: NnunetDataset | None) -> None:
         self.generator, self.dataset = generator, dataset
-        ids = names_of(generator.seen, known_case_ids(dataset)) if generator.seen else []
-        self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
+        self.latents: dict[str, Tensor] = {}
+        if dataset is not None and generator.seen:
+            ids = names_of(generator.seen, known_case_ids(dataset))
+            self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
 
     def _latent(self, image: np.ndarray, label: LabelArray) -> Tensor:
         plan = self.generator.plan

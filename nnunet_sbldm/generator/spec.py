@@ -60,10 +60,19 @@ def read_spec(file: Path) -> tuple[SpecEntry, ...]:
     value = read_user_json(file, "-spec")
     if not isinstance(value, list) or not value:
         raise UserError(f"-spec {file} must hold a list of at least one entry, such as [{{\"count\": 10, \"volume_ml\": 5}}].")
-    return tuple(_read_entry(entry, f"-spec {file}, entry {number}") for number, entry in enumerate(value, 1))
+    return tuple(read_entry(entry, f"-spec {file}, entry {number}") for number, entry in enumerate(value, 1))
 
 
-def _read_entry(value: Any, where: str) -> SpecEntry:
+def read_entry(value: Any, where: str) -> SpecEntry:
+    """One entry, checked.
+
+    Args:
+        value: an object with the fields of :class:`SpecEntry`; ``count`` is required.
+        where: begins the sentence of a refusal.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
     if not isinstance(value, dict):
         raise UserError(f'{where}: expected an object such as {{"count": 10}}; got {json.dumps(value)}.')
     for key in value:

@@ -1,0 +1,114 @@
+"""From settings to samples, one by one: whole cases and edits, with or without the quality gate."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from nnunet_sbldm.api.sample import Sample, Scene
+from nnunet_sbldm.api.settings import SampleSettings
+from nnunet_sbldm.common.pictures import Panel
+from nnunet_sbldm.editing.edit import EditedDraw
+from nnunet_sbldm.editing.maker import EditedCases
+from nnunet_sbldm.editing.samples import edit_panels
+from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.production import WholeCases, commonest_reasons, is_unfit, judged_draws
+from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.nearest import NearestRealCase
+from nnunet_sbldm.generator.records import SyntheticRecord
+from nnunet_sbldm.generator.requests import Request
+from nnunet_sbldm.generator.sampling import Draw
+from nnunet_sbldm.quality.gate import Verdict
+from nnunet_sbldm.types import OUTSIDE, Case, SBLDMWarning, UnfitGeneratorError
+
+
+@dataclass
+class Drawer:
+    """Draws samples of one model by one set of settings.
+
+    Attributes:
+        generator: the model, on the device to use.
+        settings: how to draw; what to draw is said with every call.
+        hosts: what is edited; None makes whole cases.
+        tally: what was drawn so far, where the gate decides.
+    """
+
+    generator: Generator
+    settings: SampleSettings
+    hosts: EditedCases | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def draw(self, numbers: Iterable[int]) -> Iterator[Sample]:
+        """Samples of the cases with these numbers, in order; what the gate gives up is left out.
+
+        Raises:
+            NoRoomError: without the gate, no host has room for what is asked.
+            UnfitGeneratorError: the gate gives up more than half of ten cases or more.
+        """
+        requests = (self.settings.request(self.generator.plan, n) for n in numbers)
+        while batch := list(islice(requests, self.settings.sampler.batch_size)):
+            yield from self._gated(batch) if self.settings.use_gate else self._first_draws(batch)
+
+    def _first_draws(self, requests: Sequence[Request]) -> Iterator[Sample]:
+        """The first draw of every request with the gate's verdict, which decides nothing."""
+        maker: Any = self.hosts or WholeCases(self.generator, NearestRealCase(self.generator, None))
+        for drawn in maker.draw(requests, self.settings.sampler):
+            record = drawn.record(self.generator, self.settings.sampler)
+            record = replace(record, nearest_real_case=maker.nearest(drawn))
+            verdict = maker.judge(drawn, record)
+            if self.hosts:
+                record.gate.update(verdict)
+                record.sampler.update(asked=dict(drawn.request.asked), editing=self.hosts.settings.signature())
+            yield self._sample(drawn, record, Verdict(verdict["scores"], tuple(verdict["reasons"])))
+
+    def _gated(self, requests: Sequence[Request]) -> Iterator[Sample]:
+        """The first accepted draw of every request, in their order."""
+        settings, editing = self.settings, self.hosts.settings if self.hosts else None
+        job = Job(self.generator.plan.fold, self.generator, tuple(requests), editing)
+        real = self.hosts or NearestRealCase(self.generator, None)
+        production = ProductionSettings(settings.sampler, max_attempts=settings.max_attempts)
+        accepted = {}
+        for drawn, record in judged_draws(job, requests, real, production, self.tally):
+            if drawn is not None and not record.gate["reasons"]:
+                verdict = Verdict(record.gate["scores"], ())
+                accepted[record.case_id] = self._sample(drawn, record, verdict)
+        yield from (accepted[r.case_id] for r in requests if r.case_id in accepted)
+        self._warn_or_refuse(len(requests) - len(accepted))
+
+    def _warn_or_refuse(self, given_up: int) -> None:
+        why = f"most often because of {commonest_reasons(self.tally)}"
+        if is_unfit(self.tally):
+            raise UnfitGeneratorError(
+                f"The quality gate accepts {self.tally.accepted} of {self.tally.accepted + self.tally.rejected} cases of the "
+                f"SBLDM in {self.generator.folder}, {why}; look at what it makes without the gate."
+            )
+        if given_up:
+            warnings.warn(f"The quality gate gave up {given_up} case(s), {why}.", SBLDMWarning, stacklevel=2)
+
+    def _sample(self, drawn: Draw | EditedDraw, record: SyntheticRecord, verdict: Verdict) -> Sample:
+        plan, case = self.generator.plan, drawn.case(self.generator)
+        names = {v: t.name for t in plan.targets if len(t.label_values) == 1 for v in t.label_values}
+        axes = plan.grid.transpose_forward
+        if isinstance(drawn, EditedDraw):
+            scene = Scene(tuple(edit_panels(drawn, self.generator)), names, axes)
+            return Sample(case, record, verdict, drawn.task.prepared.host.case, _region(drawn), scene)
+        return Sample(case, record, verdict, scene=Scene((_panel(case, axes, plan.grid.spacing_mm),), names, axes))
+
+
+def _panel(case: Case, axes: tuple[int, int, int], spacing_mm: Sequence[float]) -> Panel:
+    """First channel of a case, plan order."""
+    label = np.where((case.image != 0).any(axis=0), case.label, OUTSIDE).astype(np.int16)
+    return Panel(case.image[0].transpose(axes), label.transpose(axes), spacing_mm, case.case_id)
+
+
+def _region(drawn: EditedDraw) -> np.ndarray:
+    """Bool [Z, Y, X], voxels of the written case that may differ from the host's."""
+    host = drawn.task.prepared.host
+    region = np.zeros(host.case.label.transpose(host.axes).shape, bool)
+    region[host.box] = drawn.native_weight > 0
+    return region.transpose(np.argsort(host.axes))
