@@ -43,6 +43,11 @@ class Named:
     name: str
     unit: str
 
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Order of the conditions of one label: as ``UNITS`` has them, and x, y, z."""
+        return list(UNITS).index(self.name.split(" ")[0]), self.name
+
 
 def readable(feature: str, transpose_forward: Sequence[int]) -> Named:
     """A feature of the condition vector, such as ``tumour/centroid_d``, as a user names it.
@@ -75,7 +80,7 @@ class Condition(Named):
 
 
 class Conditions(Sequence[Condition]):
-    """All that may be asked of a model, in the order in which records list it.
+    """All that may be asked of a model.
 
     Values outside the range of the training cases may be asked; a warning says so.
 
@@ -91,14 +96,12 @@ class Conditions(Sequence[Condition]):
     @staticmethod
     def of(plan: GeneratorPlan) -> Conditions:
         """Those of a model, measured on its training cases."""
-        names, table = plan.condition_scaling.names, plan.condition_model.table
-        return Conditions(
-            [
-                _condition(readable(f"{t.name}/{f}", plan.grid.transpose_forward), table[:, names.index(f"{t.name}/{f}")])
-                for t in plan.targets
-                for f in FEATURES
-            ]
-        )
+        names, table, found = plan.condition_scaling.names, plan.condition_model.table, []
+        for target in plan.targets:
+            features = [f"{target.name}/{f}" for f in FEATURES]
+            own = [_condition(readable(f, plan.grid.transpose_forward), table[:, names.index(f)]) for f in features]
+            found += sorted(own, key=lambda c: c.rank)
+        return Conditions(found)
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -143,4 +146,5 @@ def _condition(named: Named, values: np.ndarray) -> Condition:
 def _span(condition: Condition) -> str:
     if not condition.num_cases:
         return "none has it"
-    return f"{condition.low:.3g} to {condition.high:.3g} ({condition.num_cases})"
+    span = " to ".join(dict.fromkeys(f"{v:.3g}" for v in (condition.low, condition.high)))
+    return f"{span} ({condition.num_cases} cases)"

@@ -76,7 +76,9 @@ def image_as_host(
     dataset_json = read_json(folder / "dataset.json")
     spacing_mm = generator.plan.grid.spacing_mm
     view = _CaseByHand(HAND, folder, folder, dataset_json, HAND, HAND, spacing_mm, case=case, generator_plan=generator.plan)
-    return EditedCases(generator, view, editing)
+    hosts = EditedCases(generator, view, editing)
+    hosts.real = replace(hosts.real, min_depth_mm=0.0)  # how deep one lesion lies says little of all others
+    return hosts
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _plans_of(case: Case, plan: GeneratorPlan) -> dict[str, Any]:
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": HAND,
+        "architecture": {},  # its absence marks plans of an older nnU-Net
         "preprocessor_name": "DefaultPreprocessor",
         "spacing": list(plan.grid.spacing_mm),
         "normalization_schemes": ["CTNormalization"] * len(case.image),
@@ -122,6 +125,7 @@ def _plans_of(case: Case, plan: GeneratorPlan) -> dict[str, Any]:
     }
     return {
         "plans_name": HAND,
+        "label_manager": "LabelManager",
         "transpose_forward": list(plan.grid.transpose_forward),
         "foreground_intensity_properties_per_channel": _intensities(case, plan),
         "configurations": {HAND: configuration},

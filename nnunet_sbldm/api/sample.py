@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class Scene:
     transpose_forward: tuple[int, int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     """A synthetic case, as :meth:`SBLDM.sample` and :meth:`SBLDM.edit` return it.
 
@@ -66,7 +67,7 @@ class Sample:
     verdict: Verdict
     host: Case | None = None
     region: np.ndarray | None = None
-    scene: Scene = field(default_factory=lambda: Scene((), {}, (0, 1, 2)), repr=False)
+    scene: Scene = field(default_factory=lambda: Scene((), {}, (0, 1, 2)))
 
     # --- what it is ---
 
@@ -100,13 +101,13 @@ class Sample:
         import pandas
 
         asked, obtained = self.record.condition_asked, self.record.condition_obtained
-        rows = {}
-        for name in dict.fromkeys((*asked, *obtained)):
-            shown = readable(name, self.scene.transpose_forward)
-            rows[shown.label, shown.name] = (asked.get(name), obtained.get(name), shown.unit)
-        index = pandas.MultiIndex.from_tuples(rows, names=("label", "condition")) if rows else None
-        table = pandas.DataFrame(list(rows.values()), index=index, columns=["asked", "obtained", "unit"])
-        return table.astype({"asked": float, "obtained": float})
+        named = {n: readable(n, self.scene.transpose_forward) for n in dict.fromkeys((*asked, *obtained))}
+        labels = list(dict.fromkeys(n.label for n in named.values()))
+        rows = sorted(named.items(), key=lambda item: (labels.index(item[1].label), item[1].rank))
+        index = pandas.MultiIndex.from_tuples([(n.label, n.name) for _, n in rows], names=("label", "condition"))
+        columns = {"asked": [asked.get(f) for f, _ in rows], "obtained": [obtained.get(f) for f, _ in rows]}
+        table = pandas.DataFrame(columns, index=index, dtype=float)
+        return table.assign(unit=[n.unit for _, n in rows])
 
     # --- other libraries ---
 
@@ -169,10 +170,17 @@ class Sample:
         """Show :meth:`figure`: below the cell of a notebook, else in a window."""
         show(self.figure())
 
+    def __repr__(self) -> str:
+        voxels, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (self.label.shape, self.spacing_mm))
+        what = "Sample" if self.host is None else f"Edit ({self.record.edit['kind']} in {self.host.case_id})"
+        return f"<{what} {self.case_id}: {voxels} voxels of {spacing} mm, {self._judged()}>"
+
+    def _judged(self) -> str:
+        return "accepted by the quality gate" if self.verdict.accepted else f"rejected: {'; '.join(self.verdict.reasons)}"
+
     def _repr_png_(self) -> bytes:
         return png_of(self.figure())
 
     def _repr_html_(self) -> str:
         shown = self.table[self.table["asked"].notna() | self.table["obtained"].notna()]
-        verdict = "accepted" if self.verdict.accepted else f"rejected: {'; '.join(self.verdict.reasons)}"
-        return f"{html_picture(self.figure())}<p>{self.case_id}, quality gate: {verdict}</p>{shown.to_html(float_format='%.3g')}"
+        return f"{html_picture(self.figure())}<p>{escape(repr(self))}</p>{shown.to_html(float_format='%.3g')}"
