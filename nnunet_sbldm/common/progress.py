@@ -167,20 +167,20 @@ class LiveLine:
     """A line on a terminal that is written over; where there is none, nothing is shown."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._length = stream, 0
+        self._stream, self._text = stream, ""
         self.is_shown = stream.isatty()
 
     def show(self, text: str) -> None:
         """Write over what was shown."""
-        if self.is_shown:
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self._stream.write(f"\r{text.ljust(self._length)}")
+        text = text[: shutil.get_terminal_size().columns - 1]
+        if self.is_shown and text != self._text:
+            self._stream.write(f"\r{text.ljust(len(self._text))}")
             self._stream.flush()
-            self._length = len(text)
+            self._text = text
 
     def clear(self) -> None:
         """Make room for an ordinary line."""
-        if self._length:
+        if self._text:
             self.show("")
             self._stream.write("\r")
             self._stream.flush()
