@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -81,3 +82,17 @@ def test_memory_grows_with_what_a_child_takes():
     assert 100 * 2**20 < tree_memory_bytes(process.pid) < 200 * 2**20
     end_tree(process)
     process.stdout.close()
+
+
+def test_in_a_thread_no_signal_is_heeded_and_failures_still_end_what_runs():
+    ended = []
+
+    def work():
+        with pytest.raises(ValueError, match="here"), ending_with_us(lambda: ended.append(True)):
+            raise ValueError("here")
+        ended.append("passed")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == [True, "passed"]
