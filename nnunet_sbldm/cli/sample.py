@@ -37,11 +37,10 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from nnunet_sbldm.api.model import SBLDM
     from nnunet_sbldm.api.samples import write_samples
     from nnunet_sbldm.api.settings import SampleSettings
+    from nnunet_sbldm.common.progress import progress
     from nnunet_sbldm.generator.spec import SpecEntry
 
     model = SBLDM.load(args.m, args.device)
@@ -51,6 +50,6 @@ def _sample(args: argparse.Namespace) -> None:
     entry = SpecEntry(label=args.label, volume_ml=volume_ml, centroid=args.centroid and tuple(args.centroid))
     settings = SampleSettings(args.n, entry, args.seed, args.diversity, edit_sampler_of(args, model.device.type))
     hosts = model.hosts(editing, args.d, args.p) if editing else None
-    samples = tqdm(model.draw(settings, hosts), "editing" if editing else "sampling", args.n, unit="case")
+    samples = progress(model.draw(settings, hosts), "editing" if editing else "sampling", args.n)
     picture = write_samples(samples, args.o)
     print(f"{args.n} synthetic cases are in {args.o}; look at {picture}")
