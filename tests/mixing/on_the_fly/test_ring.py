@@ -1,3 +1,4 @@
+import importlib
 import json
 import multiprocessing
 import os
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,10 +151,12 @@ def _identifiers(reader):
     return reader.identifiers, reader.load_case(reader.identifiers[0])[3]
 
 
-def test_a_worker_started_afresh_reads_the_ring(tmp_path):
+def test_a_worker_started_afresh_reads_the_ring(tmp_path, monkeypatch):
     publish(RingWriter(tmp_path, 2, 2), 1)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # workers import this file by its name
+    task = importlib.import_module("test_ring")._identifiers
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_identifiers, [pickle.loads(pickle.dumps(RingReader(tmp_path)))]) == (("case_1",), {"value": 1})
+        assert pool.apply(task, [pickle.loads(pickle.dumps(RingReader(tmp_path)))]) == (("case_1",), {"value": 1})
 
 
 def test_readers_racing_with_retirement_never_see_half_a_case(tmp_path):
