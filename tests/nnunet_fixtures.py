@@ -16,7 +16,7 @@ from nnunet_sbldm.data.cases import preprocess_case, read_case
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.formats import write_case
-from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.data.splits import SPLITS, dealt, fold_cases
 from nnunet_sbldm.expansion.places import expansion_folder, pool_cases_folder, pool_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.types import Case, Geometry
@@ -84,6 +84,7 @@ def planned_folders(tmp_path_factory):
     done = run_nnunet(PLAN, "-d", 901, "-c", "3d_fullres", "-np", 1, "-npfp", 1, "--no_pbar", **folders.environment())
     assert done.returncode == 0, done.stderr
     _add_tiny_configurations(folders.preprocessed / NAME / "nnUNetPlans.json")
+    write_json(folders.preprocessed / NAME / SPLITS, dealt(_dataset_in(folders)))  # as nnU-Net's first training does
     return folders
 
 
@@ -118,6 +119,10 @@ def folders(planned_folders, tmp_path, monkeypatch):
 @pytest.fixture
 def dataset(folders):
     """The small dataset, through the small configuration."""
+    return _dataset_in(folders)
+
+
+def _dataset_in(folders):
     raw = folders.raw / NAME
     return NnunetDataset(NAME, raw, folders.preprocessed / NAME, read_json(raw / "dataset.json"), configuration=CONFIGURATION)
 

@@ -6,14 +6,14 @@ import pytest
 from expansion_commands import expand, refused
 from phantom_fixtures import hash_tree
 
+from nnunet_sbldm.api import expansion
 from nnunet_sbldm.common.files import write_json
-from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 
 
 def test_few_real_cases_are_warned_of(phantom_dataset, generator, capsys, monkeypatch):
     expand("--pool", "-n", "1", "--dry_run")
     assert "warning: fold 0 has 8 real training cases" in capsys.readouterr().err
-    monkeypatch.setattr(expand_command, "FEW_CASES", 8)
+    monkeypatch.setattr(expansion, "FEW_CASES", 8)
     expand("--pool", "-n", "1", "--dry_run")
     assert "real training cases" not in capsys.readouterr().err
 

@@ -21,7 +21,6 @@ from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion import destinations
 from nnunet_sbldm.expansion import in_place as installation
-from nnunet_sbldm.expansion import parts as expand_dataset
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.types import UserError
 
@@ -75,10 +74,9 @@ def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phant
 
 
 def test_an_interrupted_in_place_expansion_never_validates_and_can_be_finished_or_undone(in_place, monkeypatch):
-
     before = tree_of(in_place)
     with monkeypatch.context() as m:
-        m.setattr(expand_dataset, "install_in_place", die)
+        m.setattr(installation, "install_in_place", die)
         with pytest.raises(RuntimeError):
             expand("--in_place", "-n", "2")
     assert open_dataset("900").real_case_ids == in_place.real_case_ids
@@ -90,7 +88,7 @@ def test_an_interrupted_in_place_expansion_never_validates_and_can_be_finished_o
     assert not [c for c in make_trainer(nnUNetTrainerSBLDM, in_place, "all", "3d_fullres").do_split()[1] if "sbldm" in c]
     undo()
     with monkeypatch.context() as m:
-        m.setattr(expand_dataset, "install_in_place", die)
+        m.setattr(installation, "install_in_place", die)
         with pytest.raises(RuntimeError):
             expand("--in_place", "-n", "2")
     undo()
@@ -98,9 +96,8 @@ def test_an_interrupted_in_place_expansion_never_validates_and_can_be_finished_o
 
 
 def test_beginning_in_place_may_be_interrupted_anywhere(in_place, monkeypatch):
-
     before, write = tree_of(in_place), installation.write_json
-    monkeypatch.setattr(expand_dataset, "install_in_place", die)
+    monkeypatch.setattr(installation, "install_in_place", die)
     for forbidden in ("manifest.json", in_place.raw / "dataset.json", in_place.preprocessed / "dataset.json"):
         with monkeypatch.context() as m:
             m.setattr(installation, "write_json", lambda p, v, f=forbidden: die() if f in (p, p.name) else write(p, v))

@@ -19,7 +19,7 @@ from nnunet_sbldm.data.cases import load_arrays
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
-from nnunet_sbldm.expansion import parts as expand_dataset
+from nnunet_sbldm.expansion import pool as pool_door
 from nnunet_sbldm.expansion import production
 from nnunet_sbldm.expansion.destinations import PoolDestination
 from nnunet_sbldm.expansion.pool import fill_pool
@@ -107,7 +107,7 @@ def test_a_pool_never_keeps_cases_of_other_plans_however_it_was_interrupted(
     ungated = replace(QUICK, use_gate=False)
     if killed == "before the first index":
         with monkeypatch.context() as m:
-            m.setattr(expand_dataset, "install_pool", die)
+            m.setattr(pool_door, "install_pool", die)
             with pytest.raises(RuntimeError):
                 fill_pool(phantom_dataset, [job], ["3d_fullres"], ungated)
     else:
