@@ -15,6 +15,8 @@ from nnunet_sbldm.generator.checkpoint import training_command
 from nnunet_sbldm.generator.requests import Wish
 from nnunet_sbldm.types import UserError
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("where", [["--pool"], ["-o", "904"], ["--in_place"]])
 def test_what_is_written_already_needs_no_more_room(pool, capsys, monkeypatch, where):
@@ -32,7 +34,6 @@ def test_a_generator_of_plans_that_have_changed_makes_no_whole_cases(phantom_dat
     assert "its plans nnUNetPlans have changed since: move that folder away" in refused(capsys, "--pool", "-n", "1")
 
 
-@pytest.mark.quick
 def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_written(phantom, phantom_dataset, generator, capsys):
     _, val = fold_cases(phantom_dataset, 1)
     before = hash_tree(phantom.preprocessed), hash_tree(phantom.raw)
@@ -48,7 +49,6 @@ def test_a_leaking_generator_is_refused_with_the_cases_named_and_nothing_is_writ
     assert trees[1] == before[1]
 
 
-@pytest.mark.quick
 def test_a_renamed_copy_of_a_validation_case_is_caught_by_its_content(phantom_dataset, generator, capsys):
     """The generator's list names the case differently; its voxels give it away."""
     _, val = fold_cases(phantom_dataset, 0)
@@ -85,7 +85,6 @@ def test_data_that_an_older_nnunet_preprocessed_are_not_read(phantom_dataset, ca
     assert "or by an older nnU-Net: run nnUNetv2_preprocess -d 900" in message
 
 
-@pytest.mark.quick
 def test_without_a_preset_the_only_generator_of_the_fold_is_taken(phantom_dataset, generator):
     own = generator.folder.parent
     (only,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=1))
@@ -100,7 +99,6 @@ def test_without_a_preset_the_only_generator_of_the_fold_is_taken(phantom_datase
     assert training_command("Dataset004_X", "Res", 0, "small_x2") == "sbldm_train -d 4 -f 0 -p Res -preset small -length 2"
 
 
-@pytest.mark.quick
 def test_a_generator_of_other_labels_or_channels_is_refused(phantom_dataset, generator, capsys):
     theirs = read_json(generator.folder / "dataset.json")
     write_json(generator.folder / "dataset.json", {**theirs, "labels": {"background": 0, "lesion": 1}})
