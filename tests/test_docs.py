@@ -16,7 +16,7 @@ from nnunet_sbldm.mixing.settings import MixingSettings
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(ROOT.glob("docs/**/*.md"))
 MANUAL = [ROOT / "README.md", *DOCS]
-PAGES = [*MANUAL, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("benchmarks/**/README.md"))]
+PAGES = [*MANUAL, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("benchmarks/**/README.md"))]
 DIARY = re.compile(r"\b(as (they are |it is )?made now|mended|since then|as it was then|as they were then)\b", re.IGNORECASE)
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
 generate = importlib.util.module_from_spec(SPEC)
@@ -76,7 +76,7 @@ def test_every_page_is_in_the_navigation_of_the_site():
         return [p for value in (entry.values() if isinstance(entry, dict) else entry) for p in pages(value)]
 
     nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
-    others = ["CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/README.md"]
+    others = ["CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "benchmarks/results/README.md"]
     assert sorted(pages(nav)) == sorted([*map(name_of, MANUAL), *others])
 
 

@@ -84,7 +84,7 @@ class Conditions(Sequence[Condition]):
 
     Values outside the range of the training cases may be asked; a warning says so.
 
-    Example:
+    Examples:
         >>> model = SBLDM.load("glioma_flair")
         >>> model.conditions["volume_ml"].unit
         'ml'

@@ -29,7 +29,7 @@ from nnunet_sbldm.types import SBLDMWarning, UserError
 POOL, IN_PLACE = "pool", "in_place"
 ALL_FOLDS = (0, 1, 2, 3, 4)
 FEW_CASES = 10
-"""With fewer real training cases one is warned: with 5, synthetic cases lowered Dice where it was measured (docs/ablation.md)."""
+"""With fewer real training cases one is warned: with 5, synthetic cases lowered Dice (benchmarks/results/lgg_n5)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def expand(
         UserError: a model that has seen a fold's validation cases, other channels or labels, a full disk, ...
         UnfitGeneratorError: the quality gate gives up more than half of the cases.
 
-    Example:
+    Examples:
         >>> expand(505, 605, 0.5, folds=[0]).installed
         {0: 20}
     """

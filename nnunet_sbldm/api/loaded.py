@@ -126,7 +126,7 @@ class LoadedModel:
             UserError: another dataset or preprocessing, a fold without held-out cases, or one of them was seen in training.
             UnfitGeneratorError: the quality gate accepts fewer than two cases.
 
-        Example:
+        Examples:
             >>> SBLDM.load("Dataset505_LGGFlair/SBLDM__nnUNetPlans__small/fold_0").evaluate(n=64).table
         """
         from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate

@@ -37,7 +37,7 @@ class SBLDM(LoadedModel):
         generator: the networks, the plan, and the list of training cases.
         name: its name, or that of its folder.
 
-    Example:
+    Examples:
         >>> from nnunet_sbldm import SBLDM
         >>> model = SBLDM.load("glioma_flair")
         >>> sample = model.sample(volume_ml=30, seed=0)[0]
@@ -80,7 +80,7 @@ class SBLDM(LoadedModel):
         Raises:
             UserError: unknown dataset, fold, cases or preset; bad cases; a leak; or another model in the way.
 
-        Example:
+        Examples:
             >>> model = SBLDM.train(dataset=505, fold=0, preset="small", init="glioma_flair")
         """
         from nnunet_sbldm.api.training import TrainingSettings, train_model
@@ -132,7 +132,7 @@ class SBLDM(LoadedModel):
             UserError: a label that the model does not have, or a value out of its range.
             UnfitGeneratorError: the gate gives up more than half of ten cases or more.
 
-        Example:
+        Examples:
             >>> samples = SBLDM.load("glioma_flair").sample(4, volume_ml=30, centroid=(0.3, 0.5, 0.6))
             >>> samples[0].save("out")
         """
@@ -227,7 +227,7 @@ class SBLDM(LoadedModel):
             UserError: hosts of other channels, labels or orientation than the model's, a leak, or a bad value.
             NoRoomError: no host has room for what is asked.
 
-        Example:
+        Examples:
             >>> edits = model.edit(4, dataset=505, kinds=("add",), volume_ml=5)
             >>> edits = model.edit(image="scan.nii.gz", mask="lesions.nii.gz", kinds=("remove",))
         """

@@ -56,7 +56,7 @@ class Sample:
         host: of an edit, the real case before it was edited (mirrored or bent, if it was); None for a whole case.
         region: of an edit, bool [Z, Y, X], the voxels that may differ from the host's; None for a whole case.
 
-    Example:
+    Examples:
         >>> sample = SBLDM.load("hippocampus_t1").sample(volume_ml=1.5)[0]
         >>> sample.image.shape, sample.label.shape, sample.spacing_mm
         ((1, 47, 58, 43), (47, 58, 43), (1.0, 1.0, 1.0))

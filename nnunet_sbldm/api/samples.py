@@ -23,7 +23,7 @@ MONTAGE = "montage.png"
 class Samples(Sequence[Sample]):
     """Samples in the order of their seeds.
 
-    Example:
+    Examples:
         >>> samples = SBLDM.load("hippocampus_t1").sample(2, seed=7)
         >>> [s.case_id for s in samples]
         ['sbldm_00007', 'sbldm_00008']

@@ -56,7 +56,7 @@ def run_study(
     Raises:
         UserError: a bad study file, a dataset that does not suit it, or a folder that holds another study.
 
-    Example:
+    Examples:
         >>> run_study("study.yaml", "study_results").is_done
         True
     """

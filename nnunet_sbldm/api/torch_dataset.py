@@ -33,7 +33,7 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
     (D, H, W) is reader order (Z, Y, X). Every item has the size of the model's grid, with the anatomy in the middle, so that
     items can be put into one batch.
 
-    Example:
+    Examples:
         >>> dataset = SBLDM.load("hippocampus_t1").dataset(100)
         >>> for batch in torch.utils.data.DataLoader(dataset, batch_size=2):
         ...     train_on(batch["image"], batch["label"])
