@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 import re
 import sys
 import tomllib
@@ -121,7 +120,6 @@ def _first_sentence(file: Path) -> str:
 
 def stale_pages() -> dict[Path, str]:
     """The pages that are not what the code says, with what they should be."""
-    os.environ["COLUMNS"] = "200"
     wanted = {COMMANDS: commands_page(), FILES: files_page()}
     return {p: text for p, text in wanted.items() if not p.is_file() or p.read_text(encoding="utf-8") != text}
 

@@ -1,6 +1,7 @@
 """The documentation: links lead somewhere, commands parse, pages that follow from the code are what the code says."""
 
 import ast
+import csv
 import importlib.util
 import json
 import re
@@ -170,6 +171,32 @@ def test_code_in_python_and_json_is_valid(page):
 
 def test_the_manual_is_no_diary():
     assert [name_of(page) for page in MANUAL if DIARY.search(page.read_text())] == []
+
+
+def test_the_readme_keeps_what_newcomers_need():
+    text = (ROOT / "README.md").read_text()
+    assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/sbldm_demo -o demo" in text
+    assert "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest" in text
+    for word in ("CC BY-NC-SA 4.0", "CC BY-SA 4.0", "nnUNet_extTrainer", "CITATION.cff", "arxiv.org/abs/2406.05421"):
+        assert word in text, word
+
+
+def rounded(row, key, factor, form):
+    return [format(factor * float(row[k]), form) for k in (key, f"{key}_low", f"{key}_high")] if row[key] else []
+
+
+@pytest.mark.parametrize("table", sorted(ROOT.glob("benchmarks/results/*/table.csv")), ids=lambda p: p.parent.name)
+def test_tables_of_studies_have_the_numbers_of_their_files(table):
+    with table.open() as file:
+        known = [(r["arm"], rounded(r, "mean", 1, ".3f"), rounded(r, "difference", 100, "+.1f"))
+                 for r in csv.DictReader(file)]
+    rows = re.findall(r"^\| \d+ \| `(\w+)`(.*)$", (table.parent / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 2
+    for arm, text in rows:
+        dice = re.search(r"(\d\.\d{3}) \[(.+?), (.+?)\]", text)
+        difference = re.search(r"([+-]\d+\.\d) \[(.+?), (.+?)\]", text)
+        said = (arm, list(dice.groups()), list(difference.groups()) if difference else [])
+        assert said in known
 
 
 def test_every_folder_of_results_says_what_it_shows_and_is_listed():
