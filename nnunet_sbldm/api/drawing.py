@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,14 @@ class Drawer:
         generator: the model, on the device to use.
         settings: how to draw; what to draw is said with every call.
         hosts: what is edited; None makes whole cases.
+        source: folder or file of the model, for the records.
         tally: what was drawn so far, where the gate decides.
     """
 
     generator: Generator
     settings: SampleSettings
     hosts: EditedCases | None = None
+    source: Path | None = None
     tally: Tally = field(default_factory=Tally)
 
     def draw(self, numbers: Iterable[int]) -> Iterator[Sample]:
@@ -92,6 +95,7 @@ class Drawer:
 
     def _sample(self, drawn: Draw | EditedDraw, record: SyntheticRecord, verdict: Verdict) -> Sample:
         plan, case = self.generator.plan, drawn.case(self.generator)
+        record = replace(record, generator_path=str(self.source or self.generator.folder))
         names = {v: t.name for t in plan.targets if len(t.label_values) == 1 for v in t.label_values}
         axes = plan.grid.transpose_forward
         if isinstance(drawn, EditedDraw):
@@ -103,7 +107,8 @@ class Drawer:
 def _panel(case: Case, axes: tuple[int, int, int], spacing_mm: Sequence[float]) -> Panel:
     """First channel of a case, plan order."""
     label = np.where((case.image != 0).any(axis=0), case.label, OUTSIDE).astype(np.int16)
-    return Panel(case.image[0].transpose(axes), label.transpose(axes), spacing_mm, case.case_id)
+    image, turned = case.image[0].transpose(axes), case.geometry.array_axes(axes)
+    return Panel(image, label.transpose(axes), spacing_mm, case.case_id, axes=turned)
 
 
 def _region(drawn: EditedDraw) -> np.ndarray:

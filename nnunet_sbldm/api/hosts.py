@@ -15,6 +15,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.data.cases import WHOLE_TOLERANCE
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.data.formats import Reader, geometry_of
 from nnunet_sbldm.editing.choices import EditSettings
@@ -228,7 +229,9 @@ def case_by_hand(
         array, properties = _read(files)
         geometry = geometry_of(properties)
     label = np.zeros(array.shape[1:]) if mask is None else _label(mask, geometry)
-    return Case(HAND, array.astype(np.float32), label.astype(np.int16), geometry)
+    if not np.allclose(label, np.rint(label), atol=WHOLE_TOLERANCE):
+        raise UserError("The mask has values that are no whole numbers; round it.")
+    return Case(HAND, array.astype(np.float32), np.rint(label).astype(np.int16), geometry)
 
 
 def _label(mask: np.ndarray | str | Path, geometry: Geometry) -> np.ndarray:

@@ -32,10 +32,11 @@ class LoadedModel:
     Attributes:
         generator: the networks, the plan, and the list of training cases.
         name: its name, or that of its folder.
+        source: its folder, or the file that it was loaded from.
     """
 
     def __init__(self, generator: Generator, name: str) -> None:
-        self.generator, self.name = generator, name
+        self.generator, self.name, self.source = generator, name, generator.folder
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -63,7 +64,7 @@ class LoadedModel:
         folder = Path(unpacked.name) / file.stem
         unpack_model(file, folder)
         model = cls(load_generator(folder, device), file.stem)
-        model._unpacked = unpacked
+        model._unpacked, model.source = unpacked, file.resolve()
         return model
 
     # --- what it is ---

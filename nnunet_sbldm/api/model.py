@@ -36,6 +36,7 @@ class SBLDM(LoadedModel):
     Attributes:
         generator: the networks, the plan, and the list of training cases.
         name: its name, or that of its folder.
+        source: its folder, or the file that it was loaded from.
 
     Examples:
         >>> from nnunet_sbldm import SBLDM
@@ -179,7 +180,7 @@ class SBLDM(LoadedModel):
         sampler = self.sampler(SamplerConfig(num_steps=steps, guidance_scale=guidance))
         settings = SampleSettings(1 if n is None else n, described(entry), seed, sampler=sampler, use_gate=gate)
         self._warn_of_range(settings)
-        return SampleDataset(self.generator, settings, n)
+        return SampleDataset(Drawer(self.generator, settings, source=self.source), n)
 
     def edit(
         self,
@@ -250,7 +251,7 @@ class SBLDM(LoadedModel):
             hosts: what to edit, see :meth:`hosts`; None makes whole cases.
         """
         self._warn_of_range(settings)
-        return Drawer(self.generator, settings, hosts).draw(range(settings.num_cases))
+        return Drawer(self.generator, settings, hosts, self.source).draw(range(settings.num_cases))
 
     def hosts(self, editing: EditSettings, dataset: int | str | None = None, plans: str | None = None) -> EditedCases:
         """Training cases of the model's fold as hosts, measured.

@@ -12,9 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from nnunet_sbldm.api.drawing import Drawer
 from nnunet_sbldm.api.sample import Sample
-from nnunet_sbldm.api.settings import SampleSettings
 from nnunet_sbldm.data.boxes import to_grid
-from nnunet_sbldm.generator.checkpoint import Generator
 
 
 class SampleDataset(IterableDataset[dict[str, Any]]):
@@ -39,23 +37,23 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
         ...     train_on(batch["image"], batch["label"])
     """
 
-    def __init__(self, generator: Generator, settings: SampleSettings, num_cases: int | None) -> None:
+    def __init__(self, drawer: Drawer, num_cases: int | None) -> None:
         super().__init__()
-        self.generator, self.settings, self.num_cases = generator, settings, num_cases
+        self.drawer, self.num_cases = drawer, num_cases
 
     def samples(self) -> Iterator[Sample]:
         """The cases of this worker as :class:`Sample`, one after another; none is kept."""
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         numbers = count(first, step) if self.num_cases is None else range(first, self.num_cases, step)
-        return Drawer(self.generator, self.settings).draw(numbers)
+        return self.drawer.draw(numbers)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(self._item, self.samples())
 
     def _item(self, sample: Sample) -> dict[str, Any]:
-        plan = self.generator.plan
-        shape = [plan.grid.shape[a] for a in np.argsort(plan.grid.transpose_forward)]
+        grid = self.drawer.generator.plan.grid
+        shape = [grid.shape[a] for a in np.argsort(grid.transpose_forward)]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(to_grid(sample.image, shape, 0))),
             "label": torch.from_numpy(to_grid(sample.label, shape, 0)[None].astype(np.int64)),

@@ -9,17 +9,13 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnunet_sbldm import __version__
-from nnunet_sbldm.common.pictures import Panel, montage
-from nnunet_sbldm.common.progress import progress
 from nnunet_sbldm.data.conditions import FEATURES, as_dict, as_vector, measure
-from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.grid import from_grid
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.decoding import decoded_volume
@@ -28,9 +24,7 @@ from nnunet_sbldm.generator.requests import Request, range_warnings
 from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.diffusion import initial_noise, sample
-from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray, UserError
-
-MAX_PANELS = 12
+from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
 
 def check_asked(generator: Generator, asked: Mapping[str, float]) -> list[str]:
@@ -169,14 +163,6 @@ def differing(told: dict[str, float], asked: dict[str, float]) -> dict[str, floa
     return {} if told == asked else told
 
 
-def synthesise(
-    generator: Generator, requests: Sequence[Request], sampler: SamplerConfig
-) -> Iterator[tuple[Case, SyntheticRecord]]:
-    """Make cases with their provenance; arguments as for :func:`draw`."""
-    for drawn in draw(generator, requests, sampler):
-        yield drawn.case(generator), drawn.record(generator, sampler)
-
-
 def sample_latents(
     generator: Generator, requests: Sequence[Request], conditions: Sequence[np.ndarray], sampler: SamplerConfig
 ) -> Tensor:
@@ -200,32 +186,3 @@ def _decode(
     volume = decoded_volume(plan, generator.autoencoder, latent, request.noise_seed, precision)
     obtained = measure(volume.label, plan.targets, plan.grid.spacing_mm)
     return Draw(request, condition, told, obtained, latent.cpu(), volume.image, volume.label, volume.anatomy)
-
-
-def write_samples(generator: Generator, requests: Sequence[Request], sampler: SamplerConfig, folder: Path) -> Path:
-    """Write cases as ``CASE_0000.nii.gz`` (one per channel) and ``CASE.nii.gz``, their records, and a montage.
-
-    Returns:
-        The montage.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    panels = []
-    for case, record in progress(synthesise(generator, requests, sampler), "sampling", len(requests)):
-        images = [folder / f"{case.case_id}_{c:04d}.nii.gz" for c in range(len(case.image))]
-        write_case(case, images, folder / f"{case.case_id}.nii.gz")
-        record.save(folder)
-        panels.append(_panel_of(generator, case))
-    picture = folder / "montage.png"
-    montage(
-        picture,
-        [("", panels[i : i + 2]) for i in range(0, min(len(panels), MAX_PANELS), 2)],
-        {v: t.name for t in generator.plan.targets if len(t.label_values) == 1 for v in t.label_values},
-    )
-    return picture
-
-
-def _panel_of(generator: Generator, case: Case) -> Panel:
-    """First channel of a case, plan order."""
-    axes = generator.plan.grid.transpose_forward
-    label = np.where((case.image != 0).any(axis=0), case.label, OUTSIDE).astype(np.int16)
-    return Panel(case.image[0].transpose(axes), label.transpose(axes), generator.plan.grid.spacing_mm, case.case_id)

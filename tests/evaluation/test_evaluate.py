@@ -22,7 +22,7 @@ from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
 from nnunet_sbldm.evaluation.measures import CaseSet
 from nnunet_sbldm.evaluation.sections import SECTIONS
 from nnunet_sbldm.generator.nearest import NearestRealCase
-from nnunet_sbldm.generator.sampling import Request, synthesise
+from nnunet_sbldm.generator.sampling import Request, draw
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
@@ -79,7 +79,7 @@ def test_a_copied_and_a_mirrored_training_case_are_flagged(generator, phantom_da
         ("held_out", [(c, *real[c]) for c in val]),
         ("training", [(c, *real[c]) for c in train]),
     )]
-    _, records = zip(*synthesise(generator, [Request(str(i), i, {}) for i in range(3)], SAMPLER), strict=True)
+    records = [d.record(generator, SAMPLER) for d in draw(generator, [Request(str(i), i, {}) for i in range(3)], SAMPLER)]
     sections, per_case = measured(generator, phantom_dataset, sets, records)
     for case, original, flipped in zip(per_case, (train[1], train[4]), (False, True), strict=False):
         for kind in ("image", "mask"):
@@ -101,7 +101,8 @@ def test_real_cases_as_synthetic_ones_are_on_the_floor(generator, phantom_datase
     train, val = fold_cases(phantom_dataset, 0)
     training, held_out = ([(c, *load_preprocessed(phantom_dataset, c)) for c in ids] for ids in (train, val))
     sets = [case_set(generator, tmp_path / str(i), cases) for i, cases in enumerate((training, held_out, training))]
-    _, records = zip(*synthesise(generator, [Request(str(i), i, {}) for i in range(len(train))], SAMPLER), strict=True)
+    requests = [Request(str(i), i, {}) for i in range(len(train))]
+    records = [d.record(generator, SAMPLER) for d in draw(generator, requests, SAMPLER)]
     sections, _ = measured(generator, phantom_dataset, sets, records)
     found = {name: {r.name: r for r in results} for name, results in sections.items()}
     for section in ("features", "latents"):

@@ -10,7 +10,7 @@ from nnunet_sbldm.cli.sample import sample_entry
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.outlines import RealComponents, components_of, intensity_range, without_strays
-from nnunet_sbldm.generator.sampling import Request, check_asked, condition_of, draw, synthesise
+from nnunet_sbldm.generator.sampling import Request, check_asked, condition_of, draw
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UserError
 
@@ -18,7 +18,7 @@ SAMPLER = SamplerConfig(num_steps=4)
 
 
 def make(generator, seeds, sampler=SAMPLER):
-    return {r.seed: c for c, r in synthesise(generator, [Request(f"s{s}", s, {}) for s in seeds], sampler)}
+    return {d.request.seed: d.case(generator) for d in draw(generator, [Request(f"s{s}", s, {}) for s in seeds], sampler)}
 
 
 def test_equal_seeds_give_equal_cases_whatever_the_order_and_company(generator):
@@ -49,7 +49,8 @@ def test_bf16_is_close_to_fp32_and_does_not_round_images_to_few_grey_values(gene
 
 
 def test_cases_have_every_channel_real_labels_and_exact_zeros_outside_the_head(generator):
-    case, record = next(synthesise(generator, [Request("s", 0, {})], SAMPLER))
+    drawn = next(draw(generator, [Request("s", 0, {})], SAMPLER))
+    case, record = drawn.case(generator), drawn.record(generator, SAMPLER)
     assert case.image.shape[0] == 2
     assert set(np.unique(case.label)) <= {0, 1}
     head = (case.image != 0).all(axis=0)
