@@ -1,4 +1,7 @@
-"""Class ``SBLDM``: a trained model, and the cases that it makes."""
+"""Class ``SBLDM``: a trained model, and the cases that it makes.
+
+Four of its methods have more than six arguments: each keyword is one thing to ask for, and a notebook completes them by name.
+"""
 
 from __future__ import annotations
 
