@@ -161,8 +161,8 @@ class CaseGroup:
 
 
 def case_groups(split: Split, subsets: Iterable[Subset], records: dict[str, CaseRecord]) -> list[CaseGroup]:
-    """The test cases, and the training cases of each number of cases and fold."""
-    training = {(s.num_cases, s.fold): split.training(s) for s in subsets}
+    """The test cases, and the training cases of each number of cases and draw."""
+    training = {(s.num_cases, s.draw): split.training(s) for s in subsets}
     lists: list[tuple[str, Sequence[str]]] = [("test cases", split.test)]
-    lists += [(f"n = {n}, fold {fold}", ids) for (n, fold), ids in sorted(training.items())]
+    lists += [(f"n = {n}, fold {draw}", ids) for (n, draw), ids in sorted(training.items())]
     return [CaseGroup(name, {c: records[c] for c in ids}) for name, ids in lists]

@@ -34,8 +34,8 @@ def _data(study: Study, num_test: int) -> str:
     return (
         f"We used {source}. {num_test} test cases ({held_out}{by}) were held out from everything: fingerprint, plans, generators "
         f"and networks were made from the n = {numbers} real training cases alone, unless an arm says otherwise. The training "
-        f"cases are the first n of a random order of all others{by}, so that subsets are nested, for {len(study.folds)} draw(s) "
-        f"({_list(study.folds)}) and {len(study.seeds)} repetition(s) (seeds {_list(study.seeds)} of generators and synthetic "
+        f"cases are the first n of a random order of all others{by}, so that subsets are nested, for {len(study.draws)} draw(s) "
+        f"({_list(study.draws)}) and {len(study.seeds)} repetition(s) (seeds {_list(study.seeds)} of generators and synthetic "
         "cases; nnU-Net takes no seed)."
     )
 
@@ -63,13 +63,13 @@ def _training(study: Study) -> str:
 
 
 def _generator(study: Study) -> str:
-    if not any(arm.what.needs_generator() for arm in study.arms):
+    if not any(arm.definition.needs_generator for arm in study.arms):
         return ""
     g = study.generator
     steps = f", {g.steps} denoising steps" if g.steps else ""
     guidance = f", guidance {g.guidance:g}" if g.guidance is not None else ""
     edits = f", edits {', '.join(g.edit_kinds)} where nothing else is said" if any(
-        arm.what.pool in ("edit", "both") for arm in study.arms) else ""
+        "edit" in arm.definition.modes for arm in study.arms) else ""
     gate = "judged by the quality gate" if g.gate else "unjudged"
     return (
         f"For every n, draw and seed one slice-based latent diffusion model (preset {g.preset}) was trained on the same n cases, "
@@ -79,18 +79,7 @@ def _generator(study: Study) -> str:
 
 
 def _arms(study: Study) -> str:
-    named = []
-    for arm in study.arms:
-        share = f", share of draws {arm.ratio:g}" if arm.ratio else ""
-        schedule = f", schedule {arm.schedule}" if arm.schedule != "constant" else ""
-        preset = f", preset {arm.preset}" if arm.preset else ""
-        sizes = f", {arm.size_range[0]:g} to {arm.size_range[1]:g} ml asked for" if arm.size_range else ""
-        edits = f", edits {', '.join(arm.edit_kinds)}" if arm.edit_kinds else ""
-        origin = f", generator trained on {arm.generator_cases} cases" if arm.generator_cases else ""
-        number = f", {arm.num_cases} cases" if arm.num_cases else ""
-        wait = f", after waiting at most {arm.wait_s:g} s for its first cases" if arm.wait_s else ""
-        named.append(f"{arm.name} ({arm.what.title}{share}{schedule}{preset}{sizes}{edits}{origin}{number}{wait})")
-    return "Arms: " + "; ".join(named) + "."
+    return "Arms: " + "; ".join(arm.definition.described(arm) for arm in study.arms) + "."
 
 
 def _evaluation(study: Study, units: str) -> str:
@@ -98,9 +87,9 @@ def _evaluation(study: Study, units: str) -> str:
     surface = (f" NSD at {e.tolerance_mm:g} mm and HD95 were computed with MONAI; HD95 leaves out structures that are missing on "
                "one side.") if e.surface_distances else ""
     scans = ", then over the scans of a patient" if units != "cases" else ""
-    copies = [a.name for a in study.arms if a.kind == "copy_paste"]
-    families = copies and any(a.what.needs_generator() for a in study.arms)
-    baseline = f", and as a family of its own over those of arms with a generator to {copies[0]}" if families else ""
+    baselines = [a.name for a in study.arms if a.definition.is_baseline]
+    families = baselines and any(a.definition.needs_generator for a in study.arms)
+    baseline = f", and as a family of its own over those of arms with a generator to {baselines[0]}" if families else ""
     return (
         f"Dice per case comes from nnU-Net's evaluation (1 for a structure neither there nor predicted), averaged over "
         f"structures{scans}.{surface} Intervals are {100 * e.confidence:g} % percentile bootstrap intervals ({e.num_resamples} "
@@ -112,5 +101,5 @@ def _evaluation(study: Study, units: str) -> str:
 
 def _resampled(study: Study, units: str) -> str:
     """What the intervals resample: what there are several of."""
-    several = [name for name, values in (("draws", study.folds), ("repetitions", study.seeds)) if len(values) > 1]
+    several = [name for name, values in (("draws", study.draws), ("repetitions", study.seeds)) if len(values) > 1]
     return " and ".join([f"test {units}", *several]) if len(several) < 2 else f"test {units}, draws and repetitions"

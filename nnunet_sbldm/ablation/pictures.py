@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_sbldm.ablation.cases import CaseGroup
-from nnunet_sbldm.ablation.jobs import ArmRun, predictions_folder
+from nnunet_sbldm.ablation.runs import ArmRun
 from nnunet_sbldm.ablation.split import TEST_IMAGES, TEST_LABELS
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.common.pictures import (
@@ -150,7 +150,7 @@ def best_median_worst(run: ArmRun, dice: dict[str, float], folder: Path, path: P
     ordered = sorted((c for c, d in dice.items() if np.isfinite(d)), key=lambda c: -dice[c])
     if not ordered:
         return False
-    predictions = folder / predictions_folder(run)
+    predictions = folder / run.predictions
     content = read_json(predictions / "dataset.json")
     chosen = [(name, ordered[round(place * (len(ordered) - 1))]) for name, place in SHOWN]
     reference = [_panel(c, folder / TEST_LABELS, content, folder, f"{c}, reference") for _, c in chosen]

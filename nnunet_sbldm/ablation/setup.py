@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from dataclasses import asdict
+from dataclasses import fields
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 from nnunet_sbldm import __version__
 from nnunet_sbldm.ablation.arms import Arm
 from nnunet_sbldm.ablation.cases import CASES, record_cases, refuse_content_leaks
-from nnunet_sbldm.ablation.jobs import DatasetIds, StudyJob, job_environment, plan_study_jobs, runs_of
+from nnunet_sbldm.ablation.jobs import StudyJob
+from nnunet_sbldm.ablation.planning import job_environment, plan_study_jobs
 from nnunet_sbldm.ablation.runner import save_table, setting_up
+from nnunet_sbldm.ablation.runs import IDS_FILE, DatasetIds, runs_of
 from nnunet_sbldm.ablation.split import (
     MAX_NAMED,
     Split,
@@ -28,7 +29,7 @@ from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.types import UserError
 
-STUDY_FILE, SPLIT_FILE, IDS_FILE = "study.json", "split.json", "datasets.json"
+STUDY_FILE, SPLIT_FILE = "study.json", "split.json"
 LARGEST_ID = 999
 VERSIONED = ("nnunetv2", "torch", "diffusers", "numpy", "scipy")
 
@@ -38,7 +39,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
 
     Args:
         study: the study.
-        folder: its folder; new, empty, or that of the same study, possibly with fewer arms, cases, folds or seeds.
+        folder: its folder; new, empty, or that of the same study, possibly with fewer arms, cases, draws or seeds.
         on_cluster: its jobs run elsewhere, so that this machine needs no GPU.
 
     Returns:
@@ -78,7 +79,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
 def described(study: Study) -> dict[str, Any]:
     """The resolved study and the versions it was set up with, as plain JSON."""
     versions = {"nnunet-sbldm": __version__, "python": platform.python_version(), **{p: version(p) for p in VERSIONED}}
-    return {"study": json.loads(json.dumps(asdict(study))), "fixed": json.loads(json.dumps(study.fixed())), "versions": versions}
+    return {"study": study.to_json(), "fixed": study.fixed(), "versions": versions}
 
 
 def refuse_other_study(study: Study, folder: Path) -> None:
@@ -92,7 +93,7 @@ def refuse_other_study(study: Study, folder: Path) -> None:
         return
     old, new = read_json(folder / STUDY_FILE), described(study)
     changed = [k for k, v in new["fixed"].items() if old["fixed"].get(k) != v]
-    unset = asdict(Arm(kind="", name=""))  # an older version may not have known all keys
+    unset = {f.name: f.default for f in fields(Arm)}  # an older version may not have known all keys
     arms = {a["name"]: {**unset, **a} for a in [*old.get("earlier_arms", ()), *old["study"]["arms"]]}
     changed += [f"arm {a['name']}" for a in new["study"]["arms"] if arms.get(a["name"], a) != a]
     if changed:
@@ -115,7 +116,7 @@ def _refuse_other_split(split: Split, folder: Path) -> None:
     old = Split.from_json(value)
     other_patients = "patients" in value and old.patients != split.patients  # older versions did not keep them
     orders = old.order.keys() & split.order.keys()
-    if other_patients or old.test != split.test or any(old.order[f] != split.order[f] for f in orders):
+    if other_patients or old.test != split.test or any(old.order[d] != split.order[d] for d in orders):
         raise UserError(f"The cases of the dataset, or their patients, are others than when {folder} was set up: its test cases "
                         "and subsets would change. Restore them, or choose a new folder with -o.")
 
@@ -124,7 +125,7 @@ def _refuse_missing_device(study: Study) -> None:
     import torch
 
     asked = [("device", study.run.device)]
-    if any(arm.kind == "on_the_fly" for arm in study.arms) and study.run.generator_device:
+    if any(arm.definition.is_on_the_fly for arm in study.arms) and study.run.generator_device:
         asked.append(("generator_device", study.run.generator_device))
     for key, device in asked:
         kind, _, number = device.partition(":")

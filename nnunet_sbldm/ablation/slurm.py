@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_sbldm.ablation.jobs import STAGES, StudyJob
-from nnunet_sbldm.ablation.study import RunSettings
+from nnunet_sbldm.ablation.settings import RunSettings
 from nnunet_sbldm.common.files import write_atomically
 
 SUBMIT = "submit.sh"

@@ -1,7 +1,7 @@
 """The data of a study: who is tested, who is trained on, and nnU-Net's raw datasets that list the files where they are.
 
 Test cases are drawn first, by patient, and are in no dataset: no generator, plan or choice of a checkpoint can see them.
-A fold is one random order of all other cases; the first n of it are the training cases, so that subsets are nested.
+A draw is one random order of all other cases; the first n of it are the training cases, so that subsets are nested.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ TEST_IMAGES, TEST_LABELS = "test/imagesTs", "test/labelsTs"
 
 @dataclass(frozen=True)
 class Subset:
-    """The training cases of one number of cases, fold and seed."""
+    """The training cases of one number of cases, draw and seed."""
 
     num_cases: int
-    fold: int
+    draw: int
     seed: int
 
     @property
     def key(self) -> str:
         """As in file names: ``n5_f0_s1``."""
-        return f"n{self.num_cases}_f{self.fold}_s{self.seed}"
+        return f"n{self.num_cases}_f{self.draw}_s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Split:
 
     Attributes:
         test: ids of the test cases, sorted.
-        order: fold -> ids of all other cases; the first n are the training cases of a subset of n.
+        order: draw -> ids of all other cases; the first n are the training cases of a subset of n.
         patients: test case -> patient, who is the case itself where the study names no patients.
     """
 
@@ -99,7 +99,7 @@ class Split:
 
     def training(self, subset: Subset) -> tuple[str, ...]:
         """Training cases of a subset."""
-        return self.order[subset.fold][: subset.num_cases]
+        return self.order[subset.draw][: subset.num_cases]
 
     def ever_trained(self, study: Study) -> list[str]:
         """Cases that some subset of a study trains on, sorted."""
@@ -107,13 +107,13 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"test": self.test, "order": {str(f): o for f, o in self.order.items()}, "patients": self.patients}
+        return {"test": self.test, "order": {str(d): o for d, o in self.order.items()}, "patients": self.patients}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
         patients = value.get("patients", {c: c for c in value["test"]})  # older versions did not keep them
-        return cls(tuple(value["test"]), {int(f): tuple(o) for f, o in value["order"].items()}, patients)
+        return cls(tuple(value["test"]), {int(d): tuple(o) for d, o in value["order"].items()}, patients)
 
 
 # --- the source ----------------------------------------------------------------------------------------------------
@@ -185,16 +185,16 @@ def split_cases(study: Study, source: SourceDataset) -> Split:
     if straddling:
         raise UserError(f"The test cases hold only some scans of {named(straddling)}: test all scans of a patient, or none.")
     free = [p for p in sorted(by_patient) if not set(by_patient[p]) & set(test)]
-    orders = {f: _ordered(free, by_patient, study.split_seed, f) for f in study.folds}
+    orders = {d: _ordered(free, by_patient, study.split_seed, d) for d in study.draws}
     split = Split(tuple(sorted(test)), orders, {c: patients[c] for c in sorted(test)})
     available = sum(len(by_patient[p]) for p in free)
     wanted = max(largest_subset(study), 1)
     if available < wanted:
         raise UserError(f"{source.folder.name} has {available} case(s) besides {len(test)} test case(s); the study asks for "
                         f"{wanted} training cases: ask for fewer cases or fewer test cases.")
-    if len(study.folds) > 1 and available <= max(study.num_cases):
+    if len(study.draws) > 1 and available <= max(study.num_cases):
         raise UserError(f"{source.folder.name} has {available} cases besides {len(test)} test cases: {available} are all "
-                        f"of them, the same in each of {len(study.folds)} folds; ask for fewer, or for one fold and more seeds.")
+                        f"of them, the same in each of {len(study.draws)} folds; ask for fewer, or for one fold and more seeds.")
     return split
 
 
@@ -237,8 +237,8 @@ def _test_cases(study: Study, source: SourceDataset, by_patient: Mapping[str, Se
     return chosen
 
 
-def _ordered(free: Sequence[str], by_patient: Mapping[str, Sequence[str]], seed: int, fold: int) -> tuple[str, ...]:
-    order = np.random.default_rng([seed, 1 + fold]).permutation(len(free))
+def _ordered(free: Sequence[str], by_patient: Mapping[str, Sequence[str]], seed: int, draw: int) -> tuple[str, ...]:
+    order = np.random.default_rng([seed, 1 + draw]).permutation(len(free))
     return tuple(c for i in order for c in by_patient[sorted(free)[i]])
 
 

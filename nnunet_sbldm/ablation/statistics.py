@@ -1,8 +1,8 @@
 """Statistics of a study: means with intervals, paired differences to the reference, tests, and where the effect is.
 
 The unit is a patient of the test cases: scans of one patient resemble each other, so their scores are averaged. Every score is
-a table [patients, folds, seeds]; intervals resample all three independently (Owen, The pigeonhole bootstrap, Annals of Applied
-Statistics 1, 2007), because seeds of one fold share training cases. Tests take each patient's mean over folds and seeds.
+a table [patients, draws, seeds]; intervals resample all three independently (Owen, The pigeonhole bootstrap, Annals of Applied
+Statistics 1, 2007), because seeds of one draw share training cases. Tests take each patient's mean over draws and seeds.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Interval:
 
 
 def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, seed: int = 0) -> Interval:
-    """Mean of a table and its percentile bootstrap interval, with patients, folds and seeds resampled independently.
+    """Mean of a table and its percentile bootstrap interval, with patients, draws and seeds resampled independently.
 
-    What there is one of is not resampled: with one fold the interval says nothing of other draws of training cases.
+    What there is one of is not resampled: with one draw the interval says nothing of other draws of training cases.
 
     Args:
-        table: [patients, folds, seeds]; NaN is missing.
+        table: [patients, draws, seeds]; NaN is missing.
         num_resamples: bootstrap samples.
         confidence: level, such as 0.95.
         seed: of the resampling.
@@ -60,8 +60,8 @@ def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, s
 
     def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         of_axis = dict(zip(resampled, drawn, strict=True))
-        patients, folds, seeds = (of_axis.get(axis, np.arange(length)) for axis, length in enumerate(table.shape))
-        sample = table[patients[..., :, None, None], folds[..., None, :, None], seeds[..., None, None, :]]
+        patients, draws, seeds = (of_axis.get(axis, np.arange(length)) for axis, length in enumerate(table.shape))
+        sample = table[patients[..., :, None, None], draws[..., None, :, None], seeds[..., None, None, :]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a sample of missing values alone is NaN
             return np.nanmean(sample, axis=(-3, -2, -1))
@@ -76,16 +76,16 @@ def interval_of_mean(table: np.ndarray, num_resamples: int, confidence: float, s
 
 
 def patient_means(table: np.ndarray) -> np.ndarray:
-    """Means [patients] over folds and seeds of a table [patients, folds, seeds], without patients who have no value."""
+    """Means [patients] over draws and seeds of a table [patients, draws, seeds], without patients who have no value."""
     known = table[np.isfinite(table).any(axis=(1, 2))]
     return np.nanmean(known, axis=(1, 2)) if len(known) else np.empty(0)
 
 
 def signed_rank(differences: np.ndarray) -> tuple[float, int]:
-    """Wilcoxon's signed-rank test on the patients' mean differences over folds and seeds; those that are 0 are left out.
+    """Wilcoxon's signed-rank test on the patients' mean differences over draws and seeds; those that are 0 are left out.
 
     Args:
-        differences: [patients, folds, seeds]; NaN is missing.
+        differences: [patients, draws, seeds]; NaN is missing.
 
     Returns:
         Two-sided p, 1 if nobody differs and NaN if fewer than ``MIN_PAIRS_TESTED`` do; and the sign of the sum of ranks.
@@ -133,7 +133,7 @@ def verdict(difference: Interval, p_adjusted: float, sign_of_ranks: int) -> str:
 # --- comparing -----------------------------------------------------------------------------------------------------
 
 Scores = Mapping[tuple[str, int], np.ndarray]
-"""(arm, number of cases) -> [patients, folds, seeds]; in one order for all."""
+"""(arm, number of cases) -> [patients, draws, seeds]; in one order for all."""
 
 
 @dataclass(frozen=True)

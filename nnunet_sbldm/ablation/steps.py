@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.ablation.study import BASE_CONFIGURATION
+from nnunet_sbldm.ablation.settings import BASE_CONFIGURATION
 from nnunet_sbldm.common.files import copy_file, link_or_copy, read_json, write_json
 from nnunet_sbldm.data.cases import PREPROCESSED_ENDINGS
 from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_name, nnunet_folder

@@ -1,68 +1,72 @@
-"""Rows of a study's comparisons as text: for the CSV file, for a paper, and for the page."""
+"""Tables of a study's comparisons: as columns of numbers for a CSV file, as text for a paper and for the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from nnunet_sbldm.ablation.draws import percent
+import pandas as pd
+
+from nnunet_sbldm.ablation.shares import percent
 
 NOT_MEASURED = "\N{EN DASH}"
 THIRDS = ("small", "middle", "large")
+COUNTS = ("num_better", "num_worse", "num_pairs")
+COLUMNS = [
+    "arm", "num_cases", "num_runs", "num_folds", "mean", "mean_low", "mean_high", "difference", "difference_low",
+    "difference_high", "p", "p_holm", "verdict", *(f"{third}_{k}" for third in THIRDS for k in ("mean", "low", "high")),
+    "share_asked", "share_drawn", "share_lowest", "share_highest", "baseline", "baseline_difference", "baseline_difference_low",
+    "baseline_difference_high", "baseline_p", "baseline_p_holm", "baseline_verdict", *COUNTS]
+SHORTER = {"mean_mean": "mean", "difference_mean": "difference", "baseline_difference_mean": "baseline_difference",
+           "baseline_arm": "baseline"}
 
+Row = Mapping[str, Any]
+"""A comparison (:func:`nnunet_sbldm.ablation.statistics.compare`) with ``draws`` and ``baseline``."""
 Bounds = Mapping[str, float | None]
 """``mean``, ``low``, ``high``; None is unknown."""
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison with one column per number."""
-    columns: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "thirds":
-            for name, third in zip(THIRDS, value or ({}, {}, {}), strict=True):
-                columns |= {f"{name}_{k}": third.get(k) for k in ("mean", "low", "high")}
-        elif key in ("mean", "difference"):
-            columns |= _interval_columns(key, value)
-        elif key == "draws":
-            columns |= {f"share_{k}": (value or {}).get(k) for k in ("asked", "drawn", "lowest", "highest")}
-        elif key == "baseline":
-            columns |= _baseline_columns(value or {})
-        else:
-            columns[key] = value
-    return columns
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        head: names of its columns.
+        rows: cells of each row.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """For a paper or a README."""
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in (self.head, ["---"] * len(self.head), *self.rows))
 
 
-def _interval_columns(name: str, interval: Bounds | None) -> dict[str, float | None]:
-    known = interval or {}
-    return {name: known.get("mean"), f"{name}_low": known.get("low"), f"{name}_high": known.get("high")}
+def numbers_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Comparisons with one column per number; what is unknown is missing."""
+    flat = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    for row in flat:
+        row |= {**dict(zip(THIRDS, row.pop("thirds", ()), strict=False)), "share": row.pop("draws", {})}
+    table = pd.json_normalize(flat, sep="_").rename(columns=SHORTER).reindex(columns=COLUMNS)
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
 
 
-def _baseline_columns(baseline: Mapping[str, Any]) -> dict[str, Any]:
-    columns = {"baseline": baseline.get("arm"), **_interval_columns("baseline_difference", baseline.get("difference"))}
-    return columns | {f"baseline_{k}": baseline.get(k) for k in ("p", "p_holm", "verdict")}
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]], confidence: float) -> str:
-    """Table for a paper or a README: one row per arm and number of cases."""
-    ci = f"[{100 * confidence:g} % CI]"
+def comparison_table(rows: Sequence[Row], confidence: float) -> Table:
+    """One row per arm and number of cases, for a paper or a README."""
+    ci, baseline = f"[{100 * confidence:g} % CI]", baseline_name(rows)
     head = ["real cases", "arm", "runs", "synthetic draws (asked)", f"Dice {ci}", f"difference in points {ci}", "p (Holm)",
-            "verdict"]
-    baseline = baseline_name(rows)
-    head += [f"difference to {baseline} {ci}", "p (Holm)", "verdict"] if baseline else []
-    lines = [_line(head), _line(["---"] * len(head))]
-    for row in rows:
-        cells = [row["num_cases"], row["arm"], row["num_runs"], draws_text(row["draws"]), score_text(row["mean"]),
-                 points_text(row["difference"]), p_text(row["p_holm"]), row["verdict"] or NOT_MEASURED]
-        lines.append(_line([*map(str, cells), *(baseline_cells(row["baseline"]) if baseline else [])]))
-    return "\n".join(lines) + "\n"
+            "verdict", *([f"difference to {baseline} {ci}", "p (Holm)", "verdict"] if baseline else [])]
+    return Table(head, [[
+        str(row["num_cases"]), row["arm"], str(row["num_runs"]), shares_text(row["draws"]), score_text(row["mean"]),
+        points_text(row["difference"]), p_text(row["p_holm"]), row["verdict"] or NOT_MEASURED,
+        *(baseline_cells(row["baseline"]) if baseline else []),
+    ] for row in rows])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def baseline_name(rows: Sequence[Mapping[str, Any]]) -> str:
+def baseline_name(rows: Sequence[Row]) -> str:
     """Arm that the rows are also compared with; empty if there is none."""
     return next((row["baseline"]["arm"] for row in rows if row["baseline"]), "")
 
@@ -74,9 +78,12 @@ def baseline_cells(baseline: Mapping[str, Any] | None) -> list[str]:
     return [points_text(baseline["difference"]), p_text(baseline["p_holm"]), baseline["verdict"]]
 
 
-def draws_text(draws: Mapping[str, Any] | None) -> str:
+# --- numbers as text -----------------------------------------------------------------------------------------------
+
+
+def shares_text(shares: Mapping[str, Any] | None) -> str:
     """Share of synthetic draws, with that asked in brackets."""
-    return f"{percent(draws['drawn'])} ({percent(draws['asked'])})" if draws else NOT_MEASURED
+    return f"{percent(shares['drawn'])} ({percent(shares['asked'])})" if shares else NOT_MEASURED
 
 
 def score_text(interval: Bounds | None) -> str:

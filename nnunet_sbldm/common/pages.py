@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import jinja2
 
-STYLE = (Path(__file__).parent / "templates" / "style.css.j2").read_text(encoding="utf-8")  # of the study report alone
-
 
 def render(template: str, values: Mapping[str, object]) -> str:
     """Fill in a template.
