@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ["nnunet_fixtures", "phantom_fixtures"]
-"""Two small nnU-Net datasets, planned and preprocessed by nnU-Net itself; synthetic cases; a generator trained briefly."""
+pytest_plugins = ["nnunet_fixtures", "phantom_fixtures", "study_fixtures"]
+"""Two small nnU-Net datasets, planned and preprocessed by nnU-Net; synthetic cases; a generator trained briefly; a study."""
 
 settings.register_profile("unhurried", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=10_000)  # --hypothesis-profile=thorough

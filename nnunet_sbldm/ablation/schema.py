@@ -5,25 +5,35 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from nnunet_sbldm.ablation.arms import ARM_KINDS, Arm, ArmKind
 from nnunet_sbldm.ablation.settings import EvaluationSettings, GeneratorSettings, RunSettings, TrainingSettings
 from nnunet_sbldm.ablation.study import Study
 
 SECTIONS = (TrainingSettings, GeneratorSettings, EvaluationSettings, RunSettings)
-ATTRIBUTE = re.compile(r"^    {4}(\w+): (.+(?:\n {12}.+)*)", re.MULTILINE)
+ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 """An entry of a docstring's list of attributes, with the lines that go on with it."""
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without titles, which would be the keys again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never."""
+        return False
 
 
 def study_schema() -> dict[str, Any]:
     """The schema, with the meaning of every key from the docstrings of the settings."""
-    schema = TypeAdapter(Study).json_schema()
+    schema = TypeAdapter(Study).json_schema(schema_generator=_Untitled)
     arm = schema["$defs"].pop("Arm")
     _describe(schema, Study)
     _describe(arm, Arm)
@@ -35,8 +45,9 @@ def study_schema() -> dict[str, Any]:
 
 def _describe(schema: dict[str, Any], model: type) -> None:
     """Add the meaning of every key; the first line of the docstring is that of the whole."""
-    meanings = {name: " ".join(words.split()).replace("``", "") for name, words in ATTRIBUTE.findall(model.__doc__ or "")}
-    schema["description"] = (model.__doc__ or "").partition("\n")[0]
+    text = inspect.getdoc(model) or ""
+    meanings = {name: " ".join(words.split()).replace("``", "") for name, words in ATTRIBUTE.findall(text)}
+    schema["description"] = text.partition("\n")[0]
     for name, field in model.__pydantic_fields__.items():  # type: ignore[attr-defined]
         schema["properties"][field.validation_alias or name]["description"] = meanings[name]
 
