@@ -49,7 +49,16 @@ def _describe(schema: dict[str, Any], model: type) -> None:
     meanings = {name: " ".join(words.split()).replace("``", "") for name, words in ATTRIBUTE.findall(text)}
     schema["description"] = text.partition("\n")[0]
     for name, field in model.__pydantic_fields__.items():  # type: ignore[attr-defined]
-        schema["properties"][field.validation_alias or name]["description"] = meanings[name]
+        key = field.validation_alias or name
+        schema["properties"][key] = {**_given(schema["properties"][key]), "description": meanings[name]}
+
+
+def _given(field: dict[str, Any]) -> dict[str, Any]:
+    """What a key may be where it is given: None is for Python, a file leaves the key out."""
+    kept = [shape for shape in field.get("anyOf", ()) if shape != {"type": "null"}]
+    if len(kept) == len(field.get("anyOf", ())):
+        return field
+    return kept[0] if len(kept) == 1 else {"anyOf": kept}
 
 
 def _entries(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
