@@ -62,10 +62,18 @@ def _options(kind: ArmKind, entry: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}, arm {kind.name} holds keys and values such as {kind.options[0]}: ...; got {given!r}.")
     for key in given:
         refuse_unknown(key, kind.options, f"{where}, arm {kind.name}: the key")
+    refuse_null(given, f"{where}, arm {kind.name}")
     for key, meaning in kind.required.items():
         if key not in given:
             raise UserError(f"{where}: the arm {kind.name} needs {key}, {meaning}.")
     return dict(given)
+
+
+def refuse_null(given: Mapping[str, Any], where: str) -> None:
+    """Raise a :class:`UserError` if a key stands in a file without a value."""
+    empty = [key for key, value in given.items() if value is None]
+    if empty:
+        raise UserError(f"{where}: {empty[0]} has no value; give it one, or leave it out.")
 
 
 def _ratios(kind: ArmKind, given: Mapping[str, Any], where: str) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.ablation.arm_entries import read_arms
+from nnunet_sbldm.ablation.arm_entries import read_arms, refuse_null
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.validation import checked
 from nnunet_sbldm.types import UserError
@@ -29,6 +29,10 @@ def read_study(path: Path) -> Study:
     content, where = _load(path), path.name
     given = isinstance(content, Mapping) and "arms" in content
     study = checked(Study, {**content, "arms": ()} if given else content, where)
+    for name, section in content.items():
+        if isinstance(section, Mapping):
+            refuse_null(section, f"{where}, {name}")
+    refuse_null(content, where)
     return replace(study, arms=read_arms(content["arms"], where), groups=_beside(path, study.groups))
 
 
