@@ -18,6 +18,7 @@ from nnunet_sbldm.ablation.runner import save_table, setting_up
 from nnunet_sbldm.ablation.runs import IDS_FILE, DatasetIds, runs_of
 from nnunet_sbldm.ablation.split import (
     MAX_NAMED,
+    SourceDataset,
     Split,
     make_folders,
     open_source,
@@ -51,10 +52,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
     """
     folder = folder.absolute()
     refuse_other_study(study, folder)
-    if not on_cluster:
-        _refuse_missing_device(study)
-    if study.evaluation.surface_distances and find_spec("monai") is None:
-        raise UserError("surface_distances needs MONAI: pip install 'nnunet-sbldm[benchmarks]', or set it to false.")
+    _refuse_missing_means(study, on_cluster)
     source = open_source(study, folder)
     split = split_cases(study, source)
     _refuse_other_split(split, folder)
@@ -65,15 +63,20 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
         raise UserError(f"The study needs {len(ids.known)} datasets, and nnU-Net numbers at most {LARGEST_ID}: split the study.")
     environment = job_environment(str(folder), study.run.processes)
     with setting_up(jobs, folder):
-        make_folders(folder)
-        write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
-        write_json(folder / SPLIT_FILE, split.to_json())
-        write_json(folder / IDS_FILE, ids.known)
-        for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
-            write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
-        write_test_cases(source, split, folder)
+        _write(study, source, split, ids, folder)
         save_table(jobs, environment, folder)
     return jobs, environment
+
+
+def _write(study: Study, source: SourceDataset, split: Split, ids: DatasetIds, folder: Path) -> None:
+    """Write everything but the table of jobs: what the study is, its datasets and its test cases."""
+    make_folders(folder)
+    write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
+    write_json(folder / SPLIT_FILE, split.to_json())
+    write_json(folder / IDS_FILE, ids.known)
+    for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
+        write_raw_dataset(source, ids.name(subset.key), split.training(subset), folder)
+    write_test_cases(source, split, folder)
 
 
 def described(study: Study) -> dict[str, Any]:
@@ -119,6 +122,14 @@ def _refuse_other_split(split: Split, folder: Path) -> None:
     if other_patients or old.test != split.test or any(old.order[d] != split.order[d] for d in orders):
         raise UserError(f"The cases of the dataset, or their patients, are others than when {folder} was set up: its test cases "
                         "and subsets would change. Restore them, or choose a new folder with -o.")
+
+
+def _refuse_missing_means(study: Study, on_cluster: bool) -> None:
+    """Raise a :class:`UserError` if a library, or a device that this machine should have, is missing."""
+    if not on_cluster:
+        _refuse_missing_device(study)
+    if study.evaluation.surface_distances and find_spec("monai") is None:
+        raise UserError("surface_distances needs MONAI: pip install 'nnunet-sbldm[benchmarks]', or set it to false.")
 
 
 def _refuse_missing_device(study: Study) -> None:
