@@ -7,33 +7,11 @@ import pytest
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from hypothesis import given
 from hypothesis import strategies as st
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from worker_tasks import Cases, KeyLoader
 
-from nnunet_sbldm.mixing.dataset import SHARE_STEPS, SHARE_TOLERANCE, MixedDataset, ReadySource, multiplicities
+from nnunet_sbldm.mixing.dataset import SHARE_STEPS, SHARE_TOLERANCE, MixedDataset, multiplicities
 from nnunet_sbldm.mixing.schedule import SCHEDULES, ratio_at
 from nnunet_sbldm.types import UserError
-
-
-class Cases(ReadySource):
-    """Cases by name alone; loading one returns where it came from."""
-
-    def __init__(self, origin, identifiers):
-        self.origin, self.identifiers, self.gone = origin, list(identifiers), set()
-
-    def load_case(self, identifier):
-        if identifier in self.gone:
-            raise FileNotFoundError(identifier)
-        return self.origin, identifier
-
-
-class KeyLoader(nnUNetDataLoader):
-    """nnU-Net's loader, drawing as it does and looking at nothing of what it loads."""
-
-    def generate_train_batch(self):
-        keys = self.get_indices()
-        for key in keys:
-            self._data.load_case(key)
-        return {"keys": keys}
 
 
 def mixed(num_real, num_synthetic, ratio):

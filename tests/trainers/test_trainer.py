@@ -23,6 +23,7 @@ from nnunet_fixtures import (
     start_trainer,
 )
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from worker_tasks import shape_of
 
 from nnunet_sbldm import trainers
 from nnunet_sbldm.common.files import read_json, write_json
@@ -51,16 +52,12 @@ def test_an_expanded_dataset_at_ratio_0_trains_on_real_cases(dataset):
     assert sorted(np.asarray(train.identifiers)) == sorted(fold_cases(dataset, 0)[0])
 
 
-def _shape(dataset, case_id):
-    return tuple(dataset.load_case(case_id)[0].shape)
-
-
 def test_a_worker_started_afresh_reads_real_and_synthetic_cases(dataset):
     case_ids = fill_pool(dataset, 0, fold_cases(dataset, 0)[0], num_cases=1)
     train, _ = start_trainer(nnUNetTrainerSBLDM, dataset).get_tr_and_val_datasets()
-    real = fold_cases(dataset, 0)[0][0]
+    asked = [(train, fold_cases(dataset, 0)[0][0]), (train, case_ids[0])]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.starmap(_shape, [(train, real), (train, case_ids[0])]) == [_shape(train, real), _shape(train, case_ids[0])]
+        assert pool.starmap(shape_of, asked) == [shape_of(*a) for a in asked]
 
 
 def _losses(trainer_class, dataset, configuration, num_steps=6):

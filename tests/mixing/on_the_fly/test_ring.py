@@ -1,4 +1,3 @@
-import importlib
 import json
 import multiprocessing
 import os
@@ -7,11 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from worker_tasks import identifiers_and_first_properties
 
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, RingWriter, corrupt_cases
@@ -147,16 +146,11 @@ def test_another_writer_takes_over(tmp_path):
     assert RingReader(tmp_path).identifiers == ("case_3", "case_4")
 
 
-def _identifiers(reader):
-    return reader.identifiers, reader.load_case(reader.identifiers[0])[3]
-
-
-def test_a_worker_started_afresh_reads_the_ring(tmp_path, monkeypatch):
+def test_a_worker_started_afresh_reads_the_ring(tmp_path):
     publish(RingWriter(tmp_path, 2, 2), 1)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # workers import this file by its name
-    task = importlib.import_module("test_ring")._identifiers
+    reader = pickle.loads(pickle.dumps(RingReader(tmp_path)))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(task, [pickle.loads(pickle.dumps(RingReader(tmp_path)))]) == (("case_1",), {"value": 1})
+        assert pool.apply(identifiers_and_first_properties, [reader]) == (("case_1",), {"value": 1})
 
 
 def test_readers_racing_with_retirement_never_see_half_a_case(tmp_path):
