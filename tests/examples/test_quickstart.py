@@ -20,6 +20,7 @@ def bare(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(bare):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=TIMEOUT_S, resources={"metadata": {"path": str(bare)}}).execute()
