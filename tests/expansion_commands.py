@@ -10,7 +10,7 @@ from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion.ledger import ProductionSettings
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.quality.gate import Verdict
+from nnunet_sbldm.quality.gate import Reason, Verdict
 
 FAST = ["-p", "nnUNetPlans", "-preset", "nano", "-steps", "3", "-device", "cpu", "--no_gate"]
 PREPROCESS = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints:preprocess_entry"
@@ -51,7 +51,7 @@ def add_tiny_configuration(plans, **extra):
 def judge_by_seed(is_good):
     """A gate that accepts what ``is_good(nearest distance)`` accepts; draws differ in it, so it stands for any rule."""
     return lambda reference, asked, obtained, appearance, distance, real: Verdict(
-        {"distance": distance}, () if is_good(distance) else ("distance too bad",)
+        {"distance": distance}, () if is_good(distance) else (Reason("distance", "the distance is bad"),)
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from nnunet_sbldm.editing.real_lesions import MIN_DISTANCE_SHARE, RealLesions
-from nnunet_sbldm.quality.gate import TINY, Verdict
+from nnunet_sbldm.quality.gate import TINY, Reason, Verdict
 
 MAX_CUT_SHARE = 0.05
 """Of a new lesion's voxels in the fading border of its region: more of them, and the border has cut it off."""
@@ -22,16 +20,16 @@ def judge_edit(real: RealLesions, scores: Mapping[str, float], cut_share: float,
         cut_share: share of the new lesion in the fading border.
         nearest: the most similar real lesion, see :meth:`RealLesions.nearest`.
     """
-    found, reasons = {k: float(v) for k, v in scores.items()}, []
+    reasons = []
     for name, value in scores.items():
         bounds = real.bounds(name)
         if bounds is not None and not bounds[0] <= value <= bounds[1]:
-            reasons.append(f"{name} {value:.3g} obtained, real tissue {bounds[0]:.3g} to {bounds[1]:.3g}")
+            text = f"{name} {value:.3g} obtained, real tissue {bounds[0]:.3g} to {bounds[1]:.3g}"
+            reasons.append(Reason(name, text))
     if cut_share > MAX_CUT_SHARE:
-        reasons.append(f"cut: {cut_share:.0%} of the lesion lies in the border of the region")
-    found["cut_share"] = float(cut_share)
-    copy = _judge_copy(real, nearest)
-    return Verdict({k: v for k, v in {**found, **copy.scores}.items() if np.isfinite(v)}, (*reasons, *copy.reasons))
+        reasons.append(Reason("cut", f"cut: {cut_share:.0%} of the lesion lies in the border of the region"))
+    own = Verdict({**scores, "cut_share": cut_share}, tuple(reasons))
+    return Verdict.of_all((own, _judge_copy(real, nearest)))
 
 
 def _judge_copy(real: RealLesions, nearest: Mapping[str, object]) -> Verdict:
@@ -42,5 +40,5 @@ def _judge_copy(real: RealLesions, nearest: Mapping[str, object]) -> Verdict:
     scores = {"lesion_distance_ratio": distance / max(smallest, TINY)}
     if distance > MIN_DISTANCE_SHARE * smallest:
         return Verdict(scores, ())
-    why = f"copy of the lesion of {nearest['case_id']}: distance {distance:.3g}, real lesions at least {smallest:.3g} apart"
-    return Verdict(scores, (why,))
+    text = f"copy of the lesion of {nearest['case_id']}: distance {distance:.3g}, real lesions at least {smallest:.3g} apart"
+    return Verdict(scores, (Reason("copy", text),))

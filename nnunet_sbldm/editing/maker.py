@@ -32,7 +32,7 @@ from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.appearance import measure_appearance
-from nnunet_sbldm.quality.gate import judge
+from nnunet_sbldm.quality.gate import Verdict, judge
 from nnunet_sbldm.types import OUTSIDE
 
 
@@ -72,14 +72,14 @@ class EditedCases:
         """The real lesion most like the new one; empty where a lesion was removed."""
         return self.real.nearest(lesion_patch(self._normalised(drawn), drawn.focus))
 
-    def judge(self, drawn: EditedDraw, record: SyntheticRecord) -> dict[str, Any]:
+    def judge(self, drawn: EditedDraw, record: SyntheticRecord) -> Verdict:
         """The gate's scores and reasons."""
         plan, spacing_mm = self.generator.plan, self.generator.plan.grid.spacing_mm
         image = self._normalised(drawn)
         appearance = measure_appearance(image, drawn.focus, plan.targets, spacing_mm)
         whole = judge(plan.gate, record.condition_asked, record.condition_obtained, appearance)
         own = judge_edit(self.real, self.scores(drawn), drawn.cut_share, record.nearest_real_case)
-        return {"scores": {**whole.scores, **own.scores}, "reasons": [*whole.reasons, *own.reasons]}
+        return Verdict.of_all((whole, own))
 
     def scores(self, drawn: EditedDraw) -> dict[str, float]:
         """Seams, texture, and whether healthy tissue is where lesions have gone."""

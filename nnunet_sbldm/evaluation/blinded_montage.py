@@ -73,7 +73,7 @@ def _edited_looks(cases: EditedCases, num: int, sampler: SamplerConfig, seed: in
     for i in range(num * MAX_DRAWS_PER_CASE):
         (drawn,) = cases.draw([Request(f"sbldm_{seed + i:05d}", seed + i, {})], replace(sampler, batch_size=1))
         record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
-        if cases.judge(drawn, record)["reasons"]:
+        if not cases.judge(drawn, record).accepted:
             continue
         place = drawn.focus if (drawn.focus > 0).any() else drawn.task.prepared.label
         panel = _panel(cases, cases.generator.plan.intensity.normalised(drawn.image), drawn.label, place)

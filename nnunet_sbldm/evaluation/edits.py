@@ -101,7 +101,7 @@ def evaluate_edits(
         "editing": {**editing.signature(), "num_hosts": len(cases.settings.hosts)},
         "all": summarise_edits(rows),
         "accepted": {**summarise_edits([r for r in rows if r["accepted"]]), "seconds_per_accepted": None},  # rejected cost, too
-        "reasons": dict(Counter(reason.split(" ")[0] for r in rows for reason in r["reasons"]).most_common()),
+        "reasons": dict(Counter(rule for r in rows for rule in r["rules"]).most_common()),
         "real_tissue": real,
         "edits": rows,
     }
@@ -125,21 +125,22 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "kind": drawn.task.choice.kind,
         "host": drawn.task.choice.host,
         "mirrored": drawn.task.choice.transform.mirrored,
-        "accepted": not verdict["reasons"],
-        "reasons": verdict["reasons"],
+        "accepted": verdict.accepted,
+        "reasons": [r.text for r in verdict.reasons],
+        "rules": [r.rule for r in verdict.reasons],
         "seconds": seconds,
         **condition_errors(asked, obtained, cases.generator.plan.targets[0].name),
         "threshold_dice": threshold_dice(cases.generator.plan.intensity.normalised(drawn.image), drawn, cases.generator),
         "seam_in_range": _within(cases, after, "/seam", CENTRAL_PERCENTILES),
         "host_seam_in_range": _within(cases, before, "/seam", CENTRAL_PERCENTILES),
         "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
-        "lesion_halo": max((v for n, v in verdict["scores"].items() if n.endswith("/lesion_halo")), default=None),
+        "lesion_halo": max((v for n, v in verdict.scores.items() if n.endswith("/lesion_halo")), default=None),
         "host_lesion_halo": halo_of_host(drawn, cases.generator),
         **lesion_structure(drawn.image, drawn.focus > 0),
         **{f"host_{k}": v for k, v in lesion_structure(drawn.task.prepared.image, drawn.task.prepared.lesions).items()},
-        "texture_in_range": _within(cases, verdict["scores"], "/lesion_fine", (0, 100)),
+        "texture_in_range": _within(cases, verdict.scores, "/lesion_fine", (0, 100)),
         "unchanged_outside": unchanged_outside(drawn, cases.generator),
-        "scores": verdict["scores"],
+        "scores": verdict.scores,
     }, drawn
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nnunet_sbldm.expansion.destinations import Destination
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
+from nnunet_sbldm.quality.gate import rules_of
 
 REJECTED = "rejected"
 NO_ROOM = "no_room"
@@ -144,8 +145,3 @@ def matches(file: Path, request: Request, job: Job, settings: ProductionSettings
     found = {k: v for k, v in record["sampler"].items() if k not in ROUNDING}
     wanted = {**settings.signature(), **job.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
     return (record["generator_hash"], record["seed"], found) == (job.generator.hash, request.seed, wanted)
-
-
-def rules_of(verdict: Mapping[str, Any]) -> list[str]:
-    """The rules that rejected a draw, by the gate's verdict."""
-    return [reason.split(" ")[0] for reason in verdict.get("reasons", ())]

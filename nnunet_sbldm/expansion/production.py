@@ -29,7 +29,6 @@ from nnunet_sbldm.expansion.ledger import (
     is_decided,
     recorded,
     rejected_folders,
-    rules_of,
 )
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.nearest import NearestRealCase
@@ -38,7 +37,7 @@ from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw, draw, record_of
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.appearance import measure_appearance
-from nnunet_sbldm.quality.gate import judge
+from nnunet_sbldm.quality.gate import Reason, Verdict, judge, rules_of
 from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError
 
 Yardstick: TypeAlias = NearestRealCase | EditedCases
@@ -102,7 +101,7 @@ def judged_draws(
                 start = time.monotonic()
                 closest = maker.nearest(drawn)
                 record = replace(drawn.record(generator, sampler), nearest_real_case=closest)
-                verdict = maker.judge(drawn, record) if settings.use_gate else {}
+                verdict = maker.judge(drawn, record).to_json() if settings.use_gate else {}
                 tally.attempts += 1
                 tally.evaluations += drawn.num_draws
                 tally.reasons.update(rules_of(verdict))
@@ -119,7 +118,7 @@ def judged_draws(
             (request,) = batch  # edits are drawn one by one
             tally.rejected += 1
             tally.reasons[NO_ROOM] += 1
-            verdict = {"scores": {}, "reasons": [f"{NO_ROOM} {e}"]}
+            verdict = Verdict({}, (Reason(NO_ROOM, str(e)),)).to_json()
             yield None, _judged(_record_of_nothing(request, job, sampler), verdict, request, job, settings)
 
 
@@ -145,7 +144,7 @@ class _Maker(Protocol):
 
     def nearest(self, drawn: Any) -> dict[str, Any]: ...
 
-    def judge(self, drawn: Any, record: SyntheticRecord) -> dict[str, Any]: ...
+    def judge(self, drawn: Any, record: SyntheticRecord) -> Verdict: ...
 
 
 def _maker(job: Job, yardstick: Yardstick) -> _Maker:
@@ -167,10 +166,10 @@ class WholeCases:
         """The nearest training case and its distance; empty without real data."""
         return self.real.of(drawn.latent)
 
-    def judge(self, drawn: Draw, record: SyntheticRecord) -> dict[str, Any]:
+    def judge(self, drawn: Draw, record: SyntheticRecord) -> Verdict:
         """The gate's scores and reasons."""
         plan = self.generator.plan
-        verdict = judge(
+        return judge(
             plan.gate,
             record.condition_asked,
             record.condition_obtained,
@@ -178,7 +177,6 @@ class WholeCases:
             record.nearest_real_case.get("latent_distance"),
             self.real.among_real or None,
         )
-        return {"scores": verdict.scores, "reasons": list(verdict.reasons)}
 
 
 def _save_rejected(record: SyntheticRecord, destination: Destination) -> None:

@@ -34,7 +34,8 @@ class SyntheticRecord:
         versions: library versions and device type.
         nearest_real_case: nearest training case and its distance, as measured in latent space.
         condition_told: what the denoiser was told, where that is not what was asked: corrected sizes, or a removed lesion.
-        gate: scores of the quality gate, and the reasons of a rejection.
+        gate: scores of the quality gate, and of a rejection the reasons and the rules, see
+            :meth:`nnunet_sbldm.quality.gate.Verdict.to_json`.
         edit: of an edited host: its id and transform, what was done, and where; empty for whole cases.
     """
 

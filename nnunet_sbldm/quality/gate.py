@@ -8,8 +8,9 @@ the training cases of the generator alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,19 @@ class GateReference:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """One reason to reject a case.
+
+    Attributes:
+        rule: id of the rule that the case breaks: the name of a feature, or a word such as ``copy``.
+        text: what was found and what was allowed.
+    """
+
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The gate's judgement of one synthetic case.
 
@@ -86,12 +100,33 @@ class Verdict:
     """
 
     scores: dict[str, float]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
     @property
     def accepted(self) -> bool:
         """Whether nothing speaks against the case."""
         return not self.reasons
+
+    @staticmethod
+    def of_all(verdicts: Iterable[Verdict]) -> Verdict:
+        """The scores and reasons of several verdicts of one case; scores that are not finite are left out."""
+        verdicts = tuple(verdicts)
+        scores = {k: float(v) for verdict in verdicts for k, v in verdict.scores.items() if math.isfinite(v)}
+        return Verdict(scores, tuple(r for verdict in verdicts for r in verdict.reasons))
+
+    def to_json(self) -> dict[str, Any]:
+        """``scores``, the texts of the ``reasons`` and their ``rules``, for the record of the case."""
+        return {"scores": self.scores, "reasons": [r.text for r in self.reasons], "rules": [r.rule for r in self.reasons]}
+
+
+def rules_of(verdict: Mapping[str, Any]) -> list[str]:
+    """The rules that rejected a case, by the verdict in its record.
+
+    Records of earlier versions have no ``rules``: there, the text of a reason begins with its rule.
+    """
+    if "rules" in verdict:
+        return list(verdict["rules"])
+    return [text.split(" ")[0].rstrip(":") for text in verdict.get("reasons", ())]
 
 
 def fit_gate(conditions: np.ndarray, names: Sequence[str], appearances: Sequence[Mapping[str, float]]) -> GateReference:
@@ -178,8 +213,7 @@ def judge(
         _judge_condition(reference, asked, obtained),
         _judge_distance(nearest_distance, real_distances),
     )
-    scores = {k: float(v) for j in judgements for k, v in j.scores.items() if math.isfinite(v)}
-    return Verdict(scores, tuple(r for j in judgements for r in j.reasons))
+    return Verdict.of_all(judgements)
 
 
 def _judge_bounds(reference: GateReference, measured: Mapping[str, float]) -> Verdict:
@@ -188,13 +222,13 @@ def _judge_bounds(reference: GateReference, measured: Mapping[str, float]) -> Ve
     for name, low in reference.low.items():
         value, high = measured.get(name), reference.high[name]
         if value is None and _feature(name) in (*INTENSITIES, "std"):
-            reasons.append(f"{name} cannot be measured")
+            reasons.append(Reason(name, f"{name} cannot be measured"))
         elif value is not None and not math.isfinite(value):
-            reasons.append(f"{name} is not finite")
+            reasons.append(Reason(name, f"{name} is not finite"))
         elif value is not None:
             scores[name] = value
             if not low <= value <= high:
-                reasons.append(f"{name} {value:.3g} obtained, real cases {low:.3g} to {high:.3g}")
+                reasons.append(Reason(name, f"{name} {value:.3g} obtained, real cases {low:.3g} to {high:.3g}"))
     return Verdict(scores, tuple(reasons))
 
 
@@ -205,14 +239,15 @@ def _judge_condition(reference: GateReference, asked: Mapping[str, float], obtai
         wanted = target == ANATOMY or round(asked.get(f"{target}/presence", 1.0)) == 1
         found = target == ANATOMY or obtained.get(f"{target}/presence") == 1
         if wanted != found:
-            reasons.append(f"{target} is missing, but was asked" if wanted else f"{target} is there, but was not asked")
+            text = f"{target} is missing, but was asked" if wanted else f"{target} is there, but was not asked"
+            reasons.append(Reason(f"{target}/presence", text))
     for name, tolerance in reference.tolerance.items():
         if name not in asked or name not in obtained:
             continue
         error = abs(_scaled(name, obtained[name]) - _scaled(name, asked[name])) / tolerance
         scores[f"error/{name}"] = error
         if error > 1 and _feature(name) in BINDING:
-            reasons.append(f"{name} {obtained[name]:.3g} obtained, {asked[name]:.3g} asked")
+            reasons.append(Reason(name, f"{name} {obtained[name]:.3g} obtained, {asked[name]:.3g} asked"))
     return Verdict(scores, tuple(reasons))
 
 
@@ -224,4 +259,5 @@ def _judge_distance(nearest: float | None, real: Sequence[float] | None) -> Verd
     scores = {"distance_ratio": nearest / max(smallest, TINY)}
     if nearest > MIN_DISTANCE_SHARE * smallest:
         return Verdict(scores, ())
-    return Verdict(scores, (f"copy of a training case: distance {nearest:.3g}, training cases at least {smallest:.3g} apart",))
+    text = f"copy of a training case: distance {nearest:.3g}, training cases at least {smallest:.3g} apart"
+    return Verdict(scores, (Reason("copy", text),))

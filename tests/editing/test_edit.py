@@ -40,6 +40,7 @@ from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
+from nnunet_sbldm.quality.gate import Reason, Verdict
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
 
@@ -178,8 +179,10 @@ def test_a_copied_lesion_is_found_under_flips_and_shifts_and_another_is_not():
     assert lesion_distance(patch, other) > 0.05
     real = RealLesions(0.0, {}, {"a": patch, "b": other}, lesion_distance(patch, other))
     (reason,) = judge_edit(real, {}, 0.0, real.nearest(moved)).reasons
-    assert reason.startswith("copy of the lesion of a: distance")
-    assert judge_edit(real, {}, 0.2, {}).reasons == ("cut: 20% of the lesion lies in the border of the region",)
+    assert reason.rule == "copy"
+    assert reason.text.startswith("copy of the lesion of a: distance")
+    (cut,) = judge_edit(real, {}, 0.2, {}).reasons
+    assert cut == Reason("cut", "cut: 20% of the lesion lies in the border of the region")
 
 
 # --- hosts -----------------------------------------------------------------------------------------------------------
@@ -611,7 +614,7 @@ def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator
     assert set(cases.real.patches) <= set(cases.settings.hosts)
     with pytest.raises(UserError, match="ask for fewer with -n"):
         write_blinded_montage(generator, phantom_dataset, settings, 9, SAMPLER, tmp_path)
-    monkeypatch.setattr(module.EditedCases, "judge", lambda *_: {"scores": {}, "reasons": []})
+    monkeypatch.setattr(module.EditedCases, "judge", lambda *_: Verdict({}, ()))
     picture = write_blinded_montage(generator, phantom_dataset, settings, 3, SAMPLER, tmp_path)
     key = read_json(tmp_path / "key.json")
     assert picture.is_file()

@@ -126,10 +126,11 @@ def test_equal_seeds_give_equal_numbers(result, generator, phantom_dataset, tmp_
 def accept_seeds(monkeypatch, accepted):
     """A gate that accepts the draws whose number, in order, is among ``accepted``."""
     from nnunet_sbldm.expansion import production
-    from nnunet_sbldm.quality.gate import Verdict
+    from nnunet_sbldm.quality.gate import Reason, Verdict
 
     number = iter(range(1000))
-    monkeypatch.setattr(production, "judge", lambda *_: Verdict({}, () if next(number) in accepted else ("size is odd",)))
+    odd = Reason("size", "the size is odd")
+    monkeypatch.setattr(production, "judge", lambda *_: Verdict({}, () if next(number) in accepted else (odd,)))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion import production
 from nnunet_sbldm.expansion.pool import fill_pool
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.quality.gate import Verdict
+from nnunet_sbldm.quality.gate import Reason, Verdict
 from nnunet_sbldm.types import UnfitGeneratorError
 
 
@@ -48,7 +48,7 @@ def test_parts_that_run_at_the_same_time_are_judged_together(job, phantom_datase
     def judge(*_):
         if others:  # the other part begins and ends while this one is at its first case
             made.append(fill_pool(phantom_dataset, [job], ["3d_fullres"], others.pop()))
-        return Verdict({}, ("mask too bad",))
+        return Verdict({}, (Reason("mask", "the mask is bad"),))
 
     monkeypatch.setattr(production, "judge", judge)
     with pytest.raises(UnfitGeneratorError, match="gave up 6 of 6 cases"):

@@ -19,7 +19,7 @@ from nnunet_sbldm.expansion.prepare import edit_job
 from nnunet_sbldm.expansion.production import produce
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER
-from nnunet_sbldm.quality.gate import Verdict
+from nnunet_sbldm.quality.gate import Reason, Verdict
 from nnunet_sbldm.types import UnfitGeneratorError
 
 
@@ -37,7 +37,7 @@ def test_given_up_requests_are_remembered_and_left_out(job, phantom_dataset, des
 
     def judge(reference, asked, obtained, appearance, distance, real):
         bad = first.setdefault("asked", asked) == asked and first.setdefault("n", 0) == 0
-        return Verdict({}, ("mask too bad",) if bad else ())
+        return Verdict({}, (Reason("mask", "the mask is bad"),) if bad else ())
 
     monkeypatch.setattr(production, "judge", judge)
     settings = replace(QUICK, max_attempts=1)

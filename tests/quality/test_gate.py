@@ -15,7 +15,7 @@ from nnunet_sbldm.data.conditions import Target, as_dict, feature_names, measure
 from nnunet_sbldm.data.phantom import make_phantom_case
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.quality.appearance import mask_and_shell, measure_appearance
-from nnunet_sbldm.quality.gate import GateReference, fit_gate, judge
+from nnunet_sbldm.quality.gate import GateReference, Reason, Verdict, fit_gate, judge, rules_of
 from nnunet_sbldm.types import OUTSIDE
 
 TARGETS = (Target("tumour", (1, 2)), Target("core", (2,)))
@@ -52,9 +52,16 @@ def reference(num_cases=12):
 
 def reasons(image, label, asked=None, nearest_distance=0.9):
     asked = condition_of(label) if asked is None else asked
-    return judge(
-        reference(), asked, condition_of(label), appearance_of(image, label), nearest_distance, REAL_DISTANCES
-    ).reasons
+    verdict = judge(reference(), asked, condition_of(label), appearance_of(image, label), nearest_distance, REAL_DISTANCES)
+    return verdict.reasons
+
+
+def texts(*args, **kwargs):
+    return [r.text for r in reasons(*args, **kwargs)]
+
+
+def rules(*args, **kwargs):
+    return {r.rule for r in reasons(*args, **kwargs)}
 
 
 @pytest.fixture
@@ -83,13 +90,13 @@ def test_an_inverted_contrast_is_named(diseased):
     for channel in wrong:
         shell = mask_and_shell(label > 0, label != OUTSIDE, SPACING_MM)[1]
         channel[label > 0] = 2 * channel[shell].mean() - channel[label > 0]
-    assert any(r.startswith("tumour/channel_0/contrast") for r in reasons(wrong, label))
+    assert "tumour/channel_0/contrast" in rules(wrong, label)
 
 
 def test_a_mask_that_the_image_does_not_show_is_named(diseased):
     image, label = diseased
     mirrored = np.where(label == OUTSIDE, OUTSIDE, np.maximum(np.flip(label, axis=(1, 2)), 0)).astype(np.int16)
-    assert any(r.startswith("tumour/channel_0/contrast") for r in reasons(image, mirrored))
+    assert "tumour/channel_0/contrast" in rules(image, mirrored)
 
 
 def test_a_tumour_ten_times_too_large_is_named(diseased):
@@ -97,18 +104,19 @@ def test_a_tumour_ten_times_too_large_is_named(diseased):
     asked = condition_of(label)
     asked["tumour/volume_ml"] /= 10
     obtained, wanted = condition_of(label)["tumour/volume_ml"], asked["tumour/volume_ml"]
-    assert f"tumour/volume_ml {obtained:.3g} obtained, {wanted:.3g} asked" in reasons(image, label, asked)
+    assert f"tumour/volume_ml {obtained:.3g} obtained, {wanted:.3g} asked" in texts(image, label, asked)
     grown = label.copy()
     grown[3:-3, 5:-5, 5:-5] = np.where(label[3:-3, 5:-5, 5:-5] == OUTSIDE, OUTSIDE, 1)
-    assert any(r.startswith("tumour/volume_ml") and "real cases" in r for r in reasons(image, grown))
+    assert any(r.rule == "tumour/volume_ml" and "real cases" in r.text for r in reasons(image, grown))
 
 
 def test_a_missing_and_an_unasked_label_are_named(diseased):
     image, label = diseased
     without_core = np.where(label == 2, 1, label).astype(np.int16)
-    assert "core is missing, but was asked" in reasons(image, without_core, condition_of(label))
-    assert "core is missing, but was asked" in reasons(image, without_core, {"core/volume_ml": 2.0})
-    assert "core is there, but was not asked" in reasons(image, label, condition_of(without_core))
+    missing = Reason("core/presence", "core is missing, but was asked")
+    assert missing in reasons(image, without_core, condition_of(label))
+    assert missing in reasons(image, without_core, {"core/volume_ml": 2.0})
+    assert Reason("core/presence", "core is there, but was not asked") in reasons(image, label, condition_of(without_core))
 
 
 def test_features_that_were_not_asked_may_be_anything(diseased):
@@ -118,8 +126,7 @@ def test_features_that_were_not_asked_may_be_anything(diseased):
 
 def test_a_copy_of_a_training_case_is_named_and_without_real_data_not_looked_for(diseased):
     image, label = diseased
-    assert reasons(image, label, nearest_distance=0.0)[0].startswith("copy of a training case")
-    assert reasons(image, label, nearest_distance=0.39)[0].startswith("copy of a training case")
+    assert rules(image, label, nearest_distance=0.0) == rules(image, label, nearest_distance=0.39) == {"copy"}
     assert reasons(image, label, nearest_distance=0.41) == ()
     condition, appearance = condition_of(label), appearance_of(image, label)
     assert "distance_ratio" not in judge(reference(), condition, condition, appearance).scores
@@ -129,9 +136,7 @@ def test_a_copy_of_a_training_case_is_named_and_without_real_data_not_looked_for
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_constant_and_a_broken_image_are_named(diseased, value):
     _, label = diseased
-    found = reasons(np.full((2, *label.shape), value, np.float32), label)
-    assert any(r.startswith("channel_0/std") for r in found)
-    assert any(r.startswith("channel_1/std") for r in found)
+    assert {"channel_0/std", "channel_1/std"} <= rules(np.full((2, *label.shape), value, np.float32), label)
 
 
 def test_an_image_without_anatomy_is_named(diseased):
@@ -139,7 +144,19 @@ def test_an_image_without_anatomy_is_named(diseased):
     empty = np.full_like(label, OUTSIDE)
     assert appearance_of(image, empty) == {}
     verdict = judge(reference(), {}, condition_of(empty), {})
-    assert "channel_0/mean cannot be measured" in verdict.reasons
+    assert Reason("channel_0/mean", "channel_0/mean cannot be measured") in verdict.reasons
+
+
+def test_a_record_names_the_rules_and_one_of_an_earlier_version_is_understood():
+    verdict = Verdict.of_all((
+        Verdict({"a": 1.0, "b": np.nan}, (Reason("tumour/volume_ml", "tumour/volume_ml 9 obtained, 5 asked"),)),
+        Verdict({}, (Reason("cut", "cut: 20% of the lesion lies in the border of the region"),)),
+    ))
+    written = verdict.to_json()
+    assert written["scores"] == {"a": 1.0}
+    assert rules_of(written) == ["tumour/volume_ml", "cut"]
+    assert rules_of({"reasons": written["reasons"]}) == ["tumour/volume_ml", "cut"]
+    assert rules_of({}) == rules_of({"scores": {}, "reasons": [], "rules": []}) == []
 
 
 def test_bounds_let_few_further_real_cases_out_however_few_there_are_to_fit():
