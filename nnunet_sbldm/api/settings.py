@@ -66,10 +66,10 @@ class SampleSettings:
         Raises:
             UserError: the model has no such label.
         """
-        from nnunet_sbldm.generator.requests import Request, asked_features
+        from nnunet_sbldm.generator.requests import Request
 
         seed = self.seed + number
-        return Request(f"sbldm_{seed:05d}", seed, asked_features(plan, self.entry, seed), self.diversity)
+        return Request(f"sbldm_{seed:05d}", seed, self.entry.features(plan, seed), self.diversity)
 
 
 def described(description: Mapping[str, Any]) -> SpecEntry:

@@ -10,6 +10,8 @@ from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editi
 from nnunet_sbldm.cli.options import announce_licence, device_argument, model_argument, sampler_arguments
 from nnunet_sbldm.common.commands import Parser, count, number, positive, run
 
+DESCRIPTION = ("label", "volume_ml", "centroid", "extent_mm", "sphericity", "num_components")
+
 
 def sample_entry(argv: Sequence[str] | None = None) -> None:
     """``sbldm_sample``: write synthetic cases and a montage into a folder."""
@@ -19,6 +21,16 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", type=count, default=4, help="[OPTIONAL] number of cases. Default: 4")
     edit_arguments(parser)
     host_dataset_arguments(parser)
+    description_arguments(parser)
+    sampler_arguments(parser)
+    device_argument(parser)
+    args = parser.parse_args(argv)
+    run(lambda: _sample(args))
+
+
+def description_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the cases shall be like: fields of :class:`nnunet_sbldm.generator.spec.SpecEntry`, named by ``DESCRIPTION``."""
+    xyz = ("X", "Y", "Z")
     parser.add_argument(
         "-label", metavar="L", help="[OPTIONAL] label (number or name) to ask for; the following describe it. Default: the first"
     )
@@ -27,27 +39,28 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
         "-centroid",
         type=number,
         nargs=3,
-        metavar=("X", "Y", "Z"),
+        metavar=xyz,
         help="[OPTIONAL] centre of that label, as fractions of the imaged anatomy along x, y and z of the file",
     )
-    sampler_arguments(parser)
-    device_argument(parser)
-    args = parser.parse_args(argv)
-    run(lambda: _sample(args))
+    parser.add_argument(
+        "-extent_mm", type=positive, nargs=3, metavar=xyz, help="[OPTIONAL] extent of that label along x, y and z of the file"
+    )
+    parser.add_argument(
+        "-sphericity", type=number, metavar="S", help="[OPTIONAL] surface of the ball of equal volume over its surface, 0 to 1"
+    )
+    parser.add_argument("-num_components", type=count, metavar="N", help="[OPTIONAL] number of its connected components")
 
 
 def _sample(args: argparse.Namespace) -> None:
     from nnunet_sbldm.api.model import SBLDM
     from nnunet_sbldm.api.samples import write_samples
-    from nnunet_sbldm.api.settings import SampleSettings
+    from nnunet_sbldm.api.settings import SampleSettings, described
     from nnunet_sbldm.common.progress import progress
-    from nnunet_sbldm.generator.spec import SpecEntry
 
     model = SBLDM.load(args.m, args.device)
     announce_licence(model.folder)
     editing = editing_of(args)
-    volume_ml = args.volume_ml and (args.volume_ml, args.volume_ml)
-    entry = SpecEntry(label=args.label, volume_ml=volume_ml, centroid=args.centroid and tuple(args.centroid))
+    entry = described({name: getattr(args, name) for name in DESCRIPTION})
     settings = SampleSettings(args.n, entry, args.seed, args.diversity, edit_sampler_of(args, model.device.type))
     hosts = model.hosts(editing, args.d, args.p) if editing else None
     samples = progress(model.draw(settings, hosts), "editing" if editing else "sampling", args.n)

@@ -1,17 +1,27 @@
-"""What an evaluation calls good enough: one set of targets by default, another for a dataset that needs its own."""
+"""What an evaluation calls good enough: one set of goals by default, another for a dataset that needs its own.
+
+``python -m nnunet_sbldm.evaluation.goals`` prints the JSON Schema of a file of goals; docs/reference/goals.schema.json is what it
+printed.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+import json
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from nnunet_sbldm.common.files import read_user_json
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.common.json_schema import DIALECT, schema_of
+from nnunet_sbldm.common.validation import FILE, MustBe, checked
+
+Goal = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), MustBe("a number from 0")]
 
 
-@dataclass(frozen=True)
-class QualityTargets:
+@dataclass(frozen=True, config=FILE)
+class QualityGoals:
     """Numbers to reach; every one of them stands in the report beside the number it judges.
 
     The last three compare with the same number of real cases and hold for any dataset. How well size and place can be
@@ -27,29 +37,29 @@ class QualityTargets:
         min_memorisation_ratio: median nearest distance of synthetic cases over that of held-out cases.
     """
 
-    min_volume_correlation: float = 0.9
-    max_centroid_error: float = 0.05
-    max_floor_multiple: float = 2.0
-    max_coherence_deviation: float = 0.1
-    min_memorisation_ratio: float = 0.9
+    min_volume_correlation: Goal = 0.9
+    max_centroid_error: Goal = 0.05
+    max_floor_multiple: Goal = 2.0
+    max_coherence_deviation: Goal = 0.1
+    min_memorisation_ratio: Goal = 0.9
 
 
-DEFAULT_TARGETS = QualityTargets()
+DEFAULT_GOALS = QualityGoals()
 
 
-def read_targets(file: Path) -> QualityTargets:
-    """Targets from a JSON object; those it leaves out keep their default.
+def read_goals(file: Path) -> QualityGoals:
+    """Goals from a JSON object; those it leaves out keep their default.
 
     Raises:
         UserError: no such file, no JSON object, unknown name, or not a number from 0.
     """
-    value = read_user_json(file, "-targets")
-    names = [f.name for f in fields(QualityTargets)]
-    if not isinstance(value, dict):
-        raise UserError(f"-targets {file} holds a {type(value).__name__}; expected a JSON object with any of {', '.join(names)}.")
-    for name, number in value.items():
-        if name not in names:
-            raise UserError(f"-targets {file} names {name}; expected any of {', '.join(names)}.")
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-            raise UserError(f"-targets {file} gives {name} the value {number!r}; expected a number from 0.")
-    return QualityTargets(**{name: float(number) for name, number in value.items()})
+    return checked(QualityGoals, read_user_json(file, "-targets"), f"-targets {file}")
+
+
+def goals_schema() -> dict[str, Any]:
+    """JSON Schema of a file of goals."""
+    return {"$schema": DIALECT, **schema_of(QualityGoals)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(goals_schema(), indent=1))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnunet_sbldm.common.seeds import derived_seed
-from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
+from nnunet_sbldm.data.conditions import FEATURES
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.spec import SpecEntry
@@ -108,7 +108,7 @@ def plan_requests(
         case_id, seed = f"sbldm_f{fold}_{i:04d}", seed_of(wish.seed, fold, i)
         if case_id in taken_ids:
             raise UserError(f"The dataset has a real case named {case_id}; rename it, synthetic cases need that name.")
-        asked = asked_features(plan, entry, seed, origin)
+        asked = entry.features(plan, seed, origin)
         if rare:
             asked.setdefault(f"{rare[i]}/{FEATURES[0]}", 1.0)
         requests.append(Request(case_id, seed, asked, wish.diversity))
@@ -132,54 +132,7 @@ def _entries(fold: Fold, num_training_cases: int, wish: Wish) -> list[tuple[str,
     return [("-label", SpecEntry(label=wish.label, volume_ml=wish.size_range_ml))] * count
 
 
-# --- features ------------------------------------------------------------------------------------------------------
-
-
-def asked_features(plan: GeneratorPlan, entry: SpecEntry, seed: int = 0, origin: str = "-label") -> dict[str, float]:
-    """Condition features that an entry asks for.
-
-    Args:
-        plan: its targets name the features, its grid says which axis of the file is which axis of the plan.
-        entry: what is asked; a label alone asks for its presence.
-        seed: seed of the request, decides a volume that is given as a range.
-        origin: where the label came from, for the refusal.
-
-    Returns:
-        Feature name -> value in physical units.
-
-    Raises:
-        UserError: the plan has no such label.
-    """
-    if entry.label is None and entry.presence is None and not entry.describes():
-        return {}
-    name = target_named(plan.targets, entry.label, origin).name
-    asked: dict[str, float] = {FEATURES[0]: float(entry.presence is not False)}
-    if entry.volume_ml is not None:
-        asked["volume_ml"] = _log_uniform(*entry.volume_ml, np.random.default_rng([seed, 2]))
-    for values, pattern in ((entry.centroid, "centroid_{}"), (entry.extent_mm, "extent_{}_mm")):
-        if values is not None:
-            zyx = values[::-1]
-            asked |= {pattern.format(a): zyx[i] for a, i in zip(AXES, plan.grid.transpose_forward, strict=True)}
-    if entry.sphericity is not None:
-        asked["sphericity"] = entry.sphericity
-    if entry.num_components is not None:
-        asked["num_components"] = float(entry.num_components)
-    return {f"{name}/{feature}": value for feature, value in asked.items()}
-
-
-def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    return low if low == high else min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
-
-
-def target_named(targets: Sequence[Target], label: str | None, origin: str) -> Target:
-    """The target of that name, else of that label value, else the first region that holds it; None is the first target."""
-    if label is None:
-        return targets[0]
-    exact = [t for t in targets if t.name == label] + [t for t in targets if label == ",".join(map(str, t.label_values))]
-    matching = exact + [t for t in targets if label in map(str, t.label_values)]
-    if not matching:
-        raise UserError(f"{origin} {label} is none of {', '.join(t.name for t in targets)}.")
-    return matching[0]
+# --- warnings ------------------------------------------------------------------------------------------------------
 
 
 def range_warnings(plan: GeneratorPlan, asked: Iterable[Mapping[str, float]]) -> list[str]:

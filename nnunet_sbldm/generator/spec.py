@@ -1,54 +1,149 @@
-"""``spec.json``: which synthetic cases a user asks for, entry by entry, read and checked before anything is made.
+"""What a synthetic case can be asked to be like: the keywords of Python, the options of ``sbldm_sample``, the entries of a file.
 
-A list of objects. ``count`` is required; everything else is optional and describes one label::
+``spec.json`` is a list of such entries. ``count`` is required; everything else is optional and describes one label::
 
     [{"count": 20, "label": "core", "volume_ml": [2, 15]},
      {"count": 5, "label": 3, "volume_ml": 40, "centroid": [0.3, 0.5, 0.6]},
      {"count": 3, "label": "core", "presence": false}]
+
+``python -m nnunet_sbldm.generator.spec`` prints its JSON Schema; docs/reference/spec.schema.json is what it printed.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic.dataclasses import dataclass
 
 from nnunet_sbldm.common.files import read_user_json
+from nnunet_sbldm.common.json_schema import DIALECT, schema_of
+from nnunet_sbldm.common.validation import FILE, MustBe, checked
+from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
 from nnunet_sbldm.types import UserError
 
+if TYPE_CHECKING:
+    from nnunet_sbldm.generator.plan import GeneratorPlan
 
-@dataclass(frozen=True)
+DESCRIBING = ("volume_ml", "centroid", "extent_mm", "sphericity", "num_components")
+VOLUME_STREAM = 2
+
+
+# --- fields --------------------------------------------------------------------------------------------------------
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError
+    return str(value)
+
+
+def _both_ends(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value, value)
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError
+    return ends
+
+
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_RANGE = {"anyOf": [_POSITIVE, {"type": "array", "items": _POSITIVE, "minItems": 2, "maxItems": 2}]}
+_Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+_Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_Whole = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[_Whole, MustBe("a whole number from 1")]
+Label = Annotated[str, BeforeValidator(_label), MustBe("the name or the number of a label"),
+                  WithJsonSchema({"type": ["string", "integer"]})]
+Presence = Annotated[bool, Field(strict=True), MustBe("true or false")]
+Volume = Annotated[tuple[_Positive, _Positive], BeforeValidator(_both_ends), AfterValidator(_ascending),
+                   MustBe("a number above 0, or [low, high] with 0 < low <= high"), WithJsonSchema(_RANGE)]
+Centroid = Annotated[tuple[_Fraction, _Fraction, _Fraction], MustBe("[x, y, z], fractions of the anatomy from 0 to 1")]
+Extent = Annotated[tuple[_Positive, _Positive, _Positive], MustBe("[x, y, z], numbers above 0")]
+Sphericity = Annotated[_Fraction, MustBe("a number from 0 to 1")]
+
+
+@dataclass(frozen=True, config=FILE)
 class SpecEntry:
     """What some synthetic cases shall be like; whatever is None is left to the condition model.
 
     Attributes:
         count: how many cases.
-        label: name or number of the label that the rest describes; None is the first.
+        label: name or number of the label that the rest describes; left out, it is the first.
         presence: whether the label is there; describing it in any other way asks for its presence.
-        volume_ml: range of its volume; each case draws its own, log-uniformly. Equal ends give that volume.
+        volume_ml: range of its volume; each case draws its own, log-uniformly. One number, or equal ends, give that volume.
         centroid: its centre along x, y, z of the file, as fractions of the imaged anatomy.
         extent_mm: its extent along x, y, z of the file.
         sphericity: surface of the ball of equal volume over its surface, 0 to 1.
         num_components: number of its connected components.
     """
 
-    count: int = 1
-    label: str | None = None
-    presence: bool | None = None
-    volume_ml: tuple[float, float] | None = None
-    centroid: tuple[float, float, float] | None = None
-    extent_mm: tuple[float, float, float] | None = None
-    sphericity: float | None = None
-    num_components: int | None = None
+    count: Count = 1
+    label: Label | None = None
+    presence: Presence | None = None
+    volume_ml: Volume | None = None
+    centroid: Centroid | None = None
+    extent_mm: Extent | None = None
+    sphericity: Sphericity | None = None
+    num_components: Count | None = None
 
     def describes(self) -> list[str]:
         """Names of the fields, other than count, label and presence, that are given."""
-        fields = ("volume_ml", "centroid", "extent_mm", "sphericity", "num_components")
-        return [f for f in fields if getattr(self, f) is not None]
+        return [name for name in DESCRIBING if getattr(self, name) is not None]
+
+    def features(self, plan: GeneratorPlan, seed: int = 0, origin: str = "-label") -> dict[str, float]:
+        """Condition features that are asked for.
+
+        Args:
+            plan: its targets name the features, its grid says which axis of the file is which axis of the plan.
+            seed: seed of the case, decides a volume that is given as a range.
+            origin: where the label came from, for the refusal.
+
+        Returns:
+            Feature name -> value in physical units; a label alone asks for its presence.
+
+        Raises:
+            UserError: the plan has no such label.
+        """
+        if self.label is None and self.presence is None and not self.describes():
+            return {}
+        name = target_named(plan.targets, self.label, origin).name
+        asked: dict[str, float] = {FEATURES[0]: float(self.presence is not False)}
+        if self.volume_ml is not None:
+            asked["volume_ml"] = _log_uniform(*self.volume_ml, np.random.default_rng([seed, VOLUME_STREAM]))
+        for values, pattern in ((self.centroid, "centroid_{}"), (self.extent_mm, "extent_{}_mm")):
+            if values is not None:
+                zyx = values[::-1]
+                asked |= {pattern.format(a): zyx[i] for a, i in zip(AXES, plan.grid.transpose_forward, strict=True)}
+        if self.sphericity is not None:
+            asked["sphericity"] = self.sphericity
+        if self.num_components is not None:
+            asked["num_components"] = float(self.num_components)
+        return {f"{name}/{feature}": value for feature, value in asked.items()}
+
+
+def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    return low if low == high else min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+
+
+def target_named(targets: Sequence[Target], label: str | None, origin: str) -> Target:
+    """The target of that name, else of that label value, else the first region that holds it; None is the first target."""
+    if label is None:
+        return targets[0]
+    exact = [t for t in targets if t.name == label] + [t for t in targets if label == ",".join(map(str, t.label_values))]
+    matching = exact + [t for t in targets if label in map(str, t.label_values)]
+    if not matching:
+        raise UserError(f"{origin} {label} is none of {', '.join(t.name for t in targets)}.")
+    return matching[0]
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_spec(file: Path) -> tuple[SpecEntry, ...]:
@@ -73,91 +168,29 @@ def read_entry(value: Any, where: str) -> SpecEntry:
     Raises:
         UserError: what is wrong with it.
     """
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise UserError(f'{where}: expected an object such as {{"count": 10}}; got {json.dumps(value)}.')
-    for key in value:
-        if key not in _FIELDS:
-            nearest = difflib.get_close_matches(key, _FIELDS, 1, cutoff=0)
-            raise UserError(f"{where}: unknown key {key!r}, did you mean {nearest[0]!r}? Valid are {', '.join(_FIELDS)}.")
+    entry = checked(SpecEntry, value, where)
+    empty = [key for key, given in value.items() if given is None]
+    if empty:
+        raise UserError(f"{where}: {empty[0]} is null; leave it out, or give it a value.")
     if "count" not in value:
         raise UserError(f"{where}: count is missing; it says how many cases to make.")
-    entry = SpecEntry(**{key: _read_field(key, v, where) for key, v in value.items()})
     if entry.presence is False and entry.describes():
         raise UserError(f"{where}: an absent label (presence false) has no {entry.describes()[0]}; leave out one of the two.")
     return entry
 
 
-def _read_field(key: str, value: Any, where: str) -> Any:
-    parse, expected = _FIELDS[key]
-    try:
-        return parse(value)
-    except ValueError:
-        raise UserError(f"{where}: {key} must be {expected}; got {json.dumps(value)}.") from None
+def spec_schema() -> dict[str, Any]:
+    """JSON Schema of ``spec.json``."""
+    entry = schema_of(SpecEntry)
+    for field in entry["properties"].values():  # None is for Python: a file leaves the key out
+        if "anyOf" in field and field.get("default", 0) is None:
+            kept = [kind for kind in field.pop("anyOf") if kind != {"type": "null"}]
+            field |= kept[0] if len(kept) == 1 else {"anyOf": kept}
+        field.pop("default", None)
+    return {"$schema": DIALECT, "title": "spec.json", "type": "array", "minItems": 1, "items": {**entry, "required": ["count"]}}
 
 
-# --- fields: each parser returns the field's value or raises ValueError ----------------------------------------------
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
-
-
-def _positive(value: Any) -> float:
-    if _number(value) <= 0:
-        raise ValueError
-    return float(value)
-
-
-def _fraction(value: Any) -> float:
-    if not 0 <= _number(value) <= 1:
-        raise ValueError
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError
-    return value
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError
-    return str(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _range(value: Any) -> tuple[float, float]:
-    low, high = map(_positive, value if isinstance(value, list) else (value, value))
-    if low > high:
-        raise ValueError
-    return low, high
-
-
-def _triple(parse: Callable[[Any], float]) -> Callable[[Any], tuple[float, float, float]]:
-    def parse_all(value: Any) -> tuple[float, float, float]:
-        if not isinstance(value, list):
-            raise ValueError
-        x, y, z = map(parse, value)
-        return x, y, z
-
-    return parse_all
-
-
-_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "count": (_whole, "a whole number from 1"),
-    "label": (_label, "the name or the number of a label"),
-    "presence": (_flag, "true or false"),
-    "volume_ml": (_range, "a number above 0, or [low, high] with 0 < low <= high"),
-    "centroid": (_triple(_fraction), "[x, y, z], fractions of the anatomy from 0 to 1"),
-    "extent_mm": (_triple(_positive), "[x, y, z], numbers above 0"),
-    "sphericity": (_fraction, "a number from 0 to 1"),
-    "num_components": (_whole, "a whole number from 1"),
-}
+if __name__ == "__main__":
+    print(json.dumps(spec_schema(), indent=1))

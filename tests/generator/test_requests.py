@@ -1,49 +1,28 @@
 """Requests: a larger count extends a smaller one, every fold has its own, and what is asked is what was written."""
 
-import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_plans import plan_of
 
-from nnunet_sbldm.data.conditions import FEATURES, Target, feature_names
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.requests import (
     Wish,
     apportion,
-    asked_features,
     balanced_labels,
     plan_requests,
     range_warnings,
-    target_named,
 )
 from nnunet_sbldm.generator.sampling import condition_of
-from nnunet_sbldm.generator.spec import SpecEntry, read_spec
+from nnunet_sbldm.generator.spec import SpecEntry
 from nnunet_sbldm.types import UserError
-
-WHOLE, CORE = Target("whole", (1, 2, 3)), Target("core", (3,))
 
 
 @pytest.fixture
 def plan(generator):
     return generator.plan
-
-
-def plan_of(plan, presence):
-    """The plan with two targets, present in the given training cases ([cases, 2])."""
-    names = tuple(feature_names([WHOLE, CORE]))
-    anatomy = [100.0] * (len(names) - 2 * len(FEATURES))
-    table = [[v for p in row for v in [float(p)] + [1.0 if p else None] * (len(FEATURES) - 1)] + anatomy for row in presence]
-    scaling = replace(plan.condition_scaling, names=names, mean=(0.0,) * len(names), std=(1.0,) * len(names))
-    return replace(plan, targets=(WHOLE, CORE), condition_scaling=scaling, condition_table=tuple(map(tuple, table)))
-
-
-def written(tmp_path, value):
-    file = tmp_path / "spec.json"
-    file.write_text(value if isinstance(value, str) else json.dumps(value))
-    return file
 
 
 # --- counts, ids and seeds -----------------------------------------------------------------------------------------
@@ -157,97 +136,3 @@ def test_a_size_range_of_the_balanced_label_is_kept(plan):
     plan = plan_of(plan, [[1, 0], [1, 1]])
     wish = Wish(num_cases=6, balance=True, size_range_ml=(2.0, 2.0), label="core")
     assert all(r.asked["core/volume_ml"] == 2 for r in plan_requests(plan, 0, 8, wish, []))
-
-
-# --- features and spec ---------------------------------------------------------------------------------------------
-
-
-def test_x_y_z_of_the_file_become_the_axes_of_the_plan(plan):
-    turned = replace(plan, grid=replace(plan.grid, transpose_forward=(2, 0, 1)))  # D, H, W are x, z, y of the file
-    asked = asked_features(turned, SpecEntry(centroid=(0.1, 0.2, 0.3), extent_mm=(10.0, 20.0, 30.0)))
-    assert [asked[f"tumour/centroid_{a}"] for a in "dhw"] == [0.1, 0.3, 0.2]
-    assert [asked[f"tumour/extent_{a}_mm"] for a in "dhw"] == [10, 30, 20]
-
-
-def test_a_label_is_found_by_name_then_by_its_own_number_then_as_part_of_a_region():
-    targets = [WHOLE, CORE]
-    assert [target_named(targets, t, "-label").name for t in (None, "core", "3", "2")] == ["whole", "core", "core", "whole"]
-    with pytest.raises(UserError, match="-label 7 is none of whole, core"):
-        target_named(targets, "7", "-label")
-
-
-def test_a_spec_says_what_every_case_is_like(plan, tmp_path):
-    plan = plan_of(plan, [[1, 0], [1, 1]])
-    spec = [
-        {"count": 2, "label": "core", "volume_ml": [2, 8], "centroid": [0.1, 0.5, 0.9], "num_components": 2},
-        {"count": 1, "label": 3, "presence": False},
-        {"count": 1, "volume_ml": 4, "sphericity": 0.8},
-        {"count": 3},
-    ]
-    requests = plan_requests(plan, 1, 8, Wish(spec=read_spec(written(tmp_path, spec))), [])
-    asked = [dict(r.asked) for r in requests]
-    volumes = [a.pop("core/volume_ml") for a in asked[:2]]
-    assert volumes[0] != volumes[1]
-    assert all(2 <= v <= 8 for v in volumes)
-    centroid = {"core/centroid_d": 0.9, "core/centroid_h": 0.5, "core/centroid_w": 0.1}
-    assert plan.grid.transpose_forward == (0, 1, 2)
-    assert asked[:2] == [{"core/presence": 1.0, **centroid, "core/num_components": 2.0}] * 2
-    assert asked[2:4] == [{"core/presence": 0.0}, {"whole/presence": 1.0, "whole/volume_ml": 4.0, "whole/sphericity": 0.8}]
-    assert asked[4:] == [{}] * 3
-
-
-def test_an_unknown_label_names_its_entry(plan, tmp_path):
-    spec = read_spec(written(tmp_path, [{"count": 1}, {"count": 1, "label": "edema"}]))
-    with pytest.raises(UserError, match="-spec, entry 2: label edema is none of tumour"):
-        plan_requests(plan, 0, 8, Wish(spec=spec), [])
-
-
-@pytest.mark.parametrize(
-    ("entry", "sentence"),
-    [
-        ({"volume": 3}, "unknown key 'volume', did you mean 'volume_ml'"),
-        ({"centriod": [0, 0, 0]}, "did you mean 'centroid'"),
-        ({"count": 0}, "count must be a whole number from 1; got 0"),
-        ({"count": True}, "count must be a whole number from 1; got true"),
-        ({"count": 2.5}, "count must be a whole number from 1; got 2.5"),
-        ({"label": None}, "label must be the name or the number of a label; got null"),
-        ({"volume_ml": 0}, "volume_ml must be a number above 0"),
-        ({"volume_ml": "big"}, 'got "big"'),
-        ({"volume_ml": [3, 2]}, r"0 < low <= high; got \[3, 2\]"),
-        ({"volume_ml": [1, 2, 3]}, r"got \[1, 2, 3\]"),
-        ({"volume_ml": float("nan")}, "got NaN"),
-        ({"centroid": [0.5, 0.5]}, "fractions of the anatomy from 0 to 1"),
-        ({"centroid": [0.5, 0.5, 1.2]}, "fractions of the anatomy from 0 to 1"),
-        ({"centroid": 0.5}, "fractions of the anatomy from 0 to 1"),
-        ({"presence": 1}, "presence must be true or false"),
-        ({"presence": False, "volume_ml": 3}, r"an absent label \(presence false\) has no volume_ml"),
-        ({"sphericity": 2}, "sphericity must be a number from 0 to 1"),
-    ],
-    ids=str,
-)
-def test_a_bad_entry_is_named_by_its_number(tmp_path, entry, sentence):
-    with pytest.raises(UserError, match=rf"^-spec .*spec\.json, entry 2: .*{sentence}"):
-        read_spec(written(tmp_path, [{"count": 1}, {"count": 1, **entry}]))
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("[{]", "not valid JSON"),
-        ("\ud800", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
-        ("{}", "must hold a list of at least one entry"),
-        ("[]", "must hold a list of at least one entry"),
-        ("[3]", "entry 1: expected an object"),
-        ('[{"label": "core"}]', "entry 1: count is missing"),
-        ('[{"count": 1, "count": 2}]', "has the key 'count' twice"),
-    ],
-    ids=lambda v: v[:12].encode("ascii", "replace").decode(),
-)
-def test_unreadable_specs_end_with_one_sentence(tmp_path, text, sentence):
-    file = tmp_path / "spec.json"
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(UserError, match=sentence):
-        read_spec(file)
-    with pytest.raises(UserError, match="is not a file"):
-        read_spec(tmp_path)
