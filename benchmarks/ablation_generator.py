@@ -103,7 +103,7 @@ def main() -> None:
         reference = Reference.measure(generator, dataset, real)
         sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
         requests = numbered_requests(args.n, args.seed)
-        scores = score(generator, dataset, reference, requests, sampler, args.o, args.seed, use_gate=False)
+        scores = score(reference, requests, sampler, args.o, args.seed, use_gate=False)
         write_json(result, {"arm": name, **scores, "minutes": minutes})
         write_table(args.o)
 

@@ -56,7 +56,7 @@ def main() -> None:
     }
     for name, change in left_out.items():
         changed = replace(generator, plan=replace(plan, **change))
-        row: dict[str, Any] = score(changed, dataset, reference, requests, sampler, args.o / "work", args.seed)
+        row: dict[str, Any] = score(reference.with_generator(changed), requests, sampler, args.o / "work", args.seed)
         rows.append({"left_out": name, **row})
         print(name, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
     write_csv(args.o / "decoding.csv", rows)

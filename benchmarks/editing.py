@@ -21,7 +21,9 @@ from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.editing.choices import KINDS, EditSettings
-from nnunet_sbldm.evaluation.edits import NUMBERS, condition_errors, evaluate_edits
+from nnunet_sbldm.evaluation.adherence import errors_of_an_edit
+from nnunet_sbldm.evaluation.edits import NUMBERS, evaluate_edits
+from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
@@ -39,7 +41,7 @@ def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler:
     start, errors = time.monotonic(), []
     for _, record in judged_draws(job, requests, yardstick, ProductionSettings(sampler, max_attempts=1), tally):
         accepted = not record.gate["reasons"]
-        errors.append((accepted, *condition_errors(record.condition_asked, record.condition_obtained, target).values()))
+        errors.append((accepted, *errors_of_an_edit(record.condition_asked, record.condition_obtained, target).values()))
     seconds = time.monotonic() - start
     chosen = np.array([e[1:] for e in errors if e[0] and e[1] is not None], dtype=float).reshape(-1, 2)
     return {
@@ -76,7 +78,7 @@ def main() -> None:
     results = {}
     for kind in args.kind:
         editing = EditSettings((), (kind,), deformation_mm=args.deformation)
-        found = evaluate_edits(generator, dataset, editing, args.n, edits, args.o / kind)
+        found = evaluate_edits(generator, dataset, editing, EvaluationSettings(args.n, edits), args.o / kind)
         results[kind] = {"all": found["all"], "accepted": found["accepted"], "reasons": found["reasons"]}
     results["whole"] = {"accepted": whole_cases(generator, dataset, args.n, sampler)}
     write_json(args.o / "benchmark.json", results)

@@ -100,7 +100,7 @@ def main() -> None:
         requests = numbered_requests(args.n, args.seed)
         for (name, sampler), file in zip(settings.items(), files, strict=True):
             if not file.is_file():
-                row = score(generator, dataset, reference, requests, sampler, args.o / "work", args.seed)
+                row = score(reference, requests, sampler, args.o / "work", args.seed)
                 write_json(file, {"setting": name, **asdict(sampler), **row})
     write_table(files, settings, args.o)
 

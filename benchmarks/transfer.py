@@ -124,7 +124,7 @@ def run_arm(
         generator, dataset, RealCases.collect(generator.plan, dataset, case_ids, held_out, home / "real")
     )
     sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
-    scores = score(generator, dataset, reference, numbered_requests(args.n, args.seed), sampler, home, args.seed)
+    scores = score(reference, numbered_requests(args.n, args.seed), sampler, home, args.seed)
     return {"num_steps": preset.denoiser_stage.num_steps, **scores, "minutes": minutes}
 
 

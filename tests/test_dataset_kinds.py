@@ -15,7 +15,8 @@ from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.grid import from_grid
 from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.data.splits import fold_cases
-from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+from nnunet_sbldm.evaluation.evaluate import evaluate
+from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.sampling import Request, draw
 from nnunet_sbldm.ldm.config import SamplerConfig

@@ -65,9 +65,9 @@ class Drawer:
             record = replace(record, nearest_real_case=maker.nearest(drawn))
             verdict = maker.judge(drawn, record)
             if self.hosts:
-                record.gate.update(verdict)
+                record.gate.update(verdict.to_json())
                 record.sampler.update(asked=dict(drawn.request.asked), editing=self.hosts.settings.signature())
-            yield self._sample(drawn, record, Verdict(verdict["scores"], tuple(verdict["reasons"])))
+            yield self._sample(drawn, record, verdict)
 
     def _gated(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """The first accepted draw of every request, in their order."""

@@ -23,7 +23,7 @@ from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
-    from nnunet_sbldm.evaluation.evaluate import EvaluationSettings
+    from nnunet_sbldm.evaluation.settings import EvaluationSettings
 
 
 class LoadedModel:
@@ -130,7 +130,8 @@ class LoadedModel:
         Examples:
             >>> SBLDM.load("Dataset505_LGGFlair/SBLDM__nnUNetPlans__small/fold_0").evaluate(n=64).table
         """
-        from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+        from nnunet_sbldm.evaluation.evaluate import evaluate
+        from nnunet_sbldm.evaluation.settings import EvaluationSettings
 
         output = self._output(folder, "evaluation")
         settings = settings or EvaluationSettings(sampler=self.sampler(SamplerConfig()))
@@ -158,15 +159,13 @@ class LoadedModel:
             settings: sampler, seed and diversity; nothing else of them is looked at.
         """
         from nnunet_sbldm.evaluation.edits import evaluate_edits
-        from nnunet_sbldm.evaluation.evaluate import EvaluationSettings
+        from nnunet_sbldm.evaluation.settings import EvaluationSettings
 
         output = self._output(folder, "edit_evaluation")
         settings = settings or EvaluationSettings(sampler=self.sampler(EDIT_SAMPLER, EDIT_SAMPLER.batch_size))
-        opened, num_cases = dataset_of(self.generator, dataset, plans), settings.num_cases if n is None else n
-        editing = editing or EditSettings(())
-        result = evaluate_edits(
-            self.generator, opened, editing, num_cases, settings.sampler, output, settings.seed, settings.diversity
-        )
+        settings = settings if n is None else replace(settings, num_cases=n)
+        opened = dataset_of(self.generator, dataset, plans)
+        result = evaluate_edits(self.generator, opened, editing or EditSettings(()), settings, output)
         return EditEvaluation(result, output)
 
     def _output(self, folder: str | Path | None, name: str) -> Path:

@@ -176,7 +176,7 @@ class Sample:
         return f"<{what} {self.case_id}: {voxels} voxels of {spacing} mm, {self._judged()}>"
 
     def _judged(self) -> str:
-        return "accepted by the quality gate" if self.verdict.accepted else f"rejected: {'; '.join(self.verdict.reasons)}"
+        return "accepted by the quality gate" if self.verdict.accepted else f"rejected: {'; '.join(r.text for r in self.verdict.reasons)}"
 
     def _repr_png_(self) -> bytes:
         return png_of(self.figure())

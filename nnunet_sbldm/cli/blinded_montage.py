@@ -33,6 +33,7 @@ def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
 def _blinded_montage(args: argparse.Namespace) -> None:
     from nnunet_sbldm.api.hosts import dataset_of
     from nnunet_sbldm.api.model import SBLDM
+    from nnunet_sbldm.editing.maker import edited_cases
     from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
 
     editing = editing_of(args)
@@ -41,5 +42,6 @@ def _blinded_montage(args: argparse.Namespace) -> None:
     model = SBLDM.load(args.m, args.device)
     announce_licence(model.folder)
     sampler, dataset = edit_sampler_of(args, model.device.type), dataset_of(model.generator, args.d, args.p)
-    picture = write_blinded_montage(model.generator, dataset, editing, args.n, sampler, args.o, args.seed)
+    cases = edited_cases(model.generator, dataset, editing)
+    picture = write_blinded_montage(cases, dataset, args.n, sampler, args.o, args.seed)
     print(f"Look at {picture}, write down which are edited, then compare with {args.o / 'key.json'}")

@@ -40,14 +40,14 @@ def evaluate_entry(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from nnunet_sbldm.api.model import SBLDM
-    from nnunet_sbldm.evaluation.evaluate import EvaluationSettings
-    from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, read_targets
+    from nnunet_sbldm.evaluation.goals import DEFAULT_GOALS, read_goals
+    from nnunet_sbldm.evaluation.settings import EvaluationSettings
 
     editing_of(args)
-    targets = read_targets(args.targets) if args.targets else DEFAULT_TARGETS
+    goals = read_goals(args.targets) if args.targets else DEFAULT_GOALS
     model = SBLDM.load(args.m, args.device)
     sampler = sampler_of(args, model.device.type)
-    settings = EvaluationSettings(args.n, sampler, args.seed, args.diversity, not args.no_gate, targets, args.nnunet)
+    settings = EvaluationSettings(args.n, sampler, args.seed, args.diversity, not args.no_gate, goals, args.nnunet)
     announce_licence(model.folder)
     evaluation = model.evaluate(args.d, plans=args.p, folder=args.o, settings=settings)
     if evaluation.near_copies:
@@ -59,7 +59,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def evaluate_edits_command(args: argparse.Namespace) -> None:
     """``sbldm_evaluate -mode edit``."""
     from nnunet_sbldm.api.model import SBLDM
-    from nnunet_sbldm.evaluation.evaluate import EvaluationSettings
+    from nnunet_sbldm.evaluation.settings import EvaluationSettings
 
     editing = editing_of(args)
     if editing is None:

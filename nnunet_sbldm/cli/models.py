@@ -61,13 +61,13 @@ def _row(name: str, folder: Path) -> tuple[str, ...]:
 
 def _measured(card: ModelCard) -> str:
     """The numbers that tell most in the least room; of several labels the worst counts."""
-    values = {m["name"]: m for m in card.evaluation.get("metrics", ()) if m["value"] is not None}
-    volume = [m["value"] for name, m in values.items() if name.endswith("r of log volume")]
-    copies = [m["value"] for name, m in values.items() if name.endswith("ratio of nearest distances")]
-    frechet = values.get("Frechet distance")
-    said = [f"volume r {min(volume):.2f}"] if volume else []
-    said += [f"Frechet {frechet['value']:.3g} (real {frechet['floor']:.3g})"] if frechet else []
-    said += [f"memorisation ratio {min(copies):.2f}"] if copies else []
+    from nnunet_sbldm.generator.card import measure_of
+
+    known = [m for m in card.evaluation.get("metrics", ()) if m["value"] is not None]
+    volume, copies, frechet = ([m for m in known if measure_of(m) == x] for x in ("volume_r", "distance_ratio", "frechet"))
+    said = [f"volume r {min(m['value'] for m in volume):.2f}"] if volume else []
+    said += [f"Frechet {m['value']:.3g} (real {m['floor']:.3g})" for m in frechet]
+    said += [f"memorisation ratio {min(m['value'] for m in copies):.2f}"] if copies else []
     return ", ".join(said)
 
 

@@ -12,7 +12,7 @@ from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_leaks, names_of
 from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.data.splits import fold_cases
-from nnunet_sbldm.evaluation.measures import CaseSet
+from nnunet_sbldm.evaluation.case_set import CaseSet
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import commonest_reasons, judged_draws
 from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
@@ -21,7 +21,7 @@ from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.types import UnfitGeneratorError, UserError
+from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
 MIN_CASES = 2
 MAX_CASES_NAMED = 20
@@ -44,6 +44,16 @@ def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[
             f"The SBLDM in {generator.folder} was trained on {plan.dataset_name} as preprocessed by {plan.plans_name} at that "
             f"time; {dataset.name} with {dataset.plans_name} is preprocessed differently: train the SBLDM again."
         )
+    held_out = _held_out_cases(generator, dataset)
+    training = names_of(generator.seen, dataset.real_case_ids)
+    if len(training) < MIN_CASES:
+        raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
+    return training, held_out
+
+
+def _held_out_cases(generator: Generator, dataset: NnunetDataset) -> list[str]:
+    """The validation cases of the generator's fold, all of them unseen."""
+    plan = generator.plan
     _, held_out = fold_cases(dataset, plan.fold)
     if len(held_out) < MIN_CASES:
         raise UserError(
@@ -58,10 +68,7 @@ def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[
             f"The SBLDM in {generator.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
             "held-out cases must be unseen, so train it again on this fold."
         )
-    training = names_of(generator.seen, dataset.real_case_ids)
-    if len(training) < MIN_CASES:
-        raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
-    return training, held_out
+    return held_out
 
 
 @dataclass(frozen=True)
@@ -133,22 +140,14 @@ class SyntheticCases:
 
 
 def make_cases(
-    generator: Generator,
-    dataset: NnunetDataset,
-    requests: Sequence[Request],
-    sampler: SamplerConfig,
-    nearest: NearestRealCase,
-    folder: Path,
-    use_gate: bool,
+    real: NearestRealCase, requests: Sequence[Request], sampler: SamplerConfig, folder: Path, use_gate: bool
 ) -> SyntheticCases:
     """Draw cases and send them through nnU-Net's preprocessing like real ones.
 
     Args:
-        generator: trained generator, on the device to use.
-        dataset: the dataset it was trained on.
+        real: latents of the training cases, with the generator and the dataset that they are of.
         requests: what to make.
         sampler: steps, guidance and batch size.
-        nearest: latents of the training cases.
         folder: where to work; the result refers to it.
         use_gate: draw again what the quality gate rejects, as an expansion does, and leave out what it gives up; otherwise
             every first draw is a case, and the gate's verdict is only noted.
@@ -156,27 +155,35 @@ def make_cases(
     Raises:
         UnfitGeneratorError: fewer than two cases result, or one is empty.
     """
+    generator = real.generator
     settings = ProductionSettings(sampler, use_gate=True, max_attempts=MAX_ATTEMPTS if use_gate else 1)
     job, tally = Job(generator.plan.fold, generator, tuple(requests)), Tally()
     records: dict[str, SyntheticRecord] = {}
     draws: list[SyntheticRecord] = []
-    for drawn, record in judged_draws(job, requests, nearest, settings, tally):
+    for drawn, record in judged_draws(job, requests, real, settings, tally):
         draws.append(record)
         if drawn is None or (use_gate and record.gate.get("reasons")):
             continue
-        case = drawn.case(generator)
-        if not case.image.any():
-            raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
-        preprocess_case(dataset, case, folder / "preprocessed" / case.case_id)
-        records[case.case_id] = record
+        _preprocess(real, drawn.case(generator), folder / "preprocessed", record.seed)
+        records[record.case_id] = record
     case_ids = [r.case_id for r in requests if r.case_id in records]
-    if len(case_ids) < MIN_CASES:
-        raise UnfitGeneratorError(
-            f"The quality gate accepts {len(case_ids)} of {len(requests)} cases of the SBLDM in {generator.folder}, most often "
-            f"because of {commonest_reasons(tally)}; look at what it makes with --no_gate."
-        )
+    _refuse_few(len(case_ids), len(requests), generator, tally)
     loaded = (load_arrays(folder / "preprocessed", c) for c in case_ids)
     cases = CaseSet.collect(folder / "synthetic", generator.plan, case_ids, loaded)
     return SyntheticCases(
         cases, tuple(records[c] for c in case_ids), tuple(draws), len(requests), tally, folder / "preprocessed"
     )
+
+
+def _preprocess(real: NearestRealCase, case: Case, folder: Path, seed: int) -> None:
+    if not case.image.any():
+        raise UnfitGeneratorError(f"The SBLDM in {real.generator.folder} made an empty case (seed {seed}).")
+    preprocess_case(real.dataset, case, folder / case.case_id)
+
+
+def _refuse_few(num_cases: int, num_requests: int, generator: Generator, tally: Tally) -> None:
+    if num_cases < MIN_CASES:
+        raise UnfitGeneratorError(
+            f"The quality gate accepts {num_cases} of {num_requests} cases of the SBLDM in {generator.folder}, most often "
+            f"because of {commonest_reasons(tally)}; look at what it makes with --no_gate."
+        )

@@ -5,13 +5,14 @@ a row of numbers:
 
     real = RealCases.collect(generator.plan, dataset, training_ids, held_out_ids, folder)  # once per dataset and grid
     reference = Reference.measure(generator, dataset, real)                                # once per generator
-    row = score(generator, dataset, reference, requests, sampler, folder)                  # once per setting
+    row = score(reference, requests, sampler, folder)                                      # once per setting
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,15 @@ import numpy as np
 from nnunet_sbldm.common.files import temporary_folder
 from nnunet_sbldm.data.conditions import feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.evaluation.adherence import condition_results
+from nnunet_sbldm.evaluation.case_set import CaseSet
 from nnunet_sbldm.evaluation.cases import RealCases, make_cases
-from nnunet_sbldm.evaluation.goals import DEFAULT_TARGETS, QualityTargets
-from nnunet_sbldm.evaluation.measures import CaseSet, Measures, feature_columns, halo_columns, measure_cases
-from nnunet_sbldm.evaluation.results import (
-    ROUGHNESS,
-    Result,
-    Sets,
-    agreement_results,
-    coherence_results,
-    condition_results,
-    distribution_results,
-    mask_results,
-    memorisation_results,
-)
+from nnunet_sbldm.evaluation.copies import memorisation_results
+from nnunet_sbldm.evaluation.distributions import ROUGHNESS, distribution_results, mask_results
+from nnunet_sbldm.evaluation.goals import DEFAULT_GOALS, QualityGoals
+from nnunet_sbldm.evaluation.images import agreement_results, coherence_results
+from nnunet_sbldm.evaluation.measures import Measures, feature_columns, halo_columns, measure_cases
+from nnunet_sbldm.evaluation.results import Result, Sets
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.records import SyntheticRecord
@@ -51,13 +47,24 @@ class Reference:
         cases: the cases.
         training: measures of the training cases.
         held_out: measures of the held-out cases.
-        nearest: latents of the training cases, for the quality gate.
+        nearest: latents of the training cases, for the quality gate, with the generator and the dataset that they are of.
     """
 
     cases: RealCases
     training: Measures
     held_out: Measures
     nearest: NearestRealCase
+
+    @property
+    def generator(self) -> Generator:
+        """The generator whose autoencoder measures."""
+        return self.nearest.generator
+
+    def with_generator(self, generator: Generator) -> Reference:
+        """The same real cases for a generator that has the networks of this one, but differs in how it draws or decodes."""
+        nearest = copy(self.nearest)
+        nearest.generator = generator
+        return replace(self, nearest=nearest)
 
     @staticmethod
     def measure(generator: Generator, dataset: NnunetDataset, cases: RealCases) -> Reference:
@@ -71,8 +78,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Numbers of a comparison.
+class ComparedCases:
+    """Numbers of synthetic cases beside real ones.
 
     Attributes:
         sections: results by section.
@@ -85,45 +92,45 @@ class Comparison:
     sets: Sets
 
 
-def compare(
-    generator: Generator,
+def compare_with_real(
     reference: Reference,
     synthetic: CaseSet,
     records: Sequence[SyntheticRecord],
     rng: np.random.Generator,
-    targets: QualityTargets = DEFAULT_TARGETS,
+    goals: QualityGoals = DEFAULT_GOALS,
     draws: Sequence[SyntheticRecord] = (),
-) -> Comparison:
+) -> ComparedCases:
     """Measure synthetic cases and compare them with the reference.
 
     Args:
-        generator: its autoencoder and plan serve to measure.
-        reference: real cases, measured with the same generator.
+        reference: real cases, measured with the generator of the synthetic ones.
         synthetic: synthetic cases on the grid.
         records: one per synthetic case.
         rng: draws parts, permutations and resamples.
-        targets: what is to be reached.
+        goals: what is to be reached.
         draws: records of all draws, if the cases were chosen among them.
     """
-    plan, measured = generator.plan, measure_cases(generator, synthetic, "measuring synthetic cases")
+    plan = reference.generator.plan
+    measured = measure_cases(reference.generator, synthetic, "measuring synthetic cases")
     held_out, training = reference.held_out, reference.training
     sets = Sets(measured, held_out, training, plan.targets)
     names = feature_names(plan.targets)
     asked = _table([r.condition_asked for r in records], names)
     first = [r for r in draws if r.attempt == 0]
     before_gate = _table([r.condition_asked for r in first], names), _table([r.condition_obtained for r in first], names)
-    columns = [*feature_columns(generator, reference.cases.held_out), *halo_columns(plan)]
-    memorised, nearest = memorisation_results(sets, rng, targets)
+    columns = [*feature_columns(reference.generator, reference.cases.held_out), *halo_columns(plan)]
+    memorised, nearest = memorisation_results(sets, rng, goals)
+    made, unseen, seen = (m.images for m in (measured, held_out, training))
     sections = {
-        "condition": condition_results(asked, sets, targets, before_gate if first else None),
-        "masks": mask_results(sets, rng, targets),
-        "agreement": agreement_results(sets, columns, rng, targets),
-        "coherence": coherence_results(sets, targets),
-        "features": distribution_results(measured.features, held_out.features, training.features, rng),
-        "latents": distribution_results(measured.latents, held_out.latents, training.latents, rng),
+        "condition": condition_results(asked, sets, goals, before_gate if first else None),
+        "masks": mask_results(sets, rng, goals),
+        "agreement": agreement_results(sets, columns, rng),
+        "coherence": coherence_results(sets, goals),
+        "features": distribution_results(made.features, unseen.features, seen.features, rng),
+        "latents": distribution_results(made.latents, unseen.latents, seen.latents, rng),
         "memorisation": memorised,
     }
-    return Comparison(sections, nearest, sets)
+    return ComparedCases(sections, nearest, sets)
 
 
 def _table(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
@@ -132,8 +139,6 @@ def _table(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndar
 
 
 def score(
-    generator: Generator,
-    dataset: NnunetDataset,
     reference: Reference,
     requests: Sequence[Request],
     sampler: SamplerConfig,
@@ -141,16 +146,24 @@ def score(
     seed: int = 0,
     use_gate: bool = False,
 ) -> dict[str, float]:
-    """Draw cases and put their quality into one row of numbers; arguments as for :func:`make_cases`.
+    """Draw cases and put their quality into one row of numbers.
+
+    Args:
+        reference: real cases, measured with the generator that draws.
+        requests: what to draw.
+        sampler: steps, guidance and batch size.
+        work: where to work; emptied again.
+        seed: decides every random choice of the metrics.
+        use_gate: as for :func:`nnunet_sbldm.evaluation.cases.make_cases`.
 
     Returns:
         What :func:`headline` makes of the comparison, and ``accepted_share`` (of draws, by the quality gate) and
         ``seconds_per_draw`` (sampling and decoding).
     """
     with temporary_folder(work) as folder:
-        made = make_cases(generator, dataset, requests, sampler, reference.nearest, folder, use_gate)
-        comparison = compare(generator, reference, made.cases, made.records, np.random.default_rng([seed, 2]))
-    row = headline(comparison.sections, [t.name for t in generator.plan.targets])
+        made = make_cases(reference.nearest, requests, sampler, folder, use_gate)
+        compared = compare_with_real(reference, made.cases, made.records, np.random.default_rng([seed, 2]))
+    row = headline(compared.sections, [t.name for t in reference.generator.plan.targets])
     return {**row, "accepted_share": made.accepted_share, "seconds_per_draw": made.seconds_per_draw}
 
 
@@ -164,36 +177,28 @@ def headline(sections: Sections, targets: Sequence[str]) -> dict[str, float]:
         features with their floors, ``coverage``; ``frechet_latents`` and its floor; ``memorisation`` (the smallest ratio of
         image, mask and pair) and ``flagged``.
     """
-    found = {name: {r.name: r for r in results} for name, results in sections.items()}
+    found = {name: {r.id: r for r in results} for name, results in sections.items()}
     condition, masks, coherence = found["condition"], found["masks"], found["coherence"]
-    features, latents, memorised = found["features"], found["latents"], found["memorisation"]
-    volume_r = {t: condition[f"{t}: r of log volume"].value for t in targets}
-    centroid = {t: condition[f"{t}: median centroid error (share of field of view)"].value for t in targets}
+    features, latents, memorised = found["features"], found["latents"], sections["memorisation"]
+    volume_r = {t: condition[f"{t}/volume_r"].value for t in targets}
+    centroid = {t: condition[f"{t}/centroid_error"].value for t in targets}
+    shapes = {"w1_volume": "volume_ml", "w1_sphericity": "sphericity", "w1_roughness": ROUGHNESS}
     return {
         "volume_r": _worst(min, volume_r.values()),
         "centroid_error": _worst(max, centroid.values()),
-        "volume_error": _worst(max, (condition[f"{t}: median volume error (share)"].value for t in targets)),
-        "w1_volume": _worst(max, (_multiple(masks[f"{t}/volume_ml"]) for t in targets)),
-        "w1_sphericity": _worst(max, (_multiple(masks[f"{t}/sphericity"]) for t in targets)),
-        "w1_roughness": _worst(max, (_multiple(masks[f"{t}/{ROUGHNESS}"]) for t in targets)),
+        "volume_error": _worst(max, (condition[f"{t}/volume_error"].value for t in targets)),
+        **{name: _worst(max, (_multiple(masks[f"{t}/{shape}"]) for t in targets)) for name, shape in shapes.items()},
         "specks": masks["specks"].value,
         **{name: _multiple(coherence[name]) for name in ("neighbour_ssim", "gradient_ratio", "banding")},
-        "frechet": features["Frechet distance"].value,
-        "frechet_floor": features["Frechet distance"].floor,
-        "kid": features["kernel distance (KID)"].value,
-        "kid_floor": features["kernel distance (KID)"].floor,
-        "coverage": features["coverage"].value,
-        "frechet_latents": latents["Frechet distance"].value,
-        "frechet_latents_floor": latents["Frechet distance"].floor,
-        "memorisation": _worst(min, _values(memorised, "ratio of nearest distances")),
-        "flagged": _worst(max, _values(memorised, "flagged cases")),
+        **{name: features[name].value for name in ("frechet", "kid", "coverage")},
+        **{f"{name}_floor": features[name].floor for name in ("frechet", "kid")},
+        "frechet_latents": latents["frechet"].value,
+        "frechet_latents_floor": latents["frechet"].floor,
+        "memorisation": _worst(min, (r.value for r in memorised if r.measure == "distance_ratio")),
+        "flagged": _worst(max, (r.value for r in memorised if r.measure == "flagged")),
         **{f"volume_r/{t}": v for t, v in volume_r.items()},
         **{f"centroid_error/{t}": v for t, v in centroid.items()},
     }
-
-
-def _values(results: Mapping[str, Result], ending: str) -> list[float]:
-    return [r.value for name, r in results.items() if name.endswith(ending)]
 
 
 def _worst(choose: Callable[[Iterable[float]], float], values: Iterable[float]) -> float:

@@ -1,73 +1,78 @@
-"""Everything that the evaluation measures of a single case, for real and synthetic cases alike.
-
-Both have gone through nnU-Net's preprocessing and lie on the generator's grid in its intensity scale, an affine map of
-nnU-Net's normalised intensities.
-"""
+"""Everything that the evaluation measures of a single case, for real and synthetic cases alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
 from nnunet_sbldm.common.progress import progress
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import left_right_axis
-from nnunet_sbldm.data.slices import TrainingArrays
-from nnunet_sbldm.evaluation.reconstruction import reconstruct
+from nnunet_sbldm.evaluation.case_set import CaseSet
+from nnunet_sbldm.evaluation.reconstruction import Reconstruction, reconstruct
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
-from nnunet_sbldm.quality.memorisation import KINDS, descriptors
+from nnunet_sbldm.quality.memorisation import descriptors
 from nnunet_sbldm.quality.similarity import coherence
-from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+from nnunet_sbldm.types import OUTSIDE, LabelArray
 
 
 @dataclass(frozen=True)
-class CaseSet:
-    """Cases on the generator's grid.
+class MaskMeasures:
+    """What is measured of masks.
 
     Attributes:
-        case_ids: identifiers.
-        arrays: images and classes, memory-mapped.
-        plan: the generator's plan.
+        condition: [N, F] condition features in physical units.
+        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.data.conditions.roughness_of_targets`.
+        contact: [N, pairs] see :func:`contacts`.
+        specks: [N] components smaller than the smallest of their label in the training cases.
     """
 
-    case_ids: tuple[str, ...]
-    arrays: TrainingArrays
-    plan: GeneratorPlan
+    condition: np.ndarray
+    roughness: np.ndarray
+    contact: np.ndarray
+    specks: np.ndarray
 
-    @staticmethod
-    def collect(
-        folder: Path, plan: GeneratorPlan, case_ids: Sequence[str], cases: Iterable[tuple[FloatArray, LabelArray]]
-    ) -> CaseSet:
-        """Lay preprocessed cases (image [C, D, H, W], label [D, H, W]) on the grid, as for training."""
-        arrays = TrainingArrays.create(folder, len(case_ids), len(plan.channel_names), plan.grid.shape)
-        for i, (image, label) in enumerate(cases):
-            scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-            arrays.put(i, scaled, plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)))
-        return CaseSet(tuple(case_ids), arrays, plan)
 
-    def __len__(self) -> int:
-        return len(self.case_ids)
+@dataclass(frozen=True)
+class ImageMeasures:
+    """What is measured of images and their masks.
 
-    def image(self, index: int) -> FloatArray:
-        """[C, D, H, W] in network scale, ``FILL`` outside."""
-        return np.asarray(self.arrays.images[index], dtype=np.float32)
+    Attributes:
+        features: [N, P] shape, intensity and texture.
+        halo: [N, targets * channels] see :func:`nnunet_sbldm.quality.appearance.halo`.
+        coherence: [N, 4] of neighbouring slices, see :data:`nnunet_sbldm.quality.similarity.COHERENCE`.
+        latents: [N, Q] pooled standardised latents.
+    """
 
-    def classes(self, index: int) -> np.ndarray:
-        """[D, H, W] class indices, ``IGNORED`` where ignored."""
-        return np.asarray(self.arrays.classes[index])
+    features: np.ndarray
+    halo: np.ndarray
+    coherence: np.ndarray
+    latents: np.ndarray
 
-    def label(self, index: int) -> LabelArray:
-        """[D, H, W] label values; ignored voxels are background."""
-        return self.plan.encoding.decode(self.classes(index))
+
+@dataclass(frozen=True)
+class ReconstructionMeasures:
+    """What is measured of cases that went through the autoencoder.
+
+    Attributes:
+        dice: [N, labels].
+        psnr_db: [N].
+        ssim: [N].
+        condition: [N, F] condition features of the decoded mask.
+    """
+
+    dice: np.ndarray
+    psnr_db: np.ndarray
+    ssim: np.ndarray
+    condition: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,47 +80,22 @@ class Measures:
     """Measures of a set of cases, one row per case.
 
     Attributes:
-        condition: [N, F] condition features in physical units.
-        roughness: [N, T] of the outline of every target, see :func:`nnunet_sbldm.data.conditions.roughness_of_targets`.
-        contact: [N, pairs] see :func:`contacts`.
-        specks: [N] components smaller than the smallest of their label in the training cases.
-        features: [N, P] shape, intensity and texture.
-        halo: [N, targets * channels] see :func:`nnunet_sbldm.quality.appearance.halo`.
-        latents: [N, Q] pooled standardised latents.
-        coherence: [N, 4].
-        reconstruction: [N, labels + 2] Dice per label, PSNR, SSIM.
-        reconstructed_condition: [N, F] condition of the mask after the autoencoder.
-        image: [N, cells] descriptor for memorisation.
-        mask: [N, cells] likewise.
-        pair: [N, latent elements] likewise.
-        mirrored_image: the same of the mirrored case.
-        mirrored_mask: likewise.
-        mirrored_pair: likewise.
+        masks: of the masks.
+        images: of the images.
+        reconstruction: of the cases after the autoencoder.
+        descriptors: what memorisation compares, [N, elements] by kind, see
+            :func:`nnunet_sbldm.quality.memorisation.descriptors`.
+        mirrored: the same of the cases mirrored left to right.
     """
 
-    condition: np.ndarray
-    roughness: np.ndarray
-    contact: np.ndarray
-    specks: np.ndarray
-    features: np.ndarray
-    halo: np.ndarray
-    latents: np.ndarray
-    coherence: np.ndarray
-    reconstruction: np.ndarray
-    reconstructed_condition: np.ndarray
-    image: np.ndarray
-    mask: np.ndarray
-    pair: np.ndarray
-    mirrored_image: np.ndarray
-    mirrored_mask: np.ndarray
-    mirrored_pair: np.ndarray
+    masks: MaskMeasures
+    images: ImageMeasures
+    reconstruction: ReconstructionMeasures
+    descriptors: dict[str, np.ndarray]
+    mirrored: dict[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.condition)
-
-    def descriptors(self, mirrored: bool = False) -> dict[str, np.ndarray]:
-        """Descriptors of every kind of memorisation."""
-        return {kind: getattr(self, f"mirrored_{kind}" if mirrored else kind) for kind in KINDS}
+        return len(self.masks.condition)
 
 
 def measure_cases(generator: Generator, cases: CaseSet, title: str) -> Measures:
@@ -126,38 +106,67 @@ def measure_cases(generator: Generator, cases: CaseSet, title: str) -> Measures:
         cases: what to measure.
         title: text of the progress bar.
     """
-    rows = [_measure_case(generator, cases, i) for i in progress(range(len(cases)), title)]
-    return Measures(**{f.name: np.stack([row[f.name] for row in rows]) for f in fields(Measures)})
+    return _stacked([_measure_case(generator, cases, i) for i in progress(range(len(cases)), title)])
 
 
-def _measure_case(generator: Generator, cases: CaseSet, index: int) -> dict[str, np.ndarray]:
-    plan, image, classes, label = generator.plan, cases.image(index), cases.classes(index), cases.label(index)
-    inside, spacing_mm = classes != 0, plan.grid.spacing_mm
-    again = reconstruct(generator.autoencoder, image, classes, plan.encoding)
+def _stacked(rows: Sequence[Any]) -> Any:
+    """Measures, dicts or arrays of single cases as one of all cases: every array gains a first axis."""
+    first = rows[0]
+    if isinstance(first, dict):
+        return {key: _stacked([row[key] for row in rows]) for key in first}
+    if isinstance(first, np.ndarray):
+        return np.stack(rows)
+    return type(first)(*(_stacked([getattr(row, f.name) for row in rows]) for f in fields(first)))
+
+
+def _measure_case(generator: Generator, cases: CaseSet, index: int) -> Measures:
+    """The measures of one case, without the axis of cases."""
+    plan, image, classes = generator.plan, cases.image(index), cases.classes(index)
+    label, again = cases.label(index), reconstruct(generator.autoencoder, image, classes, plan.encoding)
     latent = _standardised(generator, again.latent)
+    mirrored_image, mirrored_classes, mirrored_latent = _mirrored(generator, image, classes)
+    num_classes = plan.encoding.num_classes
+    return Measures(
+        _measure_mask(plan, label),
+        _measure_image(plan, image, label, classes != 0, latent),
+        _measure_reconstruction(plan, again, classes != 0),
+        descriptors(image, classes, latent, num_classes),
+        descriptors(mirrored_image, mirrored_classes, mirrored_latent, num_classes),
+    )
+
+
+def _measure_mask(plan: GeneratorPlan, label: LabelArray) -> MaskMeasures:
+    spacing_mm = plan.grid.spacing_mm
+    return MaskMeasures(
+        measure(label, plan.targets, spacing_mm),
+        roughness_of_targets(label, plan.targets, spacing_mm),
+        contacts(label, plan.targets),
+        np.array(count_specks(label, plan.min_component_voxels)),
+    )
+
+
+def _measure_image(
+    plan: GeneratorPlan, image: np.ndarray, label: LabelArray, inside: np.ndarray, latent: torch.Tensor
+) -> ImageMeasures:
+    spacing_mm = plan.grid.spacing_mm
     features = case_features(image, label, plan.targets, spacing_mm, plan.channel_names)
-    row = {
-        "condition": measure(label, plan.targets, spacing_mm),
-        "roughness": roughness_of_targets(label, plan.targets, spacing_mm),
-        "contact": contacts(label, plan.targets),
-        "specks": np.array(count_specks(label, plan.min_component_voxels)),
-        "features": np.array(list(features.values())),
-        "halo": np.concatenate([halo(image, np.isin(label, t.label_values), inside, spacing_mm) for t in plan.targets]),
-        "latents": pooled_latents(latent),
-        "coherence": coherence(image, label, inside),
-        "reconstruction": np.array([*again.dice, again.psnr_db, again.ssim]),
-        "reconstructed_condition": measure(np.where(inside, again.label, OUTSIDE), plan.targets, spacing_mm),
-        **descriptors(image, classes, latent, plan.encoding.num_classes),
-    }
-    return row | _mirrored_descriptors(generator, image, classes)
+    halos = [halo(image, np.isin(label, t.label_values), inside, spacing_mm) for t in plan.targets]
+    return ImageMeasures(
+        np.array(list(features.values())), np.concatenate(halos), coherence(image, label, inside), pooled_latents(latent)
+    )
 
 
-def _mirrored_descriptors(generator: Generator, image: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+def _measure_reconstruction(plan: GeneratorPlan, again: Reconstruction, inside: np.ndarray) -> ReconstructionMeasures:
+    condition = measure(np.where(inside, again.label, OUTSIDE), plan.targets, plan.grid.spacing_mm)
+    return ReconstructionMeasures(np.array(again.dice), np.array(again.psnr_db), np.array(again.ssim), condition)
+
+
+def _mirrored(generator: Generator, image: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Image, classes and standardised latent of a case mirrored left to right."""
     axis = left_right_axis(generator.plan.template, generator.plan.grid.transpose_forward)
     image, classes = np.flip(image, axis + 1).copy(), np.flip(classes, axis).copy()
     latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
-    found = descriptors(image, classes, _standardised(generator, latent.cpu()), generator.plan.encoding.num_classes)
-    return {f"mirrored_{kind}": value for kind, value in found.items()}
+    return image, classes, _standardised(generator, latent.cpu())
 
 
 def _standardised(generator: Generator, latent: torch.Tensor) -> torch.Tensor:
@@ -166,18 +175,18 @@ def _standardised(generator: Generator, latent: torch.Tensor) -> torch.Tensor:
 
 
 def feature_columns(generator: Generator, cases: CaseSet) -> list[str]:
-    """Names of the columns of :attr:`Measures.features`."""
+    """Names of the columns of :attr:`ImageMeasures.features`."""
     plan = generator.plan
     return list(case_features(cases.image(0), cases.label(0), plan.targets, plan.grid.spacing_mm, plan.channel_names))
 
 
 def halo_columns(plan: GeneratorPlan) -> list[str]:
-    """Names of the columns of :attr:`Measures.halo`."""
+    """Names of the columns of :attr:`ImageMeasures.halo`."""
     return [f"{target.name}/{channel}/halo" for target in plan.targets for channel in distinct(plan.channel_names)]
 
 
 def contact_columns(targets: Sequence[Target]) -> list[str]:
-    """Names of the columns of :attr:`Measures.contact`."""
+    """Names of the columns of :attr:`MaskMeasures.contact`."""
     return [f"{a.name}/contact_{b.name}" for a in targets for b in targets if a is not b]
 
 

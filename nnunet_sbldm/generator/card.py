@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_sbldm.common.files import from_json, read_json, write_atomically, write_json
 from nnunet_sbldm.common.pages import render
+from nnunet_sbldm.generator.old_cards import with_ids
 from nnunet_sbldm.generator.zoo import WEIGHTS, is_shared
 from nnunet_sbldm.types import UserError
 
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 CARD, README = "card.json", "README.md"
 FORMAT_VERSION = 1
 NOT_STATED = "not stated"
-SHOWN = (
-    ("reconstruction", r"Dice .*"),
-    ("condition", r".*: (r of log volume|median volume error \(share\)|median centroid error \(share of field of view\))"),
-    ("masks", r".*/(volume_ml|sphericity)|specks"),
-    ("coherence", r"neighbour_ssim|gradient_ratio"),
-    ("features", r"Frechet distance|kernel distance \(KID\)|coverage"),
-    ("diversity", r".*"),
-    ("memorisation", r".*"),
-)
-"""Results of an evaluation that a card shows: section, and pattern of names."""
+SHOWN = {
+    "reconstruction": ("dice",),
+    "condition": ("volume_r", "volume_error", "centroid_error"),
+    "masks": ("volume_ml", "sphericity", "specks"),
+    "coherence": ("neighbour_ssim", "gradient_ratio"),
+    "features": ("frechet", "kid", "coverage"),
+    "diversity": ("ms_ssim",),
+    "memorisation": ("distance_ratio", "smallest_distance", "flagged"),
+}
+"""Results of an evaluation that a card shows, by section: their measures, see :func:`measure_of`."""
 INTENDED_USE = (
     "Synthetic pairs of image and mask that join real training cases of a segmentation network such as nnU-Net.",
     "Research: comparing training with and without synthetic cases on real cases that the model has not seen.",
@@ -182,12 +183,12 @@ def num_parameters(weights: Path) -> int:
 
 def with_evaluation(card: ModelCard, result: Mapping[str, Any]) -> ModelCard:
     """The card with what an ``evaluation.json`` says; ids of cases stay out."""
-    kept = ("name", "value", "floor", "target", "reached", "num_cases")
+    kept = ("id", "name", "value", "floor", "target", "reached", "num_cases")
     metrics = [
         {"section": section, **{k: r[k] for k in kept}}
-        for section, pattern in SHOWN
+        for section, measures in SHOWN.items()
         for r in result["sections"].get(section, ())
-        if re.fullmatch(pattern, r["name"])
+        if measure_of(r) in measures
     ]
     numbers = result["num_cases"]
     evaluation = {
@@ -200,6 +201,11 @@ def with_evaluation(card: ModelCard, result: Mapping[str, Any]) -> ModelCard:
         "metrics": metrics,
     }
     return replace(card, evaluation=evaluation)
+
+
+def measure_of(result: Mapping[str, Any]) -> str:
+    """What a result of an evaluation measures, such as ``volume_r``: its id without the label, region or kind it is of."""
+    return str(result["id"]).rsplit("/", 1)[-1]
 
 
 # --- reading and writing -------------------------------------------------------------------------------------------
@@ -226,6 +232,7 @@ def read_card(folder: Path) -> ModelCard:
         if value["format"] != FORMAT_VERSION:
             raise UserError(f"{folder / CARD} has format {value['format']}; this version reads {FORMAT_VERSION}.")
         card = from_json(ModelCard, value)
+        card = replace(card, evaluation=with_ids(card.evaluation))
         rendered(card)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jinja2.TemplateError) as e:
         raise UserError(f"{folder / CARD} is no model card that this version can read ({e}).") from e

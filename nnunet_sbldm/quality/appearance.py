@@ -72,7 +72,7 @@ def texture(channel: FloatArray, inside: np.ndarray) -> dict[str, float]:
     spread = local_std(channel)[core]
     features |= {"local_std": float(spread.mean()), "local_std_p90": float(np.percentile(spread, 90))}
     for i, name in enumerate(AXES):
-        features |= {f"autocorrelation_{name}{lag}": autocorrelation(channel, inside, i, lag) for lag in LAGS}
+        features |= {f"autocorrelation_{name}{lag}": lagged_correlation(channel, inside, i, lag) for lag in LAGS}
     return features
 
 
@@ -83,7 +83,7 @@ def local_std(channel: FloatArray) -> FloatArray:
     return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
 
-def autocorrelation(channel: FloatArray, inside: np.ndarray, axis: int, lag: int) -> float:
+def lagged_correlation(channel: FloatArray, inside: np.ndarray, axis: int, lag: int) -> float:
     """Correlation of voxels with those ``lag`` further along an axis, both inside; NaN if there are none."""
     if channel.shape[axis] <= lag:
         return float("nan")

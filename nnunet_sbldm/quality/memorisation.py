@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from nnunet_sbldm.data.labels import IGNORED
 
-KINDS = ("image", "mask", "pair")
+DESCRIPTORS = ("image", "mask", "pair")
+"""What is compared of two cases: each is a vector of a case, see :func:`descriptors`."""
 MAX_CELLS = 32
 """Images and masks are compared on at most this many cells along each axis: a copy with other noise is still a copy."""
 NUM_RESAMPLES = 1000
@@ -37,7 +38,7 @@ class Nearest:
 
 
 def descriptors(image: np.ndarray, classes: np.ndarray, latent: torch.Tensor, num_classes: int) -> dict[str, np.ndarray]:
-    """What is compared of a case, one flat float32 vector for each of ``KINDS``.
+    """What is compared of a case, one flat float32 vector for each of ``DESCRIPTORS``.
 
     Args:
         image: [C, D, H, W] in network scale, ``FILL`` outside.
@@ -71,7 +72,7 @@ def overlap_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def nearest_training_cases(
     cases: Mapping[str, np.ndarray], mirrored: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
 ) -> dict[str, Nearest]:
-    """Nearest training case of each case, for each of ``KINDS``.
+    """Nearest training case of each case, for each of ``DESCRIPTORS``.
 
     Args:
         cases: descriptors of the cases, [N, features] for each kind.
@@ -79,7 +80,7 @@ def nearest_training_cases(
         training: descriptors of the training cases.
     """
     found = {}
-    for kind in KINDS:
+    for kind in DESCRIPTORS:
         between = overlap_distances if kind == "mask" else rms_distances
         plain, flipped = between(cases[kind], training[kind]), between(mirrored[kind], training[kind])
         both = np.minimum(plain, flipped)

@@ -32,7 +32,7 @@ from nnunet_sbldm.editing.planner import EditPlanner
 from nnunet_sbldm.editing.real_lesions import RealLesions, lesion_distance, lesion_patch
 from nnunet_sbldm.editing.regions import Region, ellipsoids, region_around, tissue_like
 from nnunet_sbldm.editing.window import Window
-from nnunet_sbldm.evaluation.edits import lesion_structure, unchanged_outside
+from nnunet_sbldm.evaluation.edit_measures import lesion_structure, unchanged_outside
 from nnunet_sbldm.expansion.places import pool_folder
 from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.expansion.regenerate import regenerate
@@ -613,9 +613,9 @@ def test_the_blinded_montage_has_a_key_and_refuses_what_it_cannot_show(generator
     cases = edited_cases(generator, phantom_dataset, settings)
     assert set(cases.real.patches) <= set(cases.settings.hosts)
     with pytest.raises(UserError, match="ask for fewer with -n"):
-        write_blinded_montage(generator, phantom_dataset, settings, 9, SAMPLER, tmp_path)
+        write_blinded_montage(cases, phantom_dataset, 9, SAMPLER, tmp_path)
     monkeypatch.setattr(module.EditedCases, "judge", lambda *_: Verdict({}, ()))
-    picture = write_blinded_montage(generator, phantom_dataset, settings, 3, SAMPLER, tmp_path)
+    picture = write_blinded_montage(cases, phantom_dataset, 3, SAMPLER, tmp_path)
     key = read_json(tmp_path / "key.json")
     assert picture.is_file()
     assert sorted(v["kind"] for v in key.values()) == ["real"] * 3 + ["remove"] * 3

@@ -6,17 +6,22 @@ import pytest
 
 from nnunet_sbldm.cli.sample import sample_entry
 from nnunet_sbldm.common.files import read_json, write_json
-from nnunet_sbldm.evaluation.evaluate import EvaluationSettings, evaluate
+from nnunet_sbldm.evaluation.evaluate import evaluate
+from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.generator.card import (
     NOT_STATED,
+    SHOWN,
     is_non_commercial,
     licence_note,
     make_card,
+    measure_of,
     read_card,
     rendered,
     write_card,
 )
 from nnunet_sbldm.generator.checkpoint import hash_of
+from nnunet_sbldm.generator.old_cards import with_ids
+from nnunet_sbldm.generator.zoo import BUNDLED
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.types import UserError
 
@@ -77,10 +82,10 @@ def test_an_evaluation_completes_the_card_and_the_generator_stays_the_same(gener
     settings = EvaluationSettings(3, SamplerConfig(num_steps=2), use_gate=False)
     result = evaluate(generator, phantom_dataset, settings, tmp_path / "out")
     card, text = read_card(generator.folder), (generator.folder / "README.md").read_text()
-    shown = {(m["section"], m["name"]): m for m in card.evaluation["metrics"]}
-    (frechet,) = [r for r in result["sections"]["features"] if r["name"] == "Frechet distance"]
-    assert shown["features", "Frechet distance"]["value"] == frechet["value"]
-    assert shown["features", "Frechet distance"]["floor"] == frechet["floor"]
+    shown = {(m["section"], m["id"]): m for m in card.evaluation["metrics"]}
+    (frechet,) = [r for r in result["sections"]["features"] if r["id"] == "frechet"]
+    assert shown["features", "frechet"]["value"] == frechet["value"]
+    assert shown["features", "frechet"]["floor"] == frechet["floor"]
     assert {s for s, _ in shown} == set(result["sections"]) - {"agreement", "latents"}
     assert sum(s == "memorisation" for s, _ in shown) == 9
     assert "3 synthetic cases against 2 real cases" in text
@@ -110,3 +115,32 @@ def test_a_card_that_cannot_be_read_is_named(generator):
         write_json(file, value)
         with pytest.raises(UserError, match=r"card.json (has format|is no model card)"):
             read_card(generator.folder)
+
+
+def test_results_of_a_card_that_has_names_alone_gain_the_ids_that_an_evaluation_gives_now(generator):
+    names = {
+        "Dice tumour": "tumour/dice",
+        "tumour: r of log volume": "tumour/volume_r",
+        "a: b: median volume error (share)": "a: b/volume_error",
+        "tumour: median centroid error (share of field of view)": "tumour/centroid_error",
+        "tumour/volume_ml": "tumour/volume_ml",
+        "specks": "specks",
+        "Frechet distance": "frechet",
+        "kernel distance (KID)": "kid",
+        "MS-SSIM between cases": "ms_ssim",
+        "image: ratio of nearest distances": "image/distance_ratio",
+        "pair: flagged cases": "pair/flagged",
+    }
+    found = with_ids({"num_held_out": 3, "metrics": [{"name": n, "value": 1.0} for n in names]})
+    assert found["metrics"] == [{"id": i, "name": n, "value": 1.0} for n, i in names.items()]
+    assert with_ids(found) == found
+    assert with_ids({}) == {}
+
+
+@pytest.mark.parametrize("folder", sorted(p for p in BUNDLED.iterdir() if p.is_dir()), ids=lambda p: p.name)
+def test_bundled_cards_show_the_numbers_that_they_were_evaluated_with(folder):
+    card, written = read_card(folder), read_json(folder / "card.json")
+    values = [(m["name"], m["value"]) for m in card.evaluation["metrics"]]
+    assert values == [(m["name"], m["value"]) for m in written["evaluation"]["metrics"]]
+    assert {measure_of(m) for m in card.evaluation["metrics"]} == {m for measures in SHOWN.values() for m in measures}
+    assert rendered(card) == (folder / "README.md").read_text()
