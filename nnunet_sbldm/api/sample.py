@@ -52,7 +52,8 @@ class Sample:
     Attributes:
         case: image, label map, geometry and id.
         record: where it comes from, and all that is needed to make it again.
-        verdict: of the quality gate: ``accepted``, ``reasons`` against the case, and the ``scores`` behind them.
+        verdict: of the quality gate: ``accepted``, ``reasons`` against the case (``rule`` and ``text``), and the ``scores``
+            behind them.
         host: of an edit, the real case before it was edited (mirrored or bent, if it was); None for a whole case.
         region: of an edit, bool [Z, Y, X], the voxels that may differ from the host's; None for a whole case.
 
@@ -176,7 +177,9 @@ class Sample:
         return f"<{what} {self.case_id}: {voxels} voxels of {spacing} mm, {self._judged()}>"
 
     def _judged(self) -> str:
-        return "accepted by the quality gate" if self.verdict.accepted else f"rejected: {'; '.join(r.text for r in self.verdict.reasons)}"
+        if self.verdict.accepted:
+            return "accepted by the quality gate"
+        return f"rejected: {'; '.join(r.text for r in self.verdict.reasons)}"
 
     def _repr_png_(self) -> bytes:
         return png_of(self.figure())

@@ -21,7 +21,7 @@ from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
+from nnunet_sbldm.types import UnfitGeneratorError, UserError
 
 MIN_CASES = 2
 MAX_CASES_NAMED = 20
@@ -140,12 +140,18 @@ class SyntheticCases:
 
 
 def make_cases(
-    real: NearestRealCase, requests: Sequence[Request], sampler: SamplerConfig, folder: Path, use_gate: bool
+    dataset: NnunetDataset,
+    real: NearestRealCase,
+    requests: Sequence[Request],
+    sampler: SamplerConfig,
+    folder: Path,
+    use_gate: bool,
 ) -> SyntheticCases:
     """Draw cases and send them through nnU-Net's preprocessing like real ones.
 
     Args:
-        real: latents of the training cases, with the generator and the dataset that they are of.
+        dataset: the dataset that the generator was trained on.
+        real: latents of the training cases, with the generator to use.
         requests: what to make.
         sampler: steps, guidance and batch size.
         folder: where to work; the result refers to it.
@@ -164,7 +170,10 @@ def make_cases(
         draws.append(record)
         if drawn is None or (use_gate and record.gate.get("reasons")):
             continue
-        _preprocess(real, drawn.case(generator), folder / "preprocessed", record.seed)
+        case = drawn.case(generator)
+        if not case.image.any():
+            raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
+        preprocess_case(dataset, case, folder / "preprocessed" / case.case_id)
         records[record.case_id] = record
     case_ids = [r.case_id for r in requests if r.case_id in records]
     _refuse_few(len(case_ids), len(requests), generator, tally)
@@ -173,12 +182,6 @@ def make_cases(
     return SyntheticCases(
         cases, tuple(records[c] for c in case_ids), tuple(draws), len(requests), tally, folder / "preprocessed"
     )
-
-
-def _preprocess(real: NearestRealCase, case: Case, folder: Path, seed: int) -> None:
-    if not case.image.any():
-        raise UnfitGeneratorError(f"The SBLDM in {real.generator.folder} made an empty case (seed {seed}).")
-    preprocess_case(real.dataset, case, folder / case.case_id)
 
 
 def _refuse_few(num_cases: int, num_requests: int, generator: Generator, tally: Tally) -> None:

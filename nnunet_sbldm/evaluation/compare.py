@@ -44,12 +44,14 @@ class Reference:
     """Real cases as one generator's autoencoder sees them.
 
     Attributes:
+        dataset: the dataset that the cases and the generator are of.
         cases: the cases.
         training: measures of the training cases.
         held_out: measures of the held-out cases.
-        nearest: latents of the training cases, for the quality gate, with the generator and the dataset that they are of.
+        nearest: latents of the training cases, for the quality gate, with the generator that they are of.
     """
 
+    dataset: NnunetDataset
     cases: RealCases
     training: Measures
     held_out: Measures
@@ -70,6 +72,7 @@ class Reference:
     def measure(generator: Generator, dataset: NnunetDataset, cases: RealCases) -> Reference:
         """Measure all real cases."""
         return Reference(
+            dataset,
             cases,
             measure_cases(generator, cases.training, "measuring training cases"),
             measure_cases(generator, cases.held_out, "measuring held-out cases"),
@@ -161,7 +164,7 @@ def score(
         ``seconds_per_draw`` (sampling and decoding).
     """
     with temporary_folder(work) as folder:
-        made = make_cases(reference.nearest, requests, sampler, folder, use_gate)
+        made = make_cases(reference.dataset, reference.nearest, requests, sampler, folder, use_gate)
         compared = compare_with_real(reference, made.cases, made.records, np.random.default_rng([seed, 2]))
     row = headline(compared.sections, [t.name for t in reference.generator.plan.targets])
     return {**row, "accepted_share": made.accepted_share, "seconds_per_draw": made.seconds_per_draw}

@@ -56,7 +56,7 @@ def _distances_to_real(sets: Sets) -> np.ndarray:
 
 def circumstances(settings: EvaluationSettings, reference: Reference, made: SyntheticCases) -> dict[str, Any]:
     """What was evaluated, how, and with what."""
-    generator, dataset, real = reference.generator, reference.nearest.dataset, reference.cases
+    generator, dataset, real = reference.generator, reference.dataset, reference.cases
     plan = generator.plan
     return {
         "format": FORMAT_VERSION,

@@ -67,7 +67,7 @@ def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationS
         reference = Reference.measure(
             generator, dataset, RealCases.collect(plan, dataset, training_ids, held_out_ids, work / "real")
         )
-        made = make_cases(reference.nearest, requests, settings.sampler, work, settings.use_gate)
+        made = make_cases(dataset, reference.nearest, requests, settings.sampler, work, settings.use_gate)
         rng = np.random.default_rng([settings.seed, 2])
         sections, rows = measure_quality(reference, made.cases, made.records, rng, settings.goals, made.draws)
         if encoder:

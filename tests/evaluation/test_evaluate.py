@@ -142,7 +142,7 @@ def made(generator, phantom_dataset, tmp_path, monkeypatch):
         accept_seeds(monkeypatch, {1, 3})
         nearest = NearestRealCase(generator, phantom_dataset)
         folder = tmp_path / str(use_gate)
-        return make_cases(nearest, numbered_requests(3, 5), SAMPLER, folder, use_gate)
+        return make_cases(phantom_dataset, nearest, numbered_requests(3, 5), SAMPLER, folder, use_gate)
 
     return make
 
