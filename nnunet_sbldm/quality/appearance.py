@@ -1,4 +1,9 @@
-"""Features of a case that need no download: shape, intensity and texture, and the generator's own latents."""
+"""Features of a case that need no download: shape, intensity and texture, and the generator's own latents.
+
+There are two contrasts of a mask, each with its own shell, and they give other numbers: :func:`mask_intensities` takes
+medians and a shell in voxels, since features compare cases on one grid; :func:`contrast` takes means and a shell in mm, since
+the thresholds of the quality gate, which lie in every trained generator, were fitted with them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,9 @@ from nnunet_sbldm.quality.gate import TINY
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
 
 SHELL_VOXELS = 3
-"""Thickness of the shell around a mask, in voxels of the plan's median spacing."""
+"""Thickness of the shell around a mask in :func:`mask_intensities`, in voxels of the plan's median spacing."""
+SHELL_MM = 4.0
+"""Thickness of the shell around a mask in :func:`mask_and_shell`; at least one voxel along every axis."""
 RIM_VOXELS, FAR_VOXELS = (1.5, 3.0), (4.0, 8.0)
 """Distances from a mask, in voxels of the smallest spacing, between which :func:`halo` compares brightness."""
 MIN_HALO_CONTRAST = 0.5
@@ -174,10 +181,6 @@ def standardised(real: Sequence[np.ndarray], other: np.ndarray) -> tuple[list[np
     scores = [((s - mean) / np.maximum(std, 1e-12))[:, kept] for s in (*real, other)]
     sets = [np.where(np.isfinite(s), s, 0.0) for s in scores]
     return sets[:-1], sets[-1]
-
-
-SHELL_MM = 4.0
-"""Thickness of the shell around a mask; at least one voxel along every axis."""
 
 
 def measure_appearance(

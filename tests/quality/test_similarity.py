@@ -5,7 +5,9 @@ import pytest
 import torch
 from random_images import smooth_volume
 from scipy import ndimage
+from skimage.metrics import structural_similarity
 
+from nnunet_sbldm.quality import similarity
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence, ms_ssim, num_scales, ssim, ssim_maps
 
 
@@ -45,6 +47,28 @@ def test_ssim_agrees_with_its_formula_for_a_known_window():
     expected = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4) * (2 * cov + 9e-4) / (var_x + var_y + 9e-4)
     luminance, structure = ssim_maps(torch.from_numpy(x)[None], torch.from_numpy(y)[None], data_range=1.0)
     assert float((luminance * structure)[0, 3, 3]) == pytest.approx(expected)
+
+
+def test_ssim_agrees_with_scikit_image_where_both_have_its_window(rng, monkeypatch):
+    monkeypatch.setattr(similarity, "WINDOW", 11)
+    x = smooth_volume(rng, (64, 64)).astype(np.float64)
+    y = x + 0.2 * rng.normal(size=x.shape)
+    luminance, structure = ssim_maps(torch.from_numpy(x)[None], torch.from_numpy(y)[None])
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    _, expected = structural_similarity(x, y, data_range=2.0, full=True, **settings)
+    np.testing.assert_allclose((luminance * structure)[0].numpy()[5:-5, 5:-5], expected[5:-5, 5:-5], atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ms_ssim_agrees_with_monai_but_for_borders(rng):
+    """MONAI leaves out the three outermost pixels of every scale, which are few of 256."""
+    metrics = pytest.importorskip("monai.metrics")
+    x = smooth_volume(rng, (1, 256, 256), 3.0)[None].clip(-1, 1)
+    y = (x + 0.2 * rng.normal(size=x.shape)).astype(np.float32).clip(-1, 1)
+    metric = metrics.MultiScaleSSIMMetric(spatial_dims=2, data_range=2.0, kernel_size=7, kernel_sigma=1.5)
+    expected = float(metric(*(torch.from_numpy(v).double() for v in (x, y))))
+    assert expected < 0.95
+    assert ms_ssim(x, y, np.ones((1, 256, 256), bool)) == pytest.approx(expected, abs=2e-3)
 
 
 def test_voxels_outside_do_not_count(rng):
