@@ -42,7 +42,7 @@ def test_edits_of_a_dataset_are_those_of_the_command(model, tmp_path):
     records = [read_json(tmp_path / kind / f"{sample.case_id}.json") for kind in ("command", "python")]
     assert records[0] == records[1]
     assert sample.host.case_id == sample.record.edit["host"]
-    assert sample.verdict.reasons == tuple(sample.record.gate["reasons"])
+    assert [r.text for r in sample.verdict.reasons] == sample.record.gate["reasons"]
     assert repr(sample).startswith(f"<Edit (replace in {sample.host.case_id}) {sample.case_id}: ")
     assert sample._repr_png_()
 
