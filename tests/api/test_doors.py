@@ -6,7 +6,7 @@ import yaml
 from nnunet_sbldm import SBLDM, UserError, expand, run_study
 from nnunet_sbldm.api.expansion import ExpansionSettings
 from nnunet_sbldm.editing.choices import EditSettings
-from nnunet_sbldm.evaluation.evaluate import EvaluationSettings
+from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.generator.requests import Wish
 from nnunet_sbldm.generator.sharing import Sharing, export_model
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
