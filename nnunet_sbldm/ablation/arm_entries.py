@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnunet_sbldm.ablation.arms import ARM_KINDS, RATIO, REFERENCE, Arm, ArmKind
-from nnunet_sbldm.common.validation import checked, refuse_unknown
+from nnunet_sbldm.common.validation import checked, refuse_null, refuse_unknown
 from nnunet_sbldm.types import UserError
 
 
@@ -67,13 +67,6 @@ def _options(kind: ArmKind, entry: Any, where: str) -> dict[str, Any]:
         if key not in given:
             raise UserError(f"{where}: the arm {kind.name} needs {key}, {meaning}.")
     return dict(given)
-
-
-def refuse_null(given: Mapping[str, Any], where: str) -> None:
-    """Raise a :class:`UserError` if a key stands in a file without a value."""
-    empty = [key for key, value in given.items() if value is None]
-    if empty:
-        raise UserError(f"{where}: {empty[0]} has no value; give it one, or leave it out.")
 
 
 def _ratios(kind: ArmKind, given: Mapping[str, Any], where: str) -> list[Any]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_sbldm.ablation.arm_entries import read_arms, refuse_null
+from nnunet_sbldm.ablation.arm_entries import read_arms
 from nnunet_sbldm.ablation.study import Study
-from nnunet_sbldm.common.validation import checked
+from nnunet_sbldm.common.validation import checked, refuse_null
 from nnunet_sbldm.types import UserError
 
 INTEGER = "tag:yaml.org,2002:int"

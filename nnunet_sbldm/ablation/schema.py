@@ -5,60 +5,21 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema
-
 from nnunet_sbldm.ablation.arms import ARM_KINDS, Arm, ArmKind
-from nnunet_sbldm.ablation.settings import EvaluationSettings, GeneratorSettings, RunSettings, TrainingSettings
 from nnunet_sbldm.ablation.study import Study
-
-SECTIONS = (TrainingSettings, GeneratorSettings, EvaluationSettings, RunSettings)
-ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
-"""An entry of a docstring's list of attributes, with the lines that go on with it."""
-
-
-class _Untitled(GenerateJsonSchema):
-    """Without titles, which would be the keys again."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never."""
-        return False
+from nnunet_sbldm.common.json_schema import DIALECT, schema_of
 
 
 def study_schema() -> dict[str, Any]:
     """The schema, with the meaning of every key from the docstrings of the settings."""
-    schema = TypeAdapter(Study).json_schema(schema_generator=_Untitled)
-    arm = schema["$defs"].pop("Arm")
-    _describe(schema, Study)
-    _describe(arm, Arm)
-    for section in SECTIONS:
-        _describe(schema["$defs"][section.__name__], section)
+    schema, arm = schema_of(Study), schema_of(Arm)
+    del schema["$defs"]["Arm"]
     schema["properties"]["arms"] |= {"items": {"anyOf": _entries(arm["properties"])}, "minItems": 1}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _describe(schema: dict[str, Any], model: type) -> None:
-    """Add the meaning of every key; the first line of the docstring is that of the whole."""
-    text = inspect.getdoc(model) or ""
-    meanings = {name: " ".join(words.split()).replace("``", "") for name, words in ATTRIBUTE.findall(text)}
-    schema["description"] = text.partition("\n")[0]
-    for name, field in model.__pydantic_fields__.items():  # type: ignore[attr-defined]
-        key = field.validation_alias or name
-        schema["properties"][key] = {**_given(schema["properties"][key]), "description": meanings[name]}
-
-
-def _given(field: dict[str, Any]) -> dict[str, Any]:
-    """What a key may be where it is given: None is for Python, a file leaves the key out."""
-    kept = [shape for shape in field.get("anyOf", ()) if shape != {"type": "null"}]
-    if len(kept) == len(field.get("anyOf", ())):
-        return field
-    return kept[0] if len(kept) == 1 else {"anyOf": kept}
+    return {"$schema": DIALECT, **schema}
 
 
 def _entries(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -125,6 +125,13 @@ def refuse_unknown(word: Any, valid: Sequence[str], what: str) -> None:
     """Raise a :class:`UserError` with the nearest valid word if ``word`` is none of ``valid``."""
     if word not in valid:
         raise UserError(f"{what} {_unknown_word(word, valid)}")
+
+
+def refuse_null(given: Mapping[str, Any], where: str) -> None:
+    """Raise a :class:`UserError` if a key stands there without a value: None is for Python alone."""
+    empty = [key for key, value in given.items() if value is None]
+    if empty:
+        raise UserError(f"{where}: {empty[0]} is null; leave it out, or give it a value.")
 
 
 def _unknown_word(word: Any, valid: Sequence[str]) -> str:

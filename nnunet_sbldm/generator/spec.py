@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from nnunet_sbldm.common.files import read_user_json
 from nnunet_sbldm.common.json_schema import DIALECT, schema_of
-from nnunet_sbldm.common.validation import FILE, MustBe, checked
+from nnunet_sbldm.common.validation import FILE, MustBe, checked, refuse_null
 from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
 from nnunet_sbldm.types import UserError
 
@@ -171,9 +171,7 @@ def read_entry(value: Any, where: str) -> SpecEntry:
     if not isinstance(value, Mapping):
         raise UserError(f'{where}: expected an object such as {{"count": 10}}; got {json.dumps(value)}.')
     entry = checked(SpecEntry, value, where)
-    empty = [key for key, given in value.items() if given is None]
-    if empty:
-        raise UserError(f"{where}: {empty[0]} is null; leave it out, or give it a value.")
+    refuse_null(value, where)
     if "count" not in value:
         raise UserError(f"{where}: count is missing; it says how many cases to make.")
     if entry.presence is False and entry.describes():
@@ -184,11 +182,7 @@ def read_entry(value: Any, where: str) -> SpecEntry:
 def spec_schema() -> dict[str, Any]:
     """JSON Schema of ``spec.json``."""
     entry = schema_of(SpecEntry)
-    for field in entry["properties"].values():  # None is for Python: a file leaves the key out
-        if "anyOf" in field and field.get("default", 0) is None:
-            kept = [kind for kind in field.pop("anyOf") if kind != {"type": "null"}]
-            field |= kept[0] if len(kept) == 1 else {"anyOf": kept}
-        field.pop("default", None)
+    del entry["properties"]["count"]["default"]  # it is for Python: a file says how many
     return {"$schema": DIALECT, "title": "spec.json", "type": "array", "minItems": 1, "items": {**entry, "required": ["count"]}}
 
 
