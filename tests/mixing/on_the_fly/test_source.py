@@ -351,6 +351,7 @@ def test_the_generator_never_outlives_the_trainer(end, phantom_dataset, tmp_path
     trainer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], env=environment, stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, start_new_session=True, text=True)
     pid, ring = trainer.stdout.readline().split()
+    pid = int(pid)
     assert is_running(pid)
     if end == "kill":
         trainer.kill()
