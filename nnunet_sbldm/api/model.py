@@ -182,7 +182,7 @@ class SBLDM(LoadedModel):
         entry = {"label": label, "volume_ml": volume_ml, "centroid": centroid, "extent_mm": extent_mm}
         sampler = self.sampler(SamplerConfig(num_steps=steps, guidance_scale=guidance))
         settings = SampleSettings(1 if n is None else n, described(entry), seed, sampler=sampler, use_gate=gate)
-        self._warn_of_range(settings)
+        self._warn_of_range(settings, stacklevel=3)
         return SampleDataset(Drawer(self.generator, settings, source=self.source), n)
 
     def edit(
@@ -269,7 +269,8 @@ class SBLDM(LoadedModel):
         """
         return edited_cases(self.generator, dataset_of(self.generator, dataset, plans), editing)
 
-    def _warn_of_range(self, settings: SampleSettings) -> None:
+    def _warn_of_range(self, settings: SampleSettings, stacklevel: int = 4) -> None:
+        """Warn of values outside the training range, in the name of the caller so many calls up."""
         asked = settings.request(self.generator.plan, 0).asked
         for warning in check_asked(self.generator, asked):
-            warnings.warn(warning, SBLDMWarning, stacklevel=4)
+            warnings.warn(warning, SBLDMWarning, stacklevel=stacklevel)

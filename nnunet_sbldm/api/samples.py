@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from nnunet_sbldm.api.display import html_picture, png_of, show
 from nnunet_sbldm.api.sample import Sample, Scene
@@ -38,7 +38,13 @@ class Samples(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._samples)
 
-    def __getitem__(self, key: int | slice) -> Sample | Samples:  # type: ignore[override]
+    @overload
+    def __getitem__(self, key: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Samples: ...
+
+    def __getitem__(self, key: int | slice) -> Sample | Samples:
         return Samples(self._samples[key]) if isinstance(key, slice) else self._samples[key]
 
     def __repr__(self) -> str:

@@ -150,6 +150,9 @@ def test_an_unusual_value_is_warned_of_once_and_printed_by_the_command(model, tm
     with pytest.warns(SBLDMWarning, match=sentence) as caught:
         model.sample(volume_ml=9000, **QUICK)
     assert [w.filename for w in caught if w.category is SBLDMWarning] == [__file__]
+    with pytest.warns(SBLDMWarning, match=sentence) as caught:
+        model.dataset(1, volume_ml=9000)
+    assert [w.filename for w in caught] == [__file__]
     options = ["-volume_ml", "9000", "-n", "1", "-steps", "2", "-device", "cpu"]
     sample_entry(["-m", str(model.folder), "-o", str(tmp_path), *options])
     assert f"warning: {sentence}" in capsys.readouterr().err
