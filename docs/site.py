@@ -12,7 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "pages"
-PATTERNS = ("*.md", "CITATION.cff", "docs/**/*.md", "docs/images/*", "docs/reference/*.json", "benchmarks/**/README.md")
+PATTERNS = (
+    "*.md", "CITATION.cff", "docs/**/*.md", "docs/images/*", "docs/reference/*.json", "examples/*.ipynb",
+    "benchmarks/**/README.md",
+)
 
 
 def stage() -> None:
