@@ -158,6 +158,23 @@ def test_every_setting_of_the_trainer_has_its_line():
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == {f.name for f in fields(MixingSettings)}
 
 
+def keys_of(schema):
+    """All names of properties anywhere in a JSON Schema."""
+    if isinstance(schema, list):
+        return {key for value in schema for key in keys_of(value)}
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", ())) | {key for value in schema.values() for key in keys_of(value)}
+
+
+@pytest.mark.parametrize(("name", "page"), [("spec", "settings"), ("goals", "settings"), ("study", "study")])
+def test_every_key_of_a_file_that_users_write_is_explained(name, page):
+    folder = ROOT / "docs" / "reference"
+    keys, text = keys_of(json.loads((folder / f"{name}.schema.json").read_text())), (folder / f"{page}.md").read_text()
+    assert len(keys) > 4
+    assert sorted(k for k in keys if f"`{k}`" not in text and f"`{k}: " not in text) == []
+
+
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
