@@ -60,8 +60,6 @@ ARMS: dict[str, Callable[[Preset], Preset]] = {
     "v_linear": diffusion(schedule="linear", noise_shift=1.0),
     "noise_shift_1": diffusion(noise_shift=1.0),
     "noise_shift_4": diffusion(noise_shift=4.0),
-    "min_snr_5": diffusion(min_snr_gamma=5.0),
-    "self_conditioning": diffusion(self_conditioning=True),
     "foreground_weight_1": diffusion(foreground_weight=1.0),
     "dropout_0.1": denoiser(dropout=0.1),
     "no_position": autoencoder(use_position=False),

@@ -28,6 +28,9 @@ from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.denoiser import VolumeDenoiser
 from nnunet_sbldm.types import UserError
 
+RETIRED_OPTIONS = ("self_conditioning", "masked_share")
+"""Of the diffusion: experiments that changed the denoiser's inputs and were taken out; models have them switched off."""
+
 
 def build_autoencoder(plan: GeneratorPlan) -> SliceAutoencoder:
     """An untrained autoencoder of the planned size."""
@@ -41,14 +44,11 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
     """An untrained denoiser of the planned size."""
     z = plan.preset.autoencoder.latent_channels + len(plan.channel_names) - 1
     network = VolumeDenoiser(
-        z,
-        plan.grid.latent_shape,
+        (z, *plan.grid.latent_shape),
         plan.grid.latent_voxel_mm,
         plan.condition_scaling,
         plan.targets,
         plan.preset.denoiser,
-        int(plan.preset.diffusion.self_conditioning),
-        plan.preset.diffusion.masked_share > 0,
         plan.layout,
     )
     return network.to(memory_format=torch.channels_last_3d)
@@ -121,6 +121,13 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
         raise UserError(f"{folder / 'generator.json'} has format {found}; this version reads {FORMAT_VERSION}.")
     with _damaged_if_unreadable(folder):
         plan = GeneratorPlan.from_json(value)
+        retired = [option for option in RETIRED_OPTIONS if value["preset"]["diffusion"].get(option)]
+    if retired:
+        raise UserError(
+            f"The SBLDM in {folder} was trained with {' and '.join(retired)}, which this version no longer has; sample it with "
+            f"nnunet-sbldm {plan.library_version}, or train it again."
+        )
+    with _damaged_if_unreadable(folder):
         autoencoder, denoiser = build_autoencoder(plan), build_denoiser(plan)
         for network, name in zip((autoencoder, denoiser), WEIGHTS, strict=True):
             _load_weights(network, folder / name)

@@ -54,27 +54,19 @@ class DiffusionConfig:
         schedule: noise schedule by diffusers' name, ``squaredcos_cap_v2`` (cosine) or ``linear``.
         noise_shift: the schedule's noise-to-signal ratio (of amplitudes) is multiplied by this; more than 1 spends more
             steps on what large parts of a volume share (Hoogeboom et al. 2023).
-        min_snr_gamma: weight of a time in the loss is min(SNR, gamma) / SNR in x0 terms (Hang et al. 2023); None weighs
-            all times alike in terms of what is predicted.
         num_train_timesteps: T of the discrete process.
         condition_dropout: probability of training a sample without any condition (learned null).
         feature_dropout: probability of training a sample with a random half of the features missing.
         foreground_weight: weight in the loss of latents that hold foreground, relative to the others.
-        self_conditioning: the denoiser also sees its previous estimate of z_0 (Chen et al. 2023).
-        masked_share: share of training samples of which the clean latents around a random region are given to the
-            denoiser, as edits give them; with 0 it has no input for them.
     """
 
     prediction_type: str = "v_prediction"
     schedule: str = "squaredcos_cap_v2"
     noise_shift: float = 2.0
-    min_snr_gamma: float | None = None
     num_train_timesteps: int = 1000
     condition_dropout: float = 0.1
     feature_dropout: float = 0.2
     foreground_weight: float = 4.0
-    self_conditioning: bool = False
-    masked_share: float = 0.0
 
 
 SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++")

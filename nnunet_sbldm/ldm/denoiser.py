@@ -47,42 +47,34 @@ class VolumeDenoiser(nn.Module):
     """Predicts v (or x0) of a noisy latent volume.
 
     Args:
-        latent_channels: Z.
-        latent_shape: (D, h, w).
+        latent_shape: (Z, D, h, w).
         voxel_mm: latent voxel size along (D, h, w).
         scaling: condition features in network scale.
         targets: labels or regions they describe.
         config: widths, embedding, dropout.
-        num_estimates: 1 if the previous estimate of z_0 enters too (self-conditioning), else 0.
-        sees_known: whether latents that are known enter too, see :meth:`forward`.
         layout: another layout than the shape asks for, where weights of another network are to fit.
     """
 
     def __init__(
         self,
-        latent_channels: int,
         latent_shape: Sequence[int],
         voxel_mm: Sequence[float],
         scaling: ConditionScaling,
         targets: Sequence[Target],
         config: DenoiserConfig,
-        num_estimates: int = 0,
-        sees_known: bool = False,
         layout: DenoiserLayout | None = None,
     ) -> None:
         super().__init__()
-        widths, e = config.widths, config.embedding_dim
-        layout = layout or DenoiserLayout.of(latent_shape, voxel_mm, len(widths))
+        widths, e, (latent_channels, *shape) = config.widths, config.embedding_dim, latent_shape
+        layout = layout or DenoiserLayout.of(shape, voxel_mm, len(widths))
         self.embedding_dim, self.patch, self.strides = e, layout.patch, layout.strides
-        latent_shape, num_latents = tokens_shape(latent_shape, self.patch), math.prod(self.patch) * latent_channels
+        num_latents = math.prod(self.patch) * latent_channels
         token_mm = [v * p for v, p in zip(voxel_mm, self.patch, strict=True)]
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e))
         self.tau = ConditionEncoder(len(scaling.names), e)
-        self.maps = ConditionMaps(scaling, targets, latent_shape, token_mm)
+        self.maps = ConditionMaps(scaling, targets, tokens_shape(shape, self.patch), token_mm)
         self.use_maps = config.use_maps
-        self.num_known = latent_channels + 1 if sees_known else 0
-        num_inputs = num_latents * (1 + num_estimates) + 3 + len(targets) + math.prod(self.patch) * self.num_known
-        self.conv_in = FactorisedConv(num_inputs, widths[0], 3)
+        self.conv_in = FactorisedConv(num_latents + 3 + len(targets), widths[0], 3)
         self.down_blocks, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.after_upsampling, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         for wide, wider, stride in zip(widths, widths[1:], layout.strides, strict=False):
@@ -98,31 +90,18 @@ class VolumeDenoiser(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
-    def forward(
-        self,
-        noisy: Tensor,
-        timestep: Tensor,
-        condition: Tensor,
-        *estimates: Tensor,
-        known: Tensor | None = None,
-        part: Part | None = None,
-    ) -> Tensor:
-        """[B, Z, D, h, w], [B], [B, F] (NaN = missing), previous estimates [B, Z, D, h, w] -> [B, Z, D, h, w].
+    def forward(self, noisy: Tensor, timestep: Tensor, condition: Tensor, part: Part | None = None) -> Tensor:
+        """[B, Z, D, h, w], [B], [B, F] (NaN = missing) -> [B, Z, D, h, w].
 
-        ``known`` [B, Z + 1, D, h, w] are clean latents, 0 where they are not known, and where they are, as 1; nothing is known
-        without it. Where only a ``part`` of the latent volume is given, see :meth:`part_around`, (D, h, w) is that part's shape.
+        Where only a ``part`` of the latent volume is given, see :meth:`part_around`, (D, h, w) is that part's shape.
         """
         embedding = self.time_mlp(sinusoidal(timestep, self.embedding_dim, MAX_PERIOD)) + self.tau(condition)
-        tokens = merge_latents(torch.cat([noisy, *estimates], dim=1), self.patch)
+        tokens = merge_latents(noisy, self.patch)
         maps = self.maps(condition).to(tokens) * float(self.use_maps)
         where = [_coordinates(maps), maps]
         if part is not None:
             d, height, width = (slice(s.start // p, -(-s.stop // p)) for s, p in zip(part, self.patch, strict=True))
             where = [v[:, :, d, height, width] for v in where]
-        if self.num_known:
-            if known is None:
-                known = noisy.new_zeros(len(noisy), self.num_known, *noisy.shape[2:])
-            where.append(merge_latents(known, self.patch).to(tokens))
         h = self.conv_in(torch.cat([tokens, *where], dim=1))
         skips = []
         for block, downsample in zip(self.down_blocks, self.downsample, strict=True):

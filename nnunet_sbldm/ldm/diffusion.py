@@ -23,8 +23,7 @@ from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 Scheduler = Any
 """diffusers' DDIMScheduler, imported late, and annotated more narrowly than what it takes and gives."""
 Denoise = Callable[..., Tensor]
-"""(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t; with self-conditioning a fourth argument,
-the previous estimate of z_0, shaped like z_t."""
+"""(z_t [B, Z, D, h, w], t [B], c [B, F]) -> prediction of the same shape as z_t."""
 
 
 def make_scheduler(config: DiffusionConfig, name: str = "ddim") -> Scheduler:
@@ -61,8 +60,6 @@ def diffusion_loss(
     timestep: Tensor,
     noise: Tensor,
     weight: Tensor,
-    min_snr_gamma: float | None = None,
-    estimate_first: bool | None = None,
 ) -> Tensor:
     """Weighted mean squared error of the prediction at the given times and noise.
 
@@ -74,41 +71,12 @@ def diffusion_loss(
         timestep: [B] int64.
         noise: like ``clean``.
         weight: [B, 1, D, h, w].
-        min_snr_gamma: see :class:`DiffusionConfig`.
-        estimate_first: with self-conditioning, whether the model sees its own estimate or zeros; None without it.
     """
     noisy = scheduler.add_noise(clean, noise, timestep)
-    estimates = []
-    if estimate_first is not None:
-        estimates = [torch.zeros_like(noisy)]
-        if estimate_first:
-            with torch.no_grad():
-                prediction = denoise(noisy, timestep, condition, *estimates).float()
-            estimates = [clean_of(scheduler, prediction, noisy, timestep)]
     kind = scheduler.config.prediction_type
     targets = {"v_prediction": scheduler.get_velocity(clean, noise, timestep), "sample": clean, "epsilon": noise}
-    error = (denoise(noisy, timestep, condition, *estimates).float() - targets[kind]).square()
-    if min_snr_gamma is not None:
-        error = error * _min_snr_weight(scheduler, timestep, min_snr_gamma).reshape(-1, 1, 1, 1, 1)
+    error = (denoise(noisy, timestep, condition).float() - targets[kind]).square()
     return (error * weight).sum() / (weight.sum() * clean.shape[1])
-
-
-def clean_of(scheduler: Scheduler, prediction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
-    """The estimate of z_0 [B, Z, D, h, w] that a prediction at times [B] amounts to."""
-    alpha = scheduler.alphas_cumprod.to(noisy.device)[timestep].reshape(-1, 1, 1, 1, 1)
-    if scheduler.config.prediction_type == "sample":
-        return prediction
-    if scheduler.config.prediction_type == "epsilon":
-        return (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
-    return alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
-
-
-def _min_snr_weight(scheduler: Scheduler, timestep: Tensor, gamma: float) -> Tensor:
-    """Weight [B] of each time, so that the loss in terms of z_0 is weighted by min(SNR, gamma) (Hang et al. 2023)."""
-    alpha = scheduler.alphas_cumprod.to(timestep.device)[timestep]
-    snr = alpha / (1 - alpha)
-    wanted = snr.clamp(max=gamma)
-    return wanted / {"v_prediction": snr + 1, "sample": torch.ones_like(snr), "epsilon": snr}[scheduler.config.prediction_type]
 
 
 def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
@@ -158,12 +126,9 @@ def sample(
     scheduler = make_scheduler(config, sampler.name)
     scheduler.set_timesteps(sampler.num_steps, device=noise.device)
     z = noise
-    estimates = [torch.zeros_like(z)] if config.self_conditioning else []
     for i, t in enumerate(scheduler.timesteps):
         with arithmetic(z.device, sampler.precision):
-            prediction = _guided(denoise, z, t, condition, sampler.guidance_scale, *estimates)
-        if estimates:
-            estimates = [clean_of(scheduler, prediction, z, t.expand(len(z)))]
+            prediction = _guided(denoise, z, t, condition, sampler.guidance_scale)
         extra: dict[str, Any] = {"eta": sampler.eta} if sampler.name == "ddim" else {}
         if sampler.is_stochastic:
             step_seeds = [derived_seed(seed, i + 1) for seed in seeds]
@@ -172,11 +137,10 @@ def sample(
     return z
 
 
-def _guided(denoise: Denoise, z: Tensor, t: Tensor, condition: Tensor, guidance_scale: float, *estimates: Tensor) -> Tensor:
+def _guided(denoise: Denoise, z: Tensor, t: Tensor, condition: Tensor, guidance_scale: float) -> Tensor:
     """Prediction with guidance, conditional and null model evaluated as one batch."""
     if guidance_scale == 1:
-        return denoise(z, t.expand(len(z)), condition, *estimates).float()
+        return denoise(z, t.expand(len(z)), condition).float()
     both = torch.cat([condition, torch.full_like(condition, torch.nan)])
-    twice = (v.repeat(2, 1, 1, 1, 1) for v in (z, *estimates))
-    conditional, null = denoise(next(twice), t.expand(len(both)), both, *twice).float().chunk(2)
+    conditional, null = denoise(z.repeat(2, 1, 1, 1, 1), t.expand(len(both)), both).float().chunk(2)
     return null + guidance_scale * (conditional - null)

@@ -7,9 +7,6 @@ size, eta and guidance then keeps them on their own path and ends exactly at z_0
 An SDE solver (or DDIM with eta 1) adds fresh noise at every step, from which unknown latents adapt to the known ones at the
 next step: it does what resampling jumps do (RePaint, Lugmayr et al. 2022, arXiv 2201.09865) without their second evaluation of
 every step.
-
-A denoiser can also be trained with the known latents as a further input (``masked_share`` of the configuration, as Rombach et
-al. 2022 do for inpainting, arXiv 2112.10752): then it sees them clean from the first step on.
 """
 
 from __future__ import annotations
@@ -17,15 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import Denoise, Scheduler, initial_noise, make_scheduler, sample
-
-REGION_RADII = (0.1, 0.35)
-"""Semi-axes of random regions in training, in fractions of the latent volume; edits have such regions."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +33,18 @@ class Known:
     clean: Tensor
     unknown: Tensor
 
-    def as_input(self) -> Tensor:
-        """[B, Z + 1, D, h, w], as denoisers are told that have learnt it: known latents, 0 elsewhere, and 1 where they are."""
-        return torch.cat([self.clean * (1 - self.unknown), 1 - self.unknown], dim=1)
 
-
-def clamped(denoise: Denoise, scheduler: Scheduler, known: Known, is_told: bool) -> Denoise:
-    """A denoiser whose prediction is exact where the clean latents are known, and which is told of them if it has learnt it.
+def clamped(denoise: Denoise, scheduler: Scheduler, known: Known) -> Denoise:
+    """A denoiser whose prediction is exact where the clean latents are known.
 
     It takes batches of B times any number of volumes, in whole repetitions of the batch, as guidance makes them.
     """
 
-    def predict(noisy: Tensor, timestep: Tensor, condition: Tensor, *estimates: Tensor) -> Tensor:
+    def predict(noisy: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         repeats = (len(noisy) // len(known.clean), 1, 1, 1, 1)
         clean, unknown = known.clean.repeat(repeats), known.unknown.repeat(repeats)
         exact = _exact_prediction(scheduler, noisy.float(), clean, timestep)
-        told = {"known": Known(clean, unknown).as_input()} if is_told else {}
-        return torch.where(unknown > 0, denoise(noisy, timestep, condition, *estimates, **told).float(), exact)
+        return torch.where(unknown > 0, denoise(noisy, timestep, condition).float(), exact)
 
     return predict
 
@@ -87,32 +75,7 @@ def inpaint(
     Returns:
         [B, Z, D, h, w] standardised latents; the known ones are exactly the hosts'.
     """
-    predict = clamped(denoise, make_scheduler(config, sampler.name), known, config.masked_share > 0)
+    predict = clamped(denoise, make_scheduler(config, sampler.name), known)
     noise = initial_noise(seeds, known.clean.shape[1:], correlation).to(known.clean)
     drawn = sample(predict, config, sampler, noise, condition, seeds, correlation)
     return torch.where(known.unknown > 0, drawn, known.clean)
-
-
-def random_regions(foreground: Tensor, masked_share: float, rng: np.random.Generator) -> Tensor:
-    """Latents [B, 1, D, h, w] that a training sample leaves to be made, as 1: an ellipsoid at random, or all of them.
-
-    Half of the ellipsoids lie around a latent that holds foreground, where there is one.
-
-    Args:
-        foreground: [B, 1, D, h, w] bool, latents that hold foreground.
-        masked_share: share of the samples that get an ellipsoid.
-        rng: source of randomness.
-    """
-    shape = np.array(foreground.shape[2:])
-    axes = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    regions = torch.ones(foreground.shape)
-    for region, held in zip(regions[:, 0], foreground[:, 0], strict=True):
-        at_foreground, is_masked = rng.random(2) < (0.5, masked_share)
-        if not is_masked:
-            continue
-        places = held.nonzero().numpy()
-        centre = rng.choice(places) if at_foreground and len(places) else rng.integers(shape)
-        radii = np.maximum(rng.uniform(*REGION_RADII, size=3) * shape, 1)
-        distance = sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii, strict=True))
-        region.copy_(torch.from_numpy(distance <= 1))
-    return regions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.ldm.diffusion import Denoise, diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
-from nnunet_sbldm.ldm.inpainting import Known, random_regions
+from nnunet_sbldm.ldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume, one_hot_of
 from nnunet_sbldm.ldm.losses import autoencoder_loss
 from nnunet_sbldm.training.loop import Stage
@@ -98,13 +96,7 @@ def denoiser_stage(
         )
         condition = drop_condition(conditions[chosen], config, generator)
         clean, condition, time, noise, weight = (t.to(device) for t in (clean, condition, time, noise, weights[chosen]))
-        estimate_first = bool(rng.integers(2)) if config.self_conditioning else None
-        denoise: Denoise = network
-        if config.masked_share:
-            unknown = random_regions(weights[chosen] > 1, config.masked_share, rng).to(device)
-            denoise, weight = partial(network, known=Known(clean, unknown).as_input()), weight * unknown
-        value = diffusion_loss(denoise, scheduler, clean, condition, time, noise, weight, config.min_snr_gamma, estimate_first)
-        return value, {}
+        return diffusion_loss(network, scheduler, clean, condition, time, noise, weight), {}
 
     def picture(network: nn.Module, file: Path) -> None:
         device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))

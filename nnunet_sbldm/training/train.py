@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -159,7 +160,7 @@ def _prepare_once(
     work = folder / "work"
     draft = work / "draft.json"
     beginning = [start.generator.hash, dict(start.renamed)] if start else []
-    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, repr(preset), *beginning])
+    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, _text_of(preset), *beginning])
     if accelerator.is_main_process:
         remove_leftovers(folder)
         if draft.is_file() and read_json(draft)["asked"] != asked:
@@ -180,6 +181,15 @@ def _prepare_once(
         TrainingArrays.open(work),
         [CaseFingerprint.from_json(c) for c in stored["seen"]],
     )
+
+
+def _text_of(preset: Preset) -> str:
+    """The preset as text, by which an unfinished run is recognised.
+
+    Three options that the diffusion no longer has are in it, switched off, so that runs begun when it had them go on.
+    """
+    text = repr(preset).replace(", num_train_timesteps=", ", min_snr_gamma=None, num_train_timesteps=")
+    return re.sub(r"(foreground_weight=[^,)]*)\)", r"\1, self_conditioning=False, masked_share=0.0)", text)
 
 
 def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:

@@ -13,7 +13,7 @@ from nnunet_sbldm.ldm.layout import tokens_shape
 @pytest.mark.parametrize("shape", [(45, 14, 11), (24, 32, 28), (5, 6, 7)])
 def test_the_denoiser_keeps_any_volume_size(shape):
     config = DenoiserConfig(widths=(8, 8, 16), embedding_dim=16)
-    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
+    network = VolumeDenoiser((4, *shape), (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
     z = torch.randn(2, 4, *shape)
     assert network(z, torch.tensor([3, 900]), torch.randn(2, len(NAMES))).shape == z.shape
 
@@ -21,7 +21,7 @@ def test_the_denoiser_keeps_any_volume_size(shape):
 @pytest.mark.parametrize("shape", [(24, 32, 32), (9, 30, 17)])
 def test_a_part_of_a_volume_is_denoised_where_it_lies(shape, monkeypatch):
     config, condition = DenoiserConfig(widths=(8, 8, 16), embedding_dim=16), torch.zeros(1, len(NAMES))
-    network = VolumeDenoiser(4, shape, (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
+    network = VolumeDenoiser((4, *shape), (1.0, 4.0, 4.0), plain_scaling(), TARGETS, config)
     free = np.zeros(shape, bool)
     free[5, 11:20, 12:14] = True
     part, z = network.part_around(free, context=2), torch.randn(1, 4, *shape)
@@ -42,7 +42,7 @@ def test_a_part_of_a_volume_is_denoised_where_it_lies(shape, monkeypatch):
 
 def test_the_denoiser_hears_time_condition_and_missing_features():
     config = DenoiserConfig(widths=(8, 8), embedding_dim=16)
-    network = wake(VolumeDenoiser(2, (6, 6, 6), (2.0, 2.0, 2.0), plain_scaling(), TARGETS, config))
+    network = wake(VolumeDenoiser((2, 6, 6, 6), (2.0, 2.0, 2.0), plain_scaling(), TARGETS, config))
     z, t, c = torch.randn(1, 2, 6, 6, 6), torch.tensor([10]), torch.linspace(-1, 2, len(NAMES))[None]
     with torch.no_grad():
         conditions = (c, c + 1, c.where(c > 0, torch.nan), torch.full_like(c, torch.nan))

@@ -157,6 +157,35 @@ def test_an_unfinished_run_with_other_settings_is_not_mixed_in(phantom_dataset, 
         train_generator(phantom_dataset, 0, SHORT, cases, "cpu", seed=1)
 
 
+def test_an_unfinished_run_of_a_version_with_more_options_goes_on():
+    old = (
+        "Preset(name='tiny', autoencoder=AutoencoderConfig(widths=(16, 24, 32), latent_channels=4, embedding_dim=64, "
+        "use_position=True, latent_noise=0.2, crop_pixels=64), denoiser=DenoiserConfig(widths=(32, 64, 128), embedding_dim=64, "
+        "dropout=0.0, use_maps=True), autoencoder_stage=StageConfig(num_steps=1000, batch_size=16, learning_rate=0.002, "
+        "warmup_steps=30, weight_decay=0.01, ema_decay=0.99, max_gradient_norm=1.0, picture_every_steps=500), "
+        "denoiser_stage=StageConfig(num_steps=1200, batch_size=8, learning_rate=0.002, warmup_steps=30, weight_decay=0.01, "
+        "ema_decay=0.99, max_gradient_norm=1.0, picture_every_steps=400), diffusion=DiffusionConfig("
+        "prediction_type='v_prediction', schedule='squaredcos_cap_v2', noise_shift=2.0, min_snr_gamma=None, "
+        "num_train_timesteps=1000, condition_dropout=0.1, feature_dropout=0.2, foreground_weight=4.0, self_conditioning=False, "
+        "masked_share=0.0), augmentation=AugmentationConfig(num_wanted=160, max_copies=7, max_rotation_deg=8.0, "
+        "max_scaling=0.08, max_gain=0.05, max_gamma=0.1))"
+    )
+    assert training._text_of(config.PRESETS["tiny"]) == old
+
+
+@pytest.mark.parametrize(("option", "on"), [("self_conditioning", True), ("masked_share", 0.5)])
+def test_a_model_of_an_experiment_that_is_gone_is_refused_and_its_off_switch_is_not(generator, option, on):
+    file = generator.folder / "generator.json"
+    content = read_json(file)
+    content["preset"]["diffusion"] |= {"min_snr_gamma": None, "self_conditioning": False, "masked_share": 0.0}
+    write_json(file, content)
+    assert load_generator(generator.folder).plan == generator.plan
+    content["preset"]["diffusion"][option] = on
+    write_json(file, content)
+    with pytest.raises(UserError, match=rf"was trained with {option}, which this version no longer has; sample it with nnunet"):
+        load_generator(generator.folder)
+
+
 def test_the_checkpoint_lists_exactly_the_training_cases_with_their_content(generator, phantom_dataset):
     train, val = fold_cases(phantom_dataset, 0)
     assert sorted(c.case_id for c in generator.seen) == sorted(train)
