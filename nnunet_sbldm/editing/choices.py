@@ -6,10 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from nnunet_sbldm.common.files import sha256_of_json
-from nnunet_sbldm.common.seeds import derived_seed
+from nnunet_sbldm.common.seeds import Stream, derived_seed, rng_of
 from nnunet_sbldm.data.conditions import FEATURES
 from nnunet_sbldm.editing.hosts import HostTransform
 from nnunet_sbldm.generator.requests import Request
@@ -17,7 +15,6 @@ from nnunet_sbldm.types import UserError
 
 KINDS = ("replace", "add", "remove")
 MAX_DEFORMATION_MM = 20.0
-HOST_STREAM, DEFORMATION_STREAM = 11, 13
 
 
 @dataclass(frozen=True)
@@ -95,13 +92,13 @@ def edit_choices(
     Raises:
         UserError: no host has a lesion to replace or remove.
     """
-    rng = np.random.default_rng([request.noise_seed, HOST_STREAM])
+    rng = rng_of(request.noise_seed, Stream.HOST)
     kinds = [settings.kinds[i] for i in rng.permutation(len(settings.kinds))]
     presences = [v for name, v in request.asked.items() if name.endswith(f"/{FEATURES[0]}")]
     if presences and not any(presences):  # absence is asked
         kinds = ["remove"]
     mirrored = settings.mirror and bool(rng.integers(2))
-    seed = derived_seed(request.noise_seed, DEFORMATION_STREAM) if settings.deformation_mm else 0
+    seed = derived_seed(request.noise_seed, Stream.DEFORMATION) if settings.deformation_mm else 0
     transform = HostTransform(mirrored, settings.deformation_mm, seed)
     order = [settings.hosts[i] for i in rng.permutation(len(settings.hosts))]
     pairs = [(kind, host) for kind in kinds for host in order if kind == "add" or host in with_lesion]

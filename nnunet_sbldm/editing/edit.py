@@ -17,6 +17,7 @@ from scipy import ndimage
 from skimage.transform import resize
 from torch import Tensor
 
+from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.conditions import as_vector, measure
 from nnunet_sbldm.editing.blending import blend
@@ -34,7 +35,6 @@ from nnunet_sbldm.ldm.inpainting import Known, inpaint
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
-TEXTURE_STREAM, OUTLINE_STREAM = 14, 15
 CONTEXT_LATENTS = 4
 """Latents around the region, at least, that the denoiser sees of the host."""
 DECODED_MARGIN = 2
@@ -177,7 +177,7 @@ def _edit_one(
     task = replace(task, condition=told[0])
     decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
-    rng = np.random.default_rng([task.request.noise_seed, OUTLINE_STREAM])
+    rng = rng_of(task.request.noise_seed, Stream.EDIT_OUTLINE)
     decoded_label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
     label, focus = _labels(task, decoded_label, plan, decoded)
     drawn = without_strays(np.where(region.mask, decoded_label, 0), plan.components, decoded) > 0
@@ -207,7 +207,7 @@ def _blended(drawn: DecodedEdit, decoded_host: FloatArray) -> FloatArray:
         task.region.weight,
         _exchanged(prepared.gone(task.choice.kind), drawn.focus > 0),
         (drawn.label != OUTSIDE) & ~prepared.lesions & (drawn.focus <= 0),
-        _texture_rng(task.request),
+        rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE),
     )
 
 
@@ -224,10 +224,6 @@ def _exchanged(gone: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Share 0 to 1 of the random texture: 1 in lesions that come or go, one voxel more around those that go."""
     changed = ndimage.binary_dilation(gone, np.ones((1, 3, 3))) | new
     return np.clip(1.5 * ndimage.gaussian_filter(changed.astype(np.float32), EXCHANGE_SIGMA_VOXELS), 0, 1)
-
-
-def _texture_rng(request: Request) -> np.random.Generator:
-    return np.random.default_rng([request.noise_seed, TEXTURE_STREAM])
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------
@@ -257,7 +253,7 @@ def _at_native_resolution(drawn: EditedDraw, generator: Generator) -> Case:
         share,
         exchanged,
         (native != OUTSIDE) & ~lesions,
-        _texture_rng(task.request),
+        rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE),
     )
     return host.paste(drawn.request.case_id, image, label.astype(np.int16), share > 0)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import AXES, FEATURES, as_dict
@@ -35,7 +36,6 @@ from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 T = TypeVar("T")
 MAX_HOSTS_KEPT = 16
-CONDITION_STREAM, WINDOW_STREAM = 1, 12
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class EditPlanner:
         """Condition, region and latents of an edit; None if this host has no room for it."""
         plan, prepared = self.generator.plan, self.prepared(request, choice)
         label, spacing_mm, latent_shape = prepared.label, plan.grid.spacing_mm, plan.grid.latent_shape
-        rng = np.random.default_rng([request.noise_seed, CONDITION_STREAM])
+        rng = rng_of(request.noise_seed, Stream.CONDITION)
         kept, core = prepared.kept(choice.kind), prepared.gone(choice.kind)
         if (core & dilated(prepared.open_faces, max(spacing_mm), spacing_mm)).any():  # a part of the lesion would stay
             return None
@@ -225,7 +225,7 @@ class EditPlanner:
         lesions = np.argwhere((host.label > 0) & ~self._is_ignored(host.label))
         if choice.kind != "add" and len(lesions):
             return lesions.mean(axis=0).tolist()
-        rng = np.random.default_rng([request.noise_seed, WINDOW_STREAM])
+        rng = rng_of(request.noise_seed, Stream.WINDOW)
         asked, targets = request.asked, self.generator.plan.targets
         places = [[asked[n] for t in targets if (n := f"{t.name}/centroid_{a}") in asked] for a in AXES]
         fractions = [next(iter(p), float(f)) for p, f in zip(places, rng.random(3), strict=True)]

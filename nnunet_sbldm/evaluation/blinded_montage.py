@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
+from nnunet_sbldm.common.seeds import EvaluationStream, rng_of
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
@@ -19,7 +20,6 @@ from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
 MAX_DRAWS_PER_CASE = 10
 COLUMNS = 4
-ORDER_STREAM = 15
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def write_blinded_montage(
     """
     tiles = _edited_tiles(cases, num_each, sampler, seed)
     tiles += _real_tiles(cases, dataset, num_each, {tile.case_id for tile in tiles})
-    order = np.random.default_rng([seed, ORDER_STREAM]).permutation(len(tiles))
+    order = rng_of(seed, EvaluationStream.ORDER).permutation(len(tiles))
     numbered = [replace(tiles[i].panel, title=str(n)) for n, i in enumerate(order, 1)]
     output.mkdir(parents=True, exist_ok=True)
     rows = [("", numbered[i : i + COLUMNS]) for i in range(0, len(numbered), COLUMNS)]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import temporary_folder
+from nnunet_sbldm.common.seeds import EvaluationStream, rng_of
 from nnunet_sbldm.data.conditions import feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluation.adherence import condition_results
@@ -165,7 +166,7 @@ def score(
     """
     with temporary_folder(work) as folder:
         made = make_cases(reference.dataset, reference.nearest, requests, sampler, folder, use_gate)
-        compared = compare_with_real(reference, made.cases, made.records, np.random.default_rng([seed, 2]))
+        compared = compare_with_real(reference, made.cases, made.records, rng_of(seed, EvaluationStream.COMPARISON))
     row = headline(compared.sections, [t.name for t in reference.generator.plan.targets])
     return {**row, "accepted_share": made.accepted_share, "seconds_per_draw": made.seconds_per_draw}
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_sbldm.common.files import temporary_folder, write_json
+from nnunet_sbldm.common.seeds import EvaluationStream, rng_of
 from nnunet_sbldm.data.cases import load_arrays, load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.evaluation.case_set import CaseSet
@@ -68,7 +69,7 @@ def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationS
             generator, dataset, RealCases.collect(plan, dataset, training_ids, held_out_ids, work / "real")
         )
         made = make_cases(dataset, reference.nearest, requests, settings.sampler, work, settings.use_gate)
-        rng = np.random.default_rng([settings.seed, 2])
+        rng = rng_of(settings.seed, EvaluationStream.COMPARISON)
         sections, rows = measure_quality(reference, made.cases, made.records, rng, settings.goals, made.draws)
         if encoder:
             sections["nnunet"] = encoder_results(encoder, dataset, reference, made, rng)

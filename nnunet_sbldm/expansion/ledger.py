@@ -13,6 +13,7 @@ from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.expansion.destinations import Destination
 from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.records import streams_of
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.quality.gate import rules_of
@@ -142,6 +143,7 @@ def matches(file: Path, request: Request, job: Job, settings: ProductionSettings
     if not file.is_file():
         return False
     record = read_json(file)
+    request = request.with_streams(streams_of(record))
     found = {k: v for k, v in record["sampler"].items() if k not in ROUNDING}
     wanted = {**settings.signature(), **job.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
     return (record["generator_hash"], record["seed"], found) == (job.generator.hash, request.seed, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def request_of(
     requests = {
         str(j.fold): {
             "generator": j.generator.hash,
-            "cases": sha256_of_json([asdict(r) for r in j.requests]),
+            "cases": sha256_of_json([r.identity() for r in j.requests]),
             **j.signature(),
         }
         for j in jobs

@@ -24,7 +24,7 @@ from nnunet_sbldm.editing.planner import EditPlanner, has_same_axes
 from nnunet_sbldm.expansion.in_place import IN_PLACE
 from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
-from nnunet_sbldm.generator.records import TRACE_NAME, read_trace
+from nnunet_sbldm.generator.records import TRACE_NAME, read_trace, streams_of
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw, draw_again
 from nnunet_sbldm.generator.zoo import is_complete, known_models
@@ -107,7 +107,9 @@ def _again(record: dict[str, Any], generator: Generator) -> Draw | EditedDraw:
     stored = record["sampler"]
     recorded = SamplerConfig(**{f.name: stored[f.name] for f in fields(SamplerConfig)})
     sampler = replace(recorded, max_corrections=0)  # the record says what they led to
-    request = Request(record["case_id"], record["seed"], stored["asked"], stored["diversity"], record["attempt"])
+    request = Request(
+        record["case_id"], record["seed"], stored["asked"], stored["diversity"], record["attempt"], streams_of(record)
+    )
     if record.get("edit"):
         return _edited_again(record, request, generator, sampler)
     return draw_again(generator, request, sampler, record["condition_told"])

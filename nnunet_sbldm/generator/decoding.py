@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.generator.outlines import cleaned_label
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.types import FloatArray, LabelArray
-
-TEXTURE_STREAM, OUTLINE_STREAM = 2, 3
-"""Random numbers of a case's seed; 1 draws its condition, see :func:`nnunet_sbldm.generator.sampling.condition_of`."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ def decoded_volume(
     """
     image, logits = decoded(plan, autoencoder, latent, precision)
     anatomy = anatomy_of(logits.argmax(0), plan.grid)
-    classes = plan.outlines.draw(logits, np.random.default_rng([seed, OUTLINE_STREAM]))
+    classes = plan.outlines.draw(logits, rng_of(seed, Stream.OUTLINE))
     label = cleaned_label(classes, anatomy, plan.encoding, plan.components, image)
-    rng = np.random.default_rng([seed, TEXTURE_STREAM])
-    return DecodedVolume(plan.texture.added_to(image, plan.encoding.encode(label), rng), label, anatomy)
+    textured = plan.texture.added_to(image, plan.encoding.encode(label), rng_of(seed, Stream.TEXTURE))
+    return DecodedVolume(textured, label, anatomy)
 
 
 def decoded(

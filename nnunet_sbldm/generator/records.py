@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.common.seeds import STREAMS
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.types import UserError
 
-FORMAT_VERSION = 1
+INDEX_FORMAT_VERSION = 1
 INDEX_NAME = "synthetic_cases.json"
 
 
@@ -37,6 +38,7 @@ class SyntheticRecord:
         gate: scores of the quality gate, and of a rejection the reasons and the rules, see
             :meth:`nnunet_sbldm.quality.gate.Verdict.to_json`.
         edit: of an edited host: its id and transform, what was done, and where; empty for whole cases.
+        format: of the record; it is the version of the random streams that the case was made with.
     """
 
     case_id: str
@@ -53,10 +55,25 @@ class SyntheticRecord:
     condition_told: dict[str, float] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
     edit: dict[str, Any] = field(default_factory=dict)
+    format: int = STREAMS
 
     def save(self, folder: Path) -> None:
         """Write ``CASE.json`` into ``folder``."""
-        write_json(folder / f"{self.case_id}.json", {"format": FORMAT_VERSION, **asdict(self)})
+        write_json(folder / f"{self.case_id}.json", {"format": self.format, **asdict(self)})
+
+
+def streams_of(record: Mapping[str, Any]) -> int:
+    """Version of the random streams that a recorded case was made with.
+
+    Raises:
+        UserError: the record is of a newer version of this package.
+    """
+    found = record.get("format", 1)  # the traces of version 1 do not say it
+    if found not in range(1, STREAMS + 1):
+        raise UserError(
+            f"The record of {record['case_id']} has format {found}; this version reads 1 to {STREAMS}: update nnunet-sbldm."
+        )
+    return int(found)
 
 
 @dataclass
@@ -87,7 +104,7 @@ class SyntheticIndex:
         generators = {g: {"seen": [c.to_json() for c in seen]} for g, seen in self.generators.items()}
         write_json(
             folder / INDEX_NAME,
-            {"format": FORMAT_VERSION, "plans_hash": self.plans_hash, "cases": self.cases, "generators": generators},
+            {"format": INDEX_FORMAT_VERSION, "plans_hash": self.plans_hash, "cases": self.cases, "generators": generators},
         )
 
     @staticmethod
@@ -96,8 +113,9 @@ class SyntheticIndex:
         if not (folder / INDEX_NAME).is_file():
             return None
         value = read_json(folder / INDEX_NAME)
-        if value.get("format") != FORMAT_VERSION:
-            raise UserError(f"{folder / INDEX_NAME} has format {value.get('format')}; this version reads {FORMAT_VERSION}.")
+        if value.get("format") != INDEX_FORMAT_VERSION:
+            found = value.get("format")
+            raise UserError(f"{folder / INDEX_NAME} has format {found}; this version reads {INDEX_FORMAT_VERSION}.")
         generators = {g: tuple(CaseFingerprint.from_json(c) for c in v["seen"]) for g, v in value["generators"].items()}
         return SyntheticIndex(value["plans_hash"], value["cases"], generators)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from nnunet_sbldm.common.seeds import derived_seed
+from nnunet_sbldm.common.seeds import STREAMS, attempt_seed, case_seed
 from nnunet_sbldm.data.conditions import FEATURES
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.generator.plan import GeneratorPlan
-from nnunet_sbldm.generator.spec import SpecEntry
+from nnunet_sbldm.generator.spec import SpecEntry, drawn_volume
 from nnunet_sbldm.types import UserError
 
-FOLD_ALL_STREAM = 2**32 - 1
 ROUNDING = 1e-9
 
 
@@ -34,6 +34,8 @@ class Request:
         asked: feature name -> value in physical units; features left out are drawn from the condition model.
         diversity: width of the condition model's kernels, 1 as fitted.
         attempt: 0 at first; a rejected case is drawn again with the next attempt's seed.
+        streams: version of the random streams, see :mod:`nnunet_sbldm.common.seeds`.
+        ranges: features of ``asked`` that were drawn, with the range that they were drawn from.
     """
 
     case_id: str
@@ -41,11 +43,23 @@ class Request:
     asked: Mapping[str, float]
     diversity: float = 1.0
     attempt: int = 0
+    streams: int = STREAMS
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def noise_seed(self) -> int:
         """Seed of this attempt."""
-        return self.seed if self.attempt == 0 else derived_seed(self.seed, self.attempt)
+        return attempt_seed(self.seed, self.attempt, self.streams)
+
+    def with_streams(self, streams: int) -> Request:
+        """The same request under another version of the random streams, as its record of that version says it."""
+        drawn = {name: drawn_volume(span, self.seed, streams) for name, span in self.ranges.items()}
+        return replace(self, asked={**self.asked, **drawn}, streams=streams)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other requests, the same in every version of this package."""
+        first = self.with_streams(1)
+        return {name: getattr(first, name) for name in ("case_id", "seed", "asked", "diversity", "attempt")}
 
 
 @dataclass(frozen=True)
@@ -105,20 +119,14 @@ def plan_requests(
     rare = balanced_labels(plan, len(entries)) if wish.balance else []
     requests = []
     for i, (origin, entry) in enumerate(entries):
-        case_id, seed = f"sbldm_f{fold}_{i:04d}", seed_of(wish.seed, fold, i)
+        case_id, seed = f"sbldm_f{fold}_{i:04d}", case_seed(wish.seed, fold, i)
         if case_id in taken_ids:
             raise UserError(f"The dataset has a real case named {case_id}; rename it, synthetic cases need that name.")
         asked = entry.features(plan, seed, origin)
         if rare:
             asked.setdefault(f"{rare[i]}/{FEATURES[0]}", 1.0)
-        requests.append(Request(case_id, seed, asked, wish.diversity))
+        requests.append(Request(case_id, seed, asked, wish.diversity, ranges=entry.ranges(plan, origin)))
     return requests
-
-
-def seed_of(seed: int, fold: Fold, index: int) -> int:
-    """Seed of one case of an expansion."""
-    stream = np.random.SeedSequence([seed, FOLD_ALL_STREAM if fold == "all" else int(fold), index])
-    return int(stream.generate_state(1, np.uint64)[0] >> 1)
 
 
 def _entries(fold: Fold, num_training_cases: int, wish: Wish) -> list[tuple[str, SpecEntry]]:

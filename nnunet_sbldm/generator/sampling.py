@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunet_sbldm import __version__
+from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.conditions import FEATURES, as_dict, as_vector, measure
 from nnunet_sbldm.data.grid import from_grid
 from nnunet_sbldm.generator.checkpoint import Generator
@@ -41,7 +42,7 @@ def condition_of(generator: Generator, request: Request) -> np.ndarray:
     asked = dict(request.asked)
     for name in request.asked:
         asked.setdefault(f"{name.rsplit('/', 1)[0]}/{FEATURES[0]}", 1.0)
-    return generator.plan.condition_model.sample(np.random.default_rng([request.noise_seed, 1]), asked, request.diversity)
+    return generator.plan.condition_model.sample(rng_of(request.noise_seed, Stream.CONDITION), asked, request.diversity)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def record_of(
         case_id=request.case_id,
         generator_hash=generator.hash,
         generator_path=str(generator.folder),
+        format=request.streams,
         seed=request.seed,
         attempt=request.attempt,
         fold=generator.plan.fold,

@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from nnunet_sbldm.common.files import read_user_json
 from nnunet_sbldm.common.json_schema import DIALECT, schema_of
+from nnunet_sbldm.common.seeds import STREAMS, volume_rng
 from nnunet_sbldm.common.validation import FILE, MustBe, checked, refuse_null
 from nnunet_sbldm.data.conditions import AXES, FEATURES, Target
 from nnunet_sbldm.types import UserError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from nnunet_sbldm.generator.plan import GeneratorPlan
 
 DESCRIBING = ("volume_ml", "centroid", "extent_mm", "sphericity", "num_components")
-VOLUME_STREAM = 2
 
 
 # --- fields --------------------------------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ class SpecEntry:
         name = target_named(plan.targets, self.label, origin).name
         asked: dict[str, float] = {FEATURES[0]: float(self.presence is not False)}
         if self.volume_ml is not None:
-            asked["volume_ml"] = _log_uniform(*self.volume_ml, np.random.default_rng([seed, VOLUME_STREAM]))
+            asked["volume_ml"] = drawn_volume(self.volume_ml, seed)
         for values, pattern in ((self.centroid, "centroid_{}"), (self.extent_mm, "extent_{}_mm")):
             if values is not None:
                 zyx = values[::-1]
@@ -127,9 +126,19 @@ class SpecEntry:
             asked["num_components"] = float(self.num_components)
         return {f"{name}/{feature}": value for feature, value in asked.items()}
 
+    def ranges(self, plan: GeneratorPlan, origin: str = "-label") -> dict[str, tuple[float, float]]:
+        """Those of :meth:`features` that are drawn from a range, with that range; arguments as there."""
+        if self.volume_ml is None or self.volume_ml[0] == self.volume_ml[1]:
+            return {}
+        return {f"{target_named(plan.targets, self.label, origin).name}/volume_ml": self.volume_ml}
 
-def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    return low if low == high else min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+
+def drawn_volume(volume_ml: tuple[float, float], seed: int, streams: int = STREAMS) -> float:
+    """A volume from a range, log-uniformly, by the seed of a case and the version of the random streams."""
+    low, high = volume_ml
+    if low == high:
+        return low
+    return min(high, max(low, math.exp(volume_rng(seed, streams).uniform(math.log(low), math.log(high)))))
 
 
 def target_named(targets: Sequence[Target], label: str | None, origin: str) -> Target:

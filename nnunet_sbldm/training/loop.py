@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from nnunet_sbldm.common.devices import best_precision, refuse_missing_device
 from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.common.progress import progress, say
+from nnunet_sbldm.common.seeds import TrainingStream, rng_of
 from nnunet_sbldm.generator.presets import StageConfig
 from nnunet_sbldm.types import UserError
 
@@ -40,6 +41,7 @@ class Stage:
 
     Attributes:
         name: ``autoencoder`` or ``denoiser``.
+        stream: of the training's seed, for what is random at its steps.
         network: what is trained.
         config: optimisation.
         loss: (network, random generator of this step) -> total loss and its parts.
@@ -49,6 +51,7 @@ class Stage:
     """
 
     name: str
+    stream: TrainingStream
     network: nn.Module
     config: StageConfig
     loss: LossOfStep
@@ -111,7 +114,7 @@ def _train(accelerator: Accelerator, stage: Stage, folder: Path, seed: int) -> n
     log = TrainingLog(folder / "training_log.csv", stage.name, first_step, accelerator.is_main_process)
     started = time.monotonic() - seconds_before
     for step in _progress(stage, first_step, accelerator.is_main_process):
-        rng = np.random.default_rng([seed, len(stage.name), step, accelerator.process_index])
+        rng = rng_of(seed, stage.stream, step, accelerator.process_index)
         loss, parts = _step(accelerator, stage, network, optimizer, rng, step)
         ema.update_parameters(stage.network)
         done = step + 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.pictures import Panel, montage
+from nnunet_sbldm.common.seeds import TrainingStream
 from nnunet_sbldm.data.conditions import measure
 from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.data.slices import TrainingArrays
@@ -60,7 +61,7 @@ def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays
             rows.append(("", [_panel(image, classes, plan, "training case"), _panel(*decoded, plan, "reconstruction")]))
         montage(file, rows)
 
-    return Stage("autoencoder", autoencoder, plan.preset.autoencoder_stage, loss, picture)
+    return Stage("autoencoder", TrainingStream.AUTOENCODER, autoencoder, plan.preset.autoencoder_stage, loss, picture)
 
 
 def denoiser_stage(
@@ -117,7 +118,7 @@ def denoiser_stage(
         return novelty.of(torch.stack([sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]))
 
     can_copy = None if novelty is None else novelty_of
-    return Stage("denoiser", denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
+    return Stage("denoiser", TrainingStream.DENOISER, denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
 
 
 def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> Panel:

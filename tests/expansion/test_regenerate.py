@@ -2,16 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from expansion_commands import (
     FAST,
+    QUICK,
     expand,
+    judge_by_seed,
+    records,
 )
+from phantom_fixtures import hash_tree
 
 from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
+from nnunet_sbldm.expansion import production
+from nnunet_sbldm.expansion.ledger import Job
+from nnunet_sbldm.expansion.pool import fill_pool
+from nnunet_sbldm.expansion.regenerate import regenerate
+from nnunet_sbldm.generator.requests import Wish, plan_requests
+from nnunet_sbldm.types import UserError
 
 
 @pytest.mark.quick
@@ -60,3 +71,23 @@ def test_regeneration_finds_a_moved_generator_and_says_when_it_is_gone(phantom, 
     with pytest.raises(SystemExit):
         regenerate_entry(["900", "sbldm_f0_0007", "-device", "cpu"])
     assert "has no synthetic case sbldm_f0_0007" in capsys.readouterr().err
+
+
+def test_cases_of_the_first_record_format_are_kept_and_can_be_made_again(generator, phantom_dataset, destination, monkeypatch):
+    wish = Wish(num_cases=4, size_range_ml=(4.0, 60.0), seed=3)
+    job = Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, wish, set())))
+    distances = []
+    monkeypatch.setattr(production, "judge", judge_by_seed(lambda d: distances.append(d) or len(distances) > 4))
+    settings = replace(QUICK, sampler=replace(QUICK.sampler, max_corrections=0))
+    fill_pool(phantom_dataset, [replace(job, requests=tuple(r.with_streams(1) for r in job.requests))], ["3d_fullres"], settings)
+    made = records(destination)
+    assert [(r["format"], r["attempt"]) for r in made.values()] == [(1, 1)] * 4
+    before = hash_tree(phantom_dataset.preprocessed)
+    tally = production.produce(job, phantom_dataset, settings, destination)
+    assert (tally.attempts, tally.accepted) == (0, 4)
+    fill_pool(phantom_dataset, [job], ["3d_fullres"], settings)
+    assert hash_tree(phantom_dataset.preprocessed) == before
+    assert all("identical, voxel for voxel" in regenerate("900", case_id, "cpu") for case_id in made)
+    write_json(destination.record_folders[0] / "sbldm_f0_0000.json", {**made["sbldm_f0_0000"], "format": 3})
+    with pytest.raises(UserError, match="has format 3; this version reads 1 to 2: update"):
+        regenerate("900", "sbldm_f0_0000", "cpu")

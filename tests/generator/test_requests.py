@@ -1,5 +1,6 @@
 """Requests: a larger count extends a smaller one, every fold has its own, and what is asked is what was written."""
 
+import math
 
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def test_volumes_are_log_uniform_in_the_range_and_belong_to_their_label(plan):
     assert (volumes <= 100).all()
     position = np.sort(np.log(volumes) / np.log(100))
     assert np.abs(position - (np.arange(600) + 0.5) / 600).max() < 1.63 / np.sqrt(600)  # Kolmogorov-Smirnov at 1 %
+
+
+def test_a_drawn_volume_is_the_same_under_the_same_version_of_the_streams(plan):
+    (request,) = plan_requests(plan, 0, 8, Wish(num_cases=1, size_range_ml=(4.0, 60.0), seed=3), [])
+    first = request.with_streams(1)
+    drawn = math.exp(np.random.default_rng([request.seed, 2]).uniform(math.log(4), math.log(60)))
+    assert first.asked == {**request.asked, "tumour/volume_ml": drawn} != request.asked
+    assert first.with_streams(2) == request
+    identity = {"case_id": "sbldm_f0_0000", "seed": request.seed, "asked": first.asked, "diversity": 1.0, "attempt": 0}
+    assert request.identity() == first.identity() == identity
 
 
 def test_asked_volumes_reach_the_condition(plan, generator):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nnunet_sbldm.common.seeds import TrainingStream
 from nnunet_sbldm.generator.presets import StageConfig
 from nnunet_sbldm.training.loop import Stage, make_accelerator, train_stage
 from nnunet_sbldm.training.novelty import Novelty
@@ -48,7 +49,7 @@ def test_training_ends_when_samples_become_copies_and_keeps_the_weights_before(t
         return next(found)
 
     config = StageConfig(num_steps=30, batch_size=1, learning_rate=0.1, warmup_steps=1, picture_every_steps=10)
-    stage = Stage("denoiser", network, config, loss, lambda net, file: None, novelty)
+    stage = Stage("denoiser", TrainingStream.DENOISER, network, config, loss, lambda net, file: None, novelty)
     train_stage(make_accelerator("cpu"), stage, tmp_path, seed=0)
     kept = load_file(tmp_path / "denoiser.safetensors")
     assert all(torch.equal(kept[k], v) for k, v in seen[last_step].items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnunet_sbldm.common.devices import best_precision, limit_gpu_memory
+from nnunet_sbldm.common.seeds import case_seed
 from nnunet_sbldm.data.cases import preprocess_case
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.editing.choices import EditSettings
@@ -17,7 +18,7 @@ from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import commonest_reasons, is_unfit, judged_draws, yardstick_of
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.records import SyntheticRecord
-from nnunet_sbldm.generator.requests import Request, case_id_of, seed_of
+from nnunet_sbldm.generator.requests import Request, case_id_of
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
 
@@ -54,7 +55,7 @@ class CaseMaker:
     def make(self, number: int) -> tuple[Case | None, SyntheticRecord]:
         """Draw case ``number`` until the gate accepts it; None if it does not, with the record of the last attempt."""
         fold, generator = self._production.fold, self._production.generator
-        request = Request(case_id_of(fold, number), seed_of(self._seed, fold, number), {})
+        request = Request(case_id_of(fold, number), case_seed(self._seed, fold, number), {})
         *_, (drawn, record) = judged_draws(self._production, [request], self._yardstick, self._settings, self._tally)
         return (None if drawn is None or record.gate.get("reasons") else drawn.case(generator)), record
 
