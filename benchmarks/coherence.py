@@ -13,17 +13,14 @@ import argparse
 import numpy as np
 import torch
 
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.data.slices import slice_positions
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.checkpoint import Generator, load_generator
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.latents import decode_volume, one_hot_of
 from nnunet_sbldm.quality.similarity import COHERENCE, coherence
-from nnunet_sbldm.types import OUTSIDE
 
 
 @torch.inference_mode()
@@ -47,9 +44,7 @@ def main() -> None:
     dataset, generator = open_dataset(args.d), load_generator(find_model(args.m))
     plan, rows = generator.plan, []
     for case_id in fold_cases(dataset, plan.fold)[1]:
-        image, label = load_preprocessed(dataset, case_id)
-        classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
-        scaled = np.where(classes == 0, FILL, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)).astype(np.float32)
+        scaled, classes = plan.to_network(*load_preprocessed(dataset, case_id))
         inside, real_label = classes != 0, plan.encoding.decode(classes)
         real = coherence(scaled, real_label, inside)
         made = [coherence(*reconstructed(generator, scaled, classes, sampled), inside) / real for sampled in (False, True)]

@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.data.splits import fold_cases
@@ -33,7 +31,6 @@ from nnunet_sbldm.training.loop import make_accelerator, train_stage
 from nnunet_sbldm.training.preparation import prepare
 from nnunet_sbldm.training.stages import autoencoder_stage
 from nnunet_sbldm.training.train import build_seeded
-from nnunet_sbldm.types import OUTSIDE
 
 PSNR_DEFINITIONS = (
     "PSNR (dB), inside, 0.5th to 99.5th percentile",
@@ -81,9 +78,7 @@ def main() -> None:
 
     rows = []
     for case_id in val:
-        image, label = load_preprocessed(dataset, case_id)
-        classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
-        scaled = np.where(classes == 0, FILL, to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)).astype(np.float32)
+        scaled, classes = plan.to_network(*load_preprocessed(dataset, case_id))
         again = reconstruct(autoencoder, scaled, classes, plan.encoding)
         rows.append([*again.dice, *psnr_by_definition(again.psnr_db, scaled, classes), again.ssim])
     table = np.array(rows)

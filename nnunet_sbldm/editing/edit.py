@@ -32,7 +32,6 @@ from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.denoiser import Part
 from nnunet_sbldm.ldm.inpainting import Known, inpaint
-from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 CONTEXT_LATENTS = 4
@@ -149,11 +148,9 @@ def _part(generator: Generator, task: EditTask) -> Part:
 def _latent_of_host(generator: Generator, task: EditTask, precision: str) -> Tensor:
     """[Z, D, h, w] standardised latents of the host in the part that the denoiser sees, 0 elsewhere."""
     grid, part, prepared = generator.plan.grid, _part(generator, task), task.prepared
-    mean, std = (v[0] for v in generator.latent_statistics())
-    image, classes = torch.from_numpy(prepared.image), torch.from_numpy(prepared.classes.astype(np.int64))
-    encoded = encode_volume(generator.autoencoder, image, classes, part, precision)
+    encoded = generator.encode(prepared.image, prepared.classes, part, precision)
     latent = encoded.new_zeros(len(encoded), *grid.latent_shape)
-    latent[(slice(None), *part)] = (encoded - mean) / std
+    latent[(slice(None), *part)] = encoded
     return latent
 
 
@@ -170,7 +167,7 @@ def _edit_one(
     place = (slice(None), *part)
     free = torch.from_numpy(task.free[part])[None, None].to(device)
     known = Known(latent[place][None], free.float())
-    condition = torch.from_numpy(plan.condition_scaling.scaled(np.stack(told))).float().to(device)
+    condition = plan.network_conditions(told, device)
     denoise = partial(generator.denoiser, part=part)
     seeds, correlation = [task.request.noise_seed], plan.noise_correlation
     latent[place] = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, seeds, correlation)[0].to(latent)
@@ -189,10 +186,9 @@ def _edit_one(
 def _decoded(generator: Generator, task: EditTask, latent: Tensor, precision: str) -> tuple[FloatArray, Tensor, Part]:
     """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label logits of the voxels decoded."""
     image, f = task.prepared.image.copy(), generator.plan.grid.downsampling
-    mean, std = (v[0] for v in generator.latent_statistics())
     d, h, w = bounding_box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
     voxels = (d, slice(f * h.start, f * h.stop), slice(f * w.start, f * w.stop))
-    decoded, logits = decode_volume(generator.autoencoder, latent * std + mean, (d, h, w), precision)
+    decoded, logits = generator.decode(latent, (d, h, w), precision)
     image[(slice(None), *voxels)] = decoded.cpu().numpy()
     return image, logits, voxels
 

@@ -15,7 +15,6 @@ from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import AXES, FEATURES, as_dict
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.grid import left_right_axis
-from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.editing.choices import EditChoice
 from nnunet_sbldm.editing.hosts import Host, host_of, load_host
 from nnunet_sbldm.editing.regions import (
@@ -214,8 +213,7 @@ class EditPlanner:
 
     def _prepare(self, host: Host, window: Window) -> PreparedHost:
         plan, label = self.generator.plan, window.take(host.label, OUTSIDE)
-        classes = plan.encoding.encode(label)
-        image = np.where(classes == 0, FILL, window.take(plan.intensity.scaled(host.image), 0)).astype(np.float32)
+        image, classes = plan.scaled(window.take(host.image, 0), label)
         ignored = self._is_ignored(label)
         lesions, fixed = (label > 0) & ~ignored, ignored | (window.open_faces(host.label.shape) & (label != OUTSIDE))
         return PreparedHost(host, window, label, lesions, fixed, image, classes)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.plan import GeneratorPlan
-from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray
+from nnunet_sbldm.types import FloatArray, LabelArray
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class CaseSet:
         """Lay preprocessed cases (image [C, D, H, W], label [D, H, W]) on the grid, as for training."""
         arrays = TrainingArrays.create(folder, len(case_ids), len(plan.channel_names), plan.grid.shape)
         for i, (image, label) in enumerate(cases):
-            scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-            arrays.put(i, scaled, plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)))
+            arrays.put(i, *plan.to_network(image, label))
         return CaseSet(tuple(case_ids), arrays, plan)
 
     def __len__(self) -> int:

@@ -17,7 +17,6 @@ from nnunet_sbldm.evaluation.case_set import CaseSet
 from nnunet_sbldm.evaluation.reconstruction import Reconstruction, reconstruct
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.plan import GeneratorPlan
-from nnunet_sbldm.ldm.latents import encode_volume
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.quality.memorisation import descriptors
 from nnunet_sbldm.quality.similarity import coherence
@@ -123,7 +122,7 @@ def _measure_case(generator: Generator, cases: CaseSet, index: int) -> Measures:
     """The measures of one case, without the axis of cases."""
     plan, image, classes = generator.plan, cases.image(index), cases.classes(index)
     label, again = cases.label(index), reconstruct(generator.autoencoder, image, classes, plan.encoding)
-    latent = _standardised(generator, again.latent)
+    latent = plan.standardised(again.latent)
     mirrored_image, mirrored_classes, mirrored_latent = _mirrored(generator, image, classes)
     num_classes = plan.encoding.num_classes
     return Measures(
@@ -165,13 +164,7 @@ def _mirrored(generator: Generator, image: np.ndarray, classes: np.ndarray) -> t
     """Image, classes and standardised latent of a case mirrored left to right."""
     axis = left_right_axis(generator.plan.template, generator.plan.grid.transpose_forward)
     image, classes = np.flip(image, axis + 1).copy(), np.flip(classes, axis).copy()
-    latent = encode_volume(generator.autoencoder, torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64)))
-    return image, classes, _standardised(generator, latent.cpu())
-
-
-def _standardised(generator: Generator, latent: torch.Tensor) -> torch.Tensor:
-    mean, std = (s[0].cpu() for s in generator.latent_statistics())
-    return (latent - mean) / std
+    return image, classes, generator.encode(image, classes).cpu()
 
 
 def feature_columns(generator: Generator, cases: CaseSet) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,12 +22,14 @@ from nnunet_sbldm.common.files import read_json, sha256_of_file, sha256_of_json
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.paths import DEFAULT_PLANS, Fold, nnunet_folder, number_of
+from nnunet_sbldm.generator.decoding import decode_standardised
 from nnunet_sbldm.generator.plan import FORMAT_VERSION, GeneratorPlan
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.zoo import WEIGHTS, folder_name, is_complete
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.ldm.denoiser import VolumeDenoiser
-from nnunet_sbldm.types import UserError
+from nnunet_sbldm.ldm.denoiser import Part, VolumeDenoiser
+from nnunet_sbldm.ldm.latents import EVERYTHING, encode_volume
+from nnunet_sbldm.types import FloatArray, UserError
 
 RETIRED_OPTIONS = ("self_conditioning", "masked_share")
 """Of the diffusion: experiments that changed the denoiser's inputs and were taken out; models have them switched off."""
@@ -85,13 +88,26 @@ class Generator:
         """Where the networks are."""
         return next(self.denoiser.parameters()).device
 
-    def latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and std [1, Z, 1, 1, 1] that standardise latent volumes."""
-        shape = (1, -1, 1, 1, 1)
-        return (
-            torch.tensor(self.plan.latent_mean, device=self.device).reshape(shape),
-            torch.tensor(self.plan.latent_std, device=self.device).reshape(shape),
-        )
+    def encode(self, image: FloatArray, classes: np.ndarray, part: Part = EVERYTHING, precision: str = "fp32") -> torch.Tensor:
+        """Standardised latent volume of a case on the grid, as the denoiser sees it.
+
+        Args:
+            image: [C, D, H, W] in network scale, see :meth:`GeneratorPlan.to_network`.
+            classes: [D, H, W] class indices.
+            part: which latents (D, h, w) to make.
+            precision: one of ``PRECISIONS``.
+
+        Returns:
+            [Z, D, h, w] of that part, posterior means, on the model's device.
+        """
+        volume, indices = torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64))
+        return self.plan.standardised(encode_volume(self.autoencoder, volume, indices, part, precision))
+
+    def decode(
+        self, latent: torch.Tensor, part: Part = EVERYTHING, precision: str = "fp32"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image [C, D, H, W] in network scale and label logits [K, D, H, W]; see :func:`decode_standardised`."""
+        return decode_standardised(self.plan, self.autoencoder, latent, part, precision)
 
 
 def generator_folder(dataset: NnunetDataset, preset: str, fold: Fold) -> Path:

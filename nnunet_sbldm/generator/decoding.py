@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nnunet_sbldm.common.seeds import Stream, rng_of
@@ -13,7 +12,8 @@ from nnunet_sbldm.data.grid import anatomy_of
 from nnunet_sbldm.generator.outlines import cleaned_label
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.ldm.latents import decode_volume
+from nnunet_sbldm.ldm.denoiser import Part
+from nnunet_sbldm.ldm.latents import EVERYTHING, decode_volume
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 
@@ -56,6 +56,12 @@ def decoded(
     plan: GeneratorPlan, autoencoder: SliceAutoencoder, latent: Tensor, precision: str = "fp32"
 ) -> tuple[FloatArray, FloatArray]:
     """Image [C, D, H, W] in network scale and label logits [K, D, H, W] as the decoder returns them; arguments as above."""
-    mean, std = (torch.tensor(v, device=latent.device).reshape(-1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
-    image, logits = decode_volume(autoencoder, latent * std + mean, precision=precision)
+    image, logits = decode_standardised(plan, autoencoder, latent, precision=precision)
     return image.cpu().numpy(), logits.float().cpu().numpy()
+
+
+def decode_standardised(
+    plan: GeneratorPlan, autoencoder: SliceAutoencoder, latent: Tensor, part: Part = EVERYTHING, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """Decode a part (D, h, w) of a standardised latent volume [Z, D, h, w]: as :func:`decode_volume`, on the latent's device."""
+    return decode_volume(autoencoder, plan.unstandardised(latent), part, precision)

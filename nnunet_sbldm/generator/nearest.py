@@ -5,19 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import known_case_ids
 from nnunet_sbldm.data.folds import names_of
-from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.ldm.latents import encode_volume
-from nnunet_sbldm.types import OUTSIDE, LabelArray
+from nnunet_sbldm.types import FloatArray, LabelArray
 
 
 class NearestRealCase:
@@ -34,14 +30,8 @@ class NearestRealCase:
             ids = names_of(generator.seen, known_case_ids(dataset))
             self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
 
-    def _latent(self, image: np.ndarray, label: LabelArray) -> Tensor:
-        plan = self.generator.plan
-        classes = plan.encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE))
-        scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-        scaled = np.where(classes == 0, FILL, scaled).astype(np.float32)
-        z = encode_volume(self.generator.autoencoder, torch.from_numpy(scaled), torch.from_numpy(classes.astype(np.int64)))
-        mean, std = self.generator.latent_statistics()
-        return ((z - mean[0]) / std[0]).cpu()
+    def _latent(self, image: FloatArray, label: LabelArray) -> Tensor:
+        return self.generator.encode(*self.generator.plan.to_network(image, label)).cpu()
 
     def of(self, latent: Tensor) -> dict[str, Any]:
         """Nearest training case of a standardised latent volume [Z, D, h, w], and its distance; empty without real data."""

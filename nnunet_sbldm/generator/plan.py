@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.common.files import from_json
+from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Target
 from nnunet_sbldm.data.grid import Grid
-from nnunet_sbldm.data.intensities import IntensityScaling
+from nnunet_sbldm.data.intensities import FILL, IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines, RealComponents
@@ -22,7 +24,7 @@ from nnunet_sbldm.generator.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConfig
 from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.quality.gate import GateReference
-from nnunet_sbldm.types import Geometry
+from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray
 
 FORMAT_VERSION = 1
 
@@ -121,6 +123,43 @@ class GeneratorPlan:
         """The same plan with what is measured once the first stage is trained, of it the latent statistics [Z], [Z]."""
         latent_mean, latent_std = tuple(mean.tolist()), tuple(std.tolist())
         return replace(self, latent_mean=latent_mean, latent_std=latent_std, texture=texture, outlines=outlines)
+
+    # --- normalisation: between what nnU-Net preprocesses and what the networks see ---
+
+    def to_network(self, image: FloatArray, label: LabelArray) -> tuple[FloatArray, np.ndarray]:
+        """A preprocessed case, laid on the grid in the networks' scale.
+
+        Args:
+            image: [C, d, h, w] of any size, in nnU-Net's normalised intensities.
+            label: [d, h, w] label values, ``OUTSIDE`` outside the anatomy.
+
+        Returns:
+            Image [C, D, H, W], float32, ``FILL`` outside, and class indices [D, H, W].
+        """
+        return self.scaled(to_grid(image, self.grid.shape, 0), to_grid(label, self.grid.shape, OUTSIDE))
+
+    def scaled(self, image: FloatArray, label: LabelArray) -> tuple[FloatArray, np.ndarray]:
+        """As :meth:`to_network`, of arrays [C, D, H, W] and [D, H, W] that lie on the grid already."""
+        classes = self.encoding.encode(label)
+        return np.where(classes == 0, FILL, self.intensity.scaled(image)).astype(np.float32), classes
+
+    def standardised(self, latent: torch.Tensor) -> torch.Tensor:
+        """Latent volumes [..., Z, D, h, w] of the autoencoder, with mean 0 and std 1 per channel over the training cases."""
+        mean, std = self._latent_statistics(latent.device)
+        return (latent - mean) / std
+
+    def unstandardised(self, latent: torch.Tensor) -> torch.Tensor:
+        """Inverse of :meth:`standardised`."""
+        mean, std = self._latent_statistics(latent.device)
+        return latent * std + mean
+
+    def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (self.latent_mean, self.latent_std))
+        return mean, std
+
+    def network_conditions(self, conditions: Sequence[np.ndarray], device: torch.device | str = "cpu") -> torch.Tensor:
+        """[B, F] conditions in physical units, NaN = missing -> [B, F] in the denoiser's scale, on a device."""
+        return torch.from_numpy(self.condition_scaling.scaled(np.stack(conditions))).float().to(device)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""

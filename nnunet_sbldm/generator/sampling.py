@@ -174,7 +174,7 @@ def sample_latents(
     """
     plan, n = generator.plan, len(requests)
     filled = [i % n for i in range(sampler.batch_size)]
-    c = torch.from_numpy(plan.condition_scaling.scaled(np.stack([conditions[i] for i in filled]))).float().to(generator.device)
+    c = plan.network_conditions([conditions[i] for i in filled], generator.device)
     seeds = [requests[i].noise_seed for i in filled]
     shape, correlation = (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation
     noise = initial_noise(seeds, shape, correlation).to(generator.device)

@@ -10,7 +10,6 @@ import numpy as np
 
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.progress import progress
-from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names, measure
 from nnunet_sbldm.data.dataset import NnunetDataset
@@ -191,12 +190,7 @@ def prepare(
     copies = num_copies(len(case_ids), preset.augmentation)
     arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):
-        image, label = load_preprocessed(dataset, case_id)
-        arrays.put(
-            n,
-            to_grid(plan.intensity.scaled(image), plan.grid.shape, 0),
-            encoding.encode(to_grid(label, plan.grid.shape, OUTSIDE)),
-        )
+        arrays.put(n, *plan.to_network(*load_preprocessed(dataset, case_id)))
     _add_copies(arrays, len(case_ids), plan)
     return plan, arrays, fingerprints
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from nnunet_sbldm.common.devices import best_precision
@@ -19,6 +18,6 @@ def sampled_latent(plan: GeneratorPlan, denoiser: nn.Module, seed: int) -> Tenso
     device = next(denoiser.parameters()).device
     sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
     asked = plan.condition_model.sample(np.random.default_rng(seed))
-    condition = torch.from_numpy(plan.condition_scaling.scaled(asked[None])).float().to(device)
+    condition = plan.network_conditions([asked], device)
     noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation).to(device)
     return sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed], plan.noise_correlation)[0]

@@ -14,6 +14,7 @@ from nnunet_sbldm.common.seeds import TrainingStream
 from nnunet_sbldm.data.conditions import measure
 from nnunet_sbldm.data.intensities import FILL
 from nnunet_sbldm.data.slices import TrainingArrays
+from nnunet_sbldm.generator.decoding import decode_standardised
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.config import SamplerConfig
@@ -35,7 +36,7 @@ def conditions_of(arrays: TrainingArrays, plan: GeneratorPlan) -> Tensor:
     known = plan.condition_model.table
     copies = arrays.classes[len(known) :]
     measured = [measure(plan.encoding.decode(c), plan.targets, plan.grid.spacing_mm) for c in copies]
-    return torch.from_numpy(plan.condition_scaling.scaled(np.stack([*known, *measured]))).float()
+    return plan.network_conditions([*known, *measured])
 
 
 def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays: TrainingArrays) -> Stage:
@@ -82,8 +83,7 @@ def denoiser_stage(
         conditions: [N, F] in network scale.
         weights: [N, 1, D, h, w] weights in the loss, more than 1 where there is foreground.
     """
-    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1, 1) for v in (plan.latent_mean, plan.latent_std))
-    clean_all = (latents - mean) / std
+    clean_all = plan.standardised(latents)
     config = plan.preset.diffusion
     scheduler, batch_size = make_scheduler(config), plan.preset.denoiser_stage.batch_size
 
@@ -105,7 +105,7 @@ def denoiser_stage(
         rows = []
         sampler = SamplerConfig(precision=best_precision(device.type))
         for n, z in enumerate(sample(network, config, sampler, noise, conditions[: len(seeds)].to(device), seeds)):
-            pair = (decode_volume(autoencoder, v.to(device)) for v in (latents[n], z.cpu() * std[0] + mean[0]))
+            pair = (decode_standardised(plan, autoencoder, v.to(device)) for v in (clean_all[n], z))
             titles = ("training case, reconstructed", "sample, same condition")
             rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
         montage(file, rows)

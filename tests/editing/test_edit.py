@@ -36,10 +36,10 @@ from nnunet_sbldm.evaluation.edit_measures import lesion_structure, unchanged_ou
 from nnunet_sbldm.expansion.places import pool_folder
 from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.expansion.regenerate import regenerate
+from nnunet_sbldm.generator import decoding
 from nnunet_sbldm.generator.records import SyntheticIndex
 from nnunet_sbldm.generator.requests import Request, Wish
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER
-from nnunet_sbldm.ldm.latents import decode_volume, encode_volume
 from nnunet_sbldm.quality.gate import Reason, Verdict
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
 from nnunet_sbldm.types import OUTSIDE, UserError
@@ -312,13 +312,11 @@ def test_what_is_far_from_the_region_is_neither_diffused_nor_decoded(generator, 
 def test_what_is_encoded_and_decoded_around_a_region_is_there_what_the_whole_volume_is(generator, phantom_dataset):
     drawn = make(generator, phantom_dataset, "replace")
     host, weight = drawn.task.prepared, drawn.task.region.weight
-    mean, std = (v[0] for v in generator.latent_statistics())
-    image, classes = torch.from_numpy(host.image), torch.from_numpy(host.classes.astype(np.int64))
-    latent = encode_volume(generator.autoencoder, image, classes)
+    latent = generator.encode(host.image, host.classes)
     known = ~torch.from_numpy(drawn.task.free) & (drawn.latent != 0).all(dim=0)
     assert known.sum() > drawn.task.free.sum() / 4
-    torch.testing.assert_close(drawn.latent[:, known], ((latent - mean) / std)[:, known], atol=0.02, rtol=0)
-    whole, _ = decode_volume(generator.autoencoder, latent)
+    torch.testing.assert_close(drawn.latent[:, known], latent[:, known], atol=0.02, rtol=0)
+    whole, _ = generator.decode(latent)
     difference = np.abs(whole.numpy() - drawn.decoded_host).max(axis=0)
     assert difference[weight == 1].max() < 1e-3 * whole.std()
     assert (weight * difference).max() < 0.05 * whole.std()
@@ -347,7 +345,7 @@ def test_specks_in_the_fading_border_are_no_lesion_that_it_cuts(generator, phant
     task = EditPlanner(generator, phantom_dataset).first_fitting(
         Request("e0", 0, {}), [EditChoice("remove", "phantom_001", HostTransform())])
     border = np.argwhere((task.region.weight > 0) & (task.region.weight < 1))[:num_voxels]
-    real_decode, (tumour,) = editing.decode_volume, generator.plan.encoding.encode(np.ones((1, 1, 1), np.int16)).ravel()
+    real_decode, (tumour,) = decoding.decode_volume, generator.plan.encoding.encode(np.ones((1, 1, 1), np.int16)).ravel()
 
     def decode(autoencoder, latent, part, precision):
         image, logits = (t.clone() for t in real_decode(autoencoder, latent, part, precision))
@@ -356,7 +354,7 @@ def test_specks_in_the_fading_border_are_no_lesion_that_it_cuts(generator, phant
         logits[tumour, d, h, w] = 1e5
         return image, logits
 
-    monkeypatch.setattr(editing, "decode_volume", decode)
+    monkeypatch.setattr(decoding, "decode_volume", decode)
     (drawn,) = edit(generator, [task], SAMPLER)
     assert drawn.cut_share == float(is_cut)
 
