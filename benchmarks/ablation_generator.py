@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
@@ -36,6 +35,7 @@ from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.augmentation import num_copies
 from nnunet_sbldm.training.loop import make_accelerator
 from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import finish, train_stages
 
 
@@ -88,7 +88,8 @@ def main() -> None:
     preset = PRESETS[args.preset]
     if args.steps:
         preset = replace(preset, denoiser_stage=replace(preset.denoiser_stage, num_steps=args.steps))
-    plan, arrays, seen = prepared(dataset, args.f, preset, train[: args.num_cases], args.seed, args.o / "arrays")
+    request = TrainingRequest(dataset, args.f, preset, train[: args.num_cases], args.seed)
+    plan, arrays, seen = prepared(request, args.o / "arrays")
     real = RealCases.collect(plan, dataset, train[: args.num_cases], held_out, args.o / "real")
     for name in args.arms:
         folder, result = args.o / "arms" / name, args.o / "results" / f"{name}.json"
@@ -106,12 +107,10 @@ def main() -> None:
         write_table(args.o)
 
 
-def prepared(
-    dataset: NnunetDataset, fold: Fold, preset: Preset, case_ids: Sequence[str], seed: int, folder: Path
-) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
+def prepared(request: TrainingRequest, folder: Path) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """The plan and arrays that all arms share, made once."""
     if not (folder / "plan.json").is_file():
-        plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, folder)
+        plan, _, seen = prepare(request, folder)
         write_json(folder / "plan.json", {"plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     stored = read_json(folder / "plan.json")
     return (

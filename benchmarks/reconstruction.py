@@ -29,6 +29,7 @@ from nnunet_sbldm.generator.checkpoint import build_autoencoder
 from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.training.loop import make_accelerator, train_stage
 from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.stages import autoencoder_stage
 from nnunet_sbldm.training.train import build_seeded
 
@@ -69,7 +70,7 @@ def main() -> None:
         autoencoder=replace(preset.autoencoder, use_position=not args.no_position, crop_pixels=side),
         autoencoder_stage=replace(preset.autoencoder_stage, num_steps=num_steps),
     )
-    plan, arrays, _ = prepare(dataset, args.f, preset, train[: args.num_cases], 0, args.o / "arrays")
+    plan, arrays, _ = prepare(TrainingRequest(dataset, args.f, preset, train[: args.num_cases]), args.o / "arrays")
     arrays = TrainingArrays.open(args.o / "arrays")
     autoencoder = build_seeded(build_autoencoder, plan)
     start = time.process_time()

@@ -25,6 +25,7 @@ from nnunet_sbldm.generator.card import read_card, write_card
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.zoo import MANIFEST, find_model
 from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import fitted_to_samples
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     dataset = open_dataset(old.dataset_name, old.plans_name, old.configuration)
     cases = names_of(generator.seen, known_case_ids(dataset))
     with tempfile.TemporaryDirectory() as work:
-        fresh, arrays, _ = prepare(dataset, old.fold, old.preset, cases, old.seed, Path(work))
+        fresh, arrays, _ = prepare(TrainingRequest(dataset, old.fold, old.preset, cases, old.seed), Path(work))
         if (fresh.grid, fresh.condition_table) != (old.grid, old.condition_table):
             parser.error(f"{dataset.name} is not what {args.m} was trained on: another grid or other conditions.")
         plan = replace(old, noise_correlation=0.0, component_intensity=fresh.component_intensity)

@@ -45,7 +45,7 @@ from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import sample_latents
 from nnunet_sbldm.ldm.config import PRECISIONS, SamplerConfig
-from nnunet_sbldm.ldm.diffusion import initial_noise, sample
+from nnunet_sbldm.ldm.diffusion import SeededNoise, sample
 from nnunet_sbldm.ldm.latents import decode_volume
 from nnunet_sbldm.quality.gate import GateReference
 from nnunet_sbldm.types import OUTSIDE, Geometry
@@ -240,8 +240,8 @@ def monai_pipeline(args: argparse.Namespace) -> Pipeline:
 
     def draw(num_steps: int) -> Tensor:
         sampler = SamplerConfig("ddim", 0.0, num_steps, args.guidance, precision=args.precision, max_corrections=0)
-        noise = initial_noise([0], (latent_channels, *latent_shape)).to(device)
-        return sample(denoise, plan.preset.diffusion, sampler, noise, condition, [0])[0]
+        noise = SeededNoise([0], (latent_channels, *latent_shape))
+        return sample(denoise, plan.preset.diffusion, sampler, noise, condition)[0]
 
     text = f"widths {ae_width}, {2 * ae_width}, {4 * ae_width} and {width}, {width}, {2 * width}; latents " + " x ".join(
         map(str, (latent_channels, *latent_shape))

@@ -38,6 +38,7 @@ from nnunet_sbldm.generator.presets import Preset, lengthened
 from nnunet_sbldm.generator.zoo import find_model, name_of
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 
 
@@ -115,7 +116,7 @@ def run_arm(
     preset = arm.preset(start, args.length)
     began = time.monotonic()
     beginning = start if arm.is_fine_tuned else None
-    folder = train_generator(dataset, args.f, preset, case_ids, args.device, args.seed, beginning)
+    folder = train_generator(TrainingRequest(dataset, args.f, preset, case_ids, args.seed, beginning), args.device)
     minutes = (time.monotonic() - began) / 60
     generator = load_generator(folder, torch.device(args.device))
     own = fingerprints_of(dataset, case_ids).values()

@@ -15,6 +15,7 @@ from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import AugmentationConfig, Preset, StageConfig
 from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 
 SMALL_PHANTOM = PhantomConfig(shape=(10, 32, 28), spacing_mm=(6.0, 4.0, 4.0))
@@ -62,7 +63,7 @@ def phantom_folders(tmp_path_factory):
     os.environ.update(folders.environment())
     try:
         dataset = open_dataset("900")
-        train_generator(dataset, 0, NANO, fold_cases(dataset, 0)[0], "cpu", seed=1)
+        train_generator(TrainingRequest(dataset, 0, NANO, fold_cases(dataset, 0)[0], 1), "cpu")
     finally:
         os.environ.clear()
         os.environ.update(before)

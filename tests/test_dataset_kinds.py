@@ -21,6 +21,7 @@ from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.sampling import Request, draw
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.preparation import prepare
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import OUTSIDE
 
@@ -41,7 +42,8 @@ def use(folders: NnunetFolders, monkeypatch):
 
 
 def trained(dataset):
-    return load_generator(train_generator(dataset, 0, SHORT, fold_cases(dataset, 0)[0], "cpu"), torch.device("cpu"))
+    request = TrainingRequest(dataset, 0, SHORT, fold_cases(dataset, 0)[0])
+    return load_generator(train_generator(request, "cpu"), torch.device("cpu"))
 
 
 def preprocessed(dataset, case, folder):
@@ -79,7 +81,7 @@ def ct(ct_folders, monkeypatch):
 
 def test_a_ct_passes_through_grid_and_hounsfield_units_to_itself(ct, tmp_path):
     assert ct.config.normalization_schemes == ["CTNormalization", "ZScoreNormalization"]
-    plan, arrays, _ = prepare(ct, 0, SHORT, fold_cases(ct, 0)[0], 0, tmp_path / "arrays")
+    plan, arrays, _ = prepare(TrainingRequest(ct, 0, SHORT, fold_cases(ct, 0)[0]), tmp_path / "arrays")
     case_id = fold_cases(ct, 0)[0][0]
     image, label = load_preprocessed(ct, case_id)
     np.testing.assert_allclose(plan.intensity.normalised(arrays.images[0].astype(np.float32)).max(), image.max(), rtol=0.01)
@@ -149,7 +151,7 @@ def test_a_handful_of_slices_with_regions_and_ignored_ones_goes_all_the_way(thin
 def test_ignored_voxels_are_kept_apart_from_background_in_training(thin_folders, monkeypatch, tmp_path):
     dataset = use(thin_folders, monkeypatch)
     train = fold_cases(dataset, 0)[0]
-    plan, arrays, _ = prepare(dataset, 0, SHORT, train, 0, tmp_path / "arrays")
+    plan, arrays, _ = prepare(TrainingRequest(dataset, 0, SHORT, train), tmp_path / "arrays")
     labels = [to_grid(load_preprocessed(dataset, c)[1], plan.grid.shape, OUTSIDE) for c in train]
     ignored = np.stack(labels) == plan.encoding.ignore_label
     np.testing.assert_array_equal(arrays.classes[: len(train)] == IGNORED, ignored)

@@ -14,10 +14,11 @@ from nnunet_sbldm.data.groups import remember_groups, remembered_groups, with_re
 from nnunet_sbldm.data.paths import DEFAULT_PLANS, Fold, parse_fold
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.card import read_card
-from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
+from nnunet_sbldm.generator.checkpoint import load_generator
 from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, Preset, lengthened
 from nnunet_sbldm.generator.zoo import find_model, is_complete, name_of
 from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import SBLDMWarning, UserError
 
@@ -74,8 +75,9 @@ def train_model(settings: TrainingSettings, device: str) -> tuple[Path, bool]:
     case_ids = _without_copies(dataset, case_ids, val)
     start = _start(settings, dataset, fold, val)
     preset = _preset(settings, start)
-    is_new = not is_complete(generator_folder(dataset, preset.name, fold))
-    return train_generator(dataset, fold, preset, case_ids, device, settings.seed, start), is_new
+    request = TrainingRequest(dataset, fold, preset, case_ids, settings.seed, start)
+    is_new = not is_complete(request.folder)
+    return train_generator(request, device), is_new
 
 
 def _preset(settings: TrainingSettings, start: Start | None) -> Preset:

@@ -31,6 +31,7 @@ from nnunet_sbldm.generator.sampling import record_of
 from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.denoiser import Part
+from nnunet_sbldm.ldm.diffusion import SeededNoise
 from nnunet_sbldm.ldm.inpainting import Known, inpaint
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
@@ -169,8 +170,8 @@ def _edit_one(
     known = Known(latent[place][None], free.float())
     condition = plan.network_conditions(told, device)
     denoise = partial(generator.denoiser, part=part)
-    seeds, correlation = [task.request.noise_seed], plan.noise_correlation
-    latent[place] = inpaint(denoise, plan.preset.diffusion, sampler, known, condition, seeds, correlation)[0].to(latent)
+    noise = SeededNoise([task.request.noise_seed], known.clean.shape[1:], plan.noise_correlation)
+    latent[place] = inpaint(denoise, plan.preset.diffusion, sampler, known, noise, condition)[0].to(latent)
     task = replace(task, condition=told[0])
     decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)

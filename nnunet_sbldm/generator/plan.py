@@ -22,6 +22,7 @@ from nnunet_sbldm.generator.outlines import MOST_PROBABLE, Outlines, RealCompone
 from nnunet_sbldm.generator.presets import AugmentationConfig, Preset, StageConfig
 from nnunet_sbldm.generator.texture import NO_TEXTURE, Texture
 from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig, DiffusionConfig
+from nnunet_sbldm.ldm.diffusion import SeededNoise
 from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.quality.gate import GateReference
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray
@@ -156,6 +157,15 @@ class GeneratorPlan:
     def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = (torch.tensor(v, device=device).reshape(-1, 1, 1, 1) for v in (self.latent_mean, self.latent_std))
         return mean, std
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(Z, D, h, w) of a latent volume."""
+        return (len(self.latent_mean), *self.grid.latent_shape)
+
+    def noise(self, seeds: Sequence[int]) -> SeededNoise:
+        """The noise of whole volumes, one for each seed."""
+        return SeededNoise(seeds, self.latent_shape, self.noise_correlation)
 
     def network_conditions(self, conditions: Sequence[np.ndarray], device: torch.device | str = "cpu") -> torch.Tensor:
         """[B, F] conditions in physical units, NaN = missing -> [B, F] in the denoiser's scale, on a device."""

@@ -66,6 +66,14 @@ class Preset:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
+    def as_text(self) -> str:
+        """The text by which an unfinished training is recognised.
+
+        Three options that the diffusion no longer has are in it, switched off, so that trainings begun when it had them go on.
+        """
+        text = repr(self).replace(", num_train_timesteps=", ", min_snr_gamma=None, num_train_timesteps=")
+        return re.sub(r"(foreground_weight=[^,)]*)\)", r"\1, self_conditioning=False, masked_share=0.0)", text)
+
 
 PRESETS = {
     "tiny": Preset(

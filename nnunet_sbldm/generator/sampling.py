@@ -24,7 +24,7 @@ from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request, range_warnings
 from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.ldm.diffusion import initial_noise, sample
+from nnunet_sbldm.ldm.diffusion import sample
 from nnunet_sbldm.types import Case, FloatArray, LabelArray, UserError
 
 
@@ -175,10 +175,8 @@ def sample_latents(
     plan, n = generator.plan, len(requests)
     filled = [i % n for i in range(sampler.batch_size)]
     c = plan.network_conditions([conditions[i] for i in filled], generator.device)
-    seeds = [requests[i].noise_seed for i in filled]
-    shape, correlation = (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation
-    noise = initial_noise(seeds, shape, correlation).to(generator.device)
-    return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c, seeds, correlation)[:n]
+    noise = plan.noise([requests[i].noise_seed for i in filled])
+    return sample(generator.denoiser, plan.preset.diffusion, sampler, noise, c)[:n]
 
 
 def _decode(

@@ -10,6 +10,7 @@ Notation (name in code -> symbol; Ho et al. 2020, Song et al. 2021, Salimans & H
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -52,31 +53,37 @@ def shifted_betas(config: DiffusionConfig) -> np.ndarray:
     return 1 - shifted / np.concatenate([[1.0], shifted[:-1]])
 
 
-def diffusion_loss(
-    denoise: Denoise,
-    scheduler: Scheduler,
-    clean: Tensor,
-    condition: Tensor,
-    timestep: Tensor,
-    noise: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """Weighted mean squared error of the prediction at the given times and noise.
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """A batch of the training, with all that is drawn for it.
 
-    Args:
-        denoise: the model.
-        scheduler: schedule and parametrisation.
-        clean: [B, Z, D, h, w].
-        condition: [B, F].
+    Attributes:
+        clean: [B, Z, D, h, w] standardised latent volumes.
+        condition: [B, F] in network scale, NaN = missing.
         timestep: [B] int64.
         noise: like ``clean``.
-        weight: [B, 1, D, h, w].
+        weight: [B, 1, D, h, w] weight in the loss.
     """
+
+    clean: Tensor
+    condition: Tensor
+    timestep: Tensor
+    noise: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device) -> DiffusionBatch:
+        """The same batch on a device."""
+        return DiffusionBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def diffusion_loss(denoise: Denoise, scheduler: Scheduler, batch: DiffusionBatch) -> Tensor:
+    """Weighted mean squared error of the prediction; the scheduler gives noise levels and parametrisation."""
+    clean, noise, timestep = batch.clean, batch.noise, batch.timestep
     noisy = scheduler.add_noise(clean, noise, timestep)
     kind = scheduler.config.prediction_type
     targets = {"v_prediction": scheduler.get_velocity(clean, noise, timestep), "sample": clean, "epsilon": noise}
-    error = (denoise(noisy, timestep, condition).float() - targets[kind]).square()
-    return (error * weight).sum() / (weight.sum() * clean.shape[1])
+    error = (denoise(noisy, timestep, batch.condition).float() - targets[kind]).square()
+    return (error * batch.weight).sum() / (batch.weight.sum() * clean.shape[1])
 
 
 def drop_condition(condition: Tensor, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
@@ -104,10 +111,32 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int], correlation: float
     return torch.stack(noise)
 
 
+@dataclass(frozen=True)
+class SeededNoise:
+    """All noise of a batch of samples, see :func:`initial_noise`.
+
+    Attributes:
+        seeds: [B] one per sample.
+        shape: (Z, D, h, w) of a sample.
+        correlation: of the noise of neighbouring slices.
+    """
+
+    seeds: Sequence[int]
+    shape: Sequence[int]
+    correlation: float = 0.0
+
+    def initial(self) -> Tensor:
+        """[B, Z, D, h, w] the starting point z_T."""
+        return initial_noise(self.seeds, self.shape, self.correlation)
+
+    def of_step(self, number: int) -> Tensor:
+        """[B, Z, D, h, w] what a stochastic solver adds at a step, counted from 1."""
+        return initial_noise([derived_seed(seed, number) for seed in self.seeds], self.shape, self.correlation)
+
+
 @torch.inference_mode()
 def sample(
-    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, noise: Tensor, condition: Tensor, seeds: Sequence[int],
-    correlation: float = 0.0,
+    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, noise: SeededNoise, condition: Tensor
 ) -> Tensor:
     """Denoise from z_T to z_0 with classifier-free guidance (Ho & Salimans 2022, eq. 6).
 
@@ -115,24 +144,21 @@ def sample(
         denoise: the model.
         config: schedule and parametrisation.
         sampler: solver, steps, eta and guidance; with guidance 1 a step costs half as much as with any other value.
-        noise: [B, Z, D, h, w] starting point z_T.
-        condition: [B, F].
-        seeds: [B] one per sample, for the noise that steps add.
-        correlation: of that noise in neighbouring slices, see :func:`initial_noise`.
+        noise: of B samples, where they start and what steps add.
+        condition: [B, F], on the device to use.
 
     Returns:
         [B, Z, D, h, w] samples of z_0.
     """
     scheduler = make_scheduler(config, sampler.name)
-    scheduler.set_timesteps(sampler.num_steps, device=noise.device)
-    z = noise
-    for i, t in enumerate(scheduler.timesteps):
+    scheduler.set_timesteps(sampler.num_steps, device=condition.device)
+    z = noise.initial().to(condition.device)
+    for number, t in enumerate(scheduler.timesteps, 1):
         with arithmetic(z.device, sampler.precision):
             prediction = _guided(denoise, z, t, condition, sampler.guidance_scale)
         extra: dict[str, Any] = {"eta": sampler.eta} if sampler.name == "ddim" else {}
         if sampler.is_stochastic:
-            step_seeds = [derived_seed(seed, i + 1) for seed in seeds]
-            extra["variance_noise"] = initial_noise(step_seeds, z.shape[1:], correlation).to(z.device)
+            extra["variance_noise"] = noise.of_step(number).to(z.device)
         z = scheduler.step(prediction, t, z, **extra).prev_sample
     return z
 

@@ -11,14 +11,13 @@ every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
-from nnunet_sbldm.ldm.diffusion import Denoise, Scheduler, initial_noise, make_scheduler, sample
+from nnunet_sbldm.ldm.diffusion import Denoise, Scheduler, SeededNoise, make_scheduler, sample
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ def _exact_prediction(scheduler: Scheduler, noisy: Tensor, clean: Tensor, timest
 
 
 def inpaint(
-    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, known: Known, condition: Tensor, seeds: Sequence[int],
-    correlation: float = 0.0,
+    denoise: Denoise, config: DiffusionConfig, sampler: SamplerConfig, known: Known, noise: SeededNoise, condition: Tensor
 ) -> Tensor:
     """Sample the unknown latents given the known ones.
 
@@ -68,14 +66,12 @@ def inpaint(
         config: schedule and parametrisation.
         sampler: solver, steps, eta and guidance.
         known: latents of the hosts and which of them stay.
+        noise: of B samples of the latents' shape.
         condition: [B, F] in network scale.
-        seeds: [B] one per sample.
-        correlation: of the noise of neighbouring slices, see :func:`nnunet_sbldm.ldm.diffusion.initial_noise`.
 
     Returns:
         [B, Z, D, h, w] standardised latents; the known ones are exactly the hosts'.
     """
     predict = clamped(denoise, make_scheduler(config, sampler.name), known)
-    noise = initial_noise(seeds, known.clean.shape[1:], correlation).to(known.clean)
-    drawn = sample(predict, config, sampler, noise, condition, seeds, correlation)
+    drawn = sample(predict, config, sampler, noise, condition)
     return torch.where(known.unknown > 0, drawn, known.clean)

@@ -18,15 +18,13 @@ from nnunet_sbldm.data.folds import CaseFingerprint
 from nnunet_sbldm.data.grid import configure_grid, left_right_axis
 from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding, values_of
-from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.outlines import components_of, intensity_range
 from nnunet_sbldm.generator.plan import GeneratorPlan
-from nnunet_sbldm.generator.presets import Preset
 from nnunet_sbldm.quality.appearance import measure_appearance
 from nnunet_sbldm.quality.gate import fit_gate
 from nnunet_sbldm.training.augmentation import Augmenter, may_be_mirrored, num_copies
-from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
 
 NO_FLOOR = -3.0e38
@@ -152,28 +150,18 @@ def _fixed_scaling(dataset: NnunetDataset, scheme: str, channel: int) -> tuple[f
 
 
 def prepare(
-    dataset: NnunetDataset,
-    fold: Fold,
-    preset: Preset,
-    case_ids: Sequence[str],
-    seed: int,
-    work: Path,
-    start: Start | None = None,
+    request: TrainingRequest, work: Path
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """Plan a generator from its training cases alone and lay the cases on its grid.
 
     Args:
-        dataset: where the cases are.
-        fold: fold the cases train in.
-        preset: sizes and lengths.
-        case_ids: real training cases.
-        seed: seed of initialisation and training order.
+        request: what is to be trained.
         work: folder for the training arrays.
-        start: what training starts from, where it does not start from scratch.
 
     Raises:
         UserError: too few cases, a bad case, no foreground in any, or other channels and labels than the initial model's.
     """
+    dataset, fold, case_ids, start = request.dataset, request.fold, request.case_ids, request.start
     if len(case_ids) < MIN_CASES:
         raise UserError(
             f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}."
@@ -185,9 +173,9 @@ def prepare(
     if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
-    plan = _plan(dataset, fold, preset, seed, encoding, targets, summaries)
+    plan = _plan(request, encoding, targets, summaries)
     plan = start.adopted(plan) if start else plan
-    copies = num_copies(len(case_ids), preset.augmentation)
+    copies = num_copies(len(case_ids), request.preset.augmentation)
     arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):
         arrays.put(n, *plan.to_network(*load_preprocessed(dataset, case_id)))
@@ -208,14 +196,9 @@ def _add_copies(arrays: TrainingArrays, num_cases: int, plan: GeneratorPlan) -> 
 
 
 def _plan(
-    dataset: NnunetDataset,
-    fold: Fold,
-    preset: Preset,
-    seed: int,
-    encoding: LabelEncoding,
-    targets: tuple[Target, ...],
-    summaries: Sequence[CaseSummary],
+    request: TrainingRequest, encoding: LabelEncoding, targets: tuple[Target, ...], summaries: Sequence[CaseSummary]
 ) -> GeneratorPlan:
+    dataset = request.dataset
     table = np.array([s.condition for s in summaries])
     values = sorted({v for s in summaries for v in s.components})
     components = {str(v): [s.components[v] for s in summaries if v in s.components] for v in values}
@@ -231,10 +214,10 @@ def _plan(
         plans_name=dataset.plans_name,
         configuration=dataset.configuration,
         plans_hash=dataset.plans_hash(),
-        fold=fold,
-        seed=seed,
+        fold=request.fold,
+        seed=request.seed,
         library_version=__version__,
-        preset=preset,
+        preset=request.preset,
         channel_names=tuple(dataset.channel_names),
         encoding=encoding,
         targets=targets,

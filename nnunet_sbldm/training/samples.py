@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nnunet_sbldm.common.devices import best_precision
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.ldm.diffusion import initial_noise, sample
+from nnunet_sbldm.ldm.diffusion import sample
 
 NUM_STEPS = 10
 
@@ -19,5 +19,4 @@ def sampled_latent(plan: GeneratorPlan, denoiser: nn.Module, seed: int) -> Tenso
     sampler = SamplerConfig(num_steps=NUM_STEPS, precision=best_precision(device.type))
     asked = plan.condition_model.sample(np.random.default_rng(seed))
     condition = plan.network_conditions([asked], device)
-    noise = initial_noise([seed], (len(plan.latent_mean), *plan.grid.latent_shape), plan.noise_correlation).to(device)
-    return sample(denoiser, plan.preset.diffusion, sampler, noise, condition, [seed], plan.noise_correlation)[0]
+    return sample(denoiser, plan.preset.diffusion, sampler, plan.noise([seed]), condition)[0]

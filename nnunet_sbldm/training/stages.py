@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,11 @@ from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.decoding import decode_standardised
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
-from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.ldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
+from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
+from nnunet_sbldm.ldm.diffusion import DiffusionBatch, SeededNoise, diffusion_loss, drop_condition, make_scheduler, sample
 from nnunet_sbldm.ldm.latents import decode_volume, encode_volume, one_hot_of
-from nnunet_sbldm.ldm.losses import autoencoder_loss
 from nnunet_sbldm.training.loop import Stage
+from nnunet_sbldm.training.losses import autoencoder_loss
 from nnunet_sbldm.training.novelty import MIN_CASES, Novelty
 from nnunet_sbldm.training.samples import sampled_latent
 from nnunet_sbldm.types import OUTSIDE
@@ -65,60 +67,76 @@ def autoencoder_stage(autoencoder: SliceAutoencoder, plan: GeneratorPlan, arrays
     return Stage("autoencoder", TrainingStream.AUTOENCODER, autoencoder, plan.preset.autoencoder_stage, loss, picture)
 
 
-def denoiser_stage(
-    denoiser: nn.Module,
-    autoencoder: SliceAutoencoder,
-    plan: GeneratorPlan,
-    latents: Tensor,
-    conditions: Tensor,
-    weights: Tensor,
-) -> Stage:
+@dataclass(frozen=True)
+class LatentCases:
+    """The training cases as the second stage sees them.
+
+    Attributes:
+        latents: [N, Z, D, h, w] standardised.
+        conditions: [N, F] in network scale.
+        weights: [N, 1, D, h, w] weights in the loss, more than 1 where there is foreground.
+    """
+
+    latents: Tensor
+    conditions: Tensor
+    weights: Tensor
+
+    def draw(self, config: DiffusionConfig, batch_size: int, rng: np.random.Generator) -> DiffusionBatch:
+        """A batch of random cases, with times, noise and dropped conditions."""
+        generator = _torch_generator(rng)
+        chosen = torch.from_numpy(rng.integers(len(self.latents), size=batch_size))
+        clean = self.latents[chosen]
+        noise = torch.randn(clean.shape, generator=generator)
+        timestep = torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size))
+        condition = drop_condition(self.conditions[chosen], config, generator)
+        return DiffusionBatch(clean, condition, timestep, noise, self.weights[chosen])
+
+
+def denoiser_stage(denoiser: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, cases: LatentCases) -> Stage:
     """Second stage: denoise standardised latent volumes under their conditions.
 
     Args:
         denoiser: what is trained.
         autoencoder: the first stage, for pictures.
         plan: plan with latent statistics.
-        latents: [N, Z, D, h, w], not standardised.
-        conditions: [N, F] in network scale.
-        weights: [N, 1, D, h, w] weights in the loss, more than 1 where there is foreground.
+        cases: what it is trained on, the real cases first.
     """
-    clean_all = plan.standardised(latents)
-    config = plan.preset.diffusion
-    scheduler, batch_size = make_scheduler(config), plan.preset.denoiser_stage.batch_size
+    config, stage = plan.preset.diffusion, plan.preset.denoiser_stage
+    scheduler = make_scheduler(config)
 
     def loss(network: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        device, generator = next(network.parameters()).device, _torch_generator(rng)
-        chosen = torch.from_numpy(rng.integers(len(clean_all), size=batch_size))
-        clean = clean_all[chosen]
-        noise, time = (
-            torch.randn(clean.shape, generator=generator),
-            torch.from_numpy(rng.integers(config.num_train_timesteps, size=batch_size)),
-        )
-        condition = drop_condition(conditions[chosen], config, generator)
-        clean, condition, time, noise, weight = (t.to(device) for t in (clean, condition, time, noise, weights[chosen]))
-        return diffusion_loss(network, scheduler, clean, condition, time, noise, weight), {}
+        batch = cases.draw(config, stage.batch_size, rng).to(next(network.parameters()).device)
+        return diffusion_loss(network, scheduler, batch), {}
 
     def picture(network: nn.Module, file: Path) -> None:
-        device, seeds = next(network.parameters()).device, range(min(PICTURED_CASES, len(latents)))
-        noise = initial_noise(seeds, clean_all.shape[1:]).to(device)
-        rows = []
-        sampler = SamplerConfig(precision=best_precision(device.type))
-        for n, z in enumerate(sample(network, config, sampler, noise, conditions[: len(seeds)].to(device), seeds)):
-            pair = (decode_standardised(plan, autoencoder, v.to(device)) for v in (clean_all[n], z))
-            titles = ("training case, reconstructed", "sample, same condition")
-            rows.append(("", [_panel(*decoded, plan, title) for decoded, title in zip(pair, titles, strict=True)]))
-        montage(file, rows)
+        _draw_samples(file, network, autoencoder, plan, cases)
 
     num_cases = len(plan.condition_table)
-    novelty = Novelty(clean_all, num_cases) if num_cases >= MIN_CASES else None
+    measure_novelty = _novelty(plan, Novelty(cases.latents, num_cases)) if num_cases >= MIN_CASES else None
+    return Stage("denoiser", TrainingStream.DENOISER, denoiser, stage, loss, picture, measure_novelty)
 
-    def novelty_of(network: nn.Module) -> float:
-        assert novelty is not None
-        return novelty.of(torch.stack([sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)]))
 
-    can_copy = None if novelty is None else novelty_of
-    return Stage("denoiser", TrainingStream.DENOISER, denoiser, plan.preset.denoiser_stage, loss, picture, can_copy)
+def _draw_samples(
+    file: Path, network: nn.Module, autoencoder: SliceAutoencoder, plan: GeneratorPlan, cases: LatentCases
+) -> None:
+    """A picture of the first training cases, and of a sample under the condition of each."""
+    device, num = next(network.parameters()).device, min(PICTURED_CASES, len(cases.latents))
+    sampler = SamplerConfig(precision=best_precision(device.type))
+    noise = SeededNoise(range(num), cases.latents.shape[1:])
+    samples = sample(network, plan.preset.diffusion, sampler, noise, cases.conditions[:num].to(device))
+    rows = []
+    for pair in zip(cases.latents, samples, strict=False):
+        decoded = (decode_standardised(plan, autoencoder, z.to(device)) for z in pair)
+        titles = ("training case, reconstructed", "sample, same condition")
+        rows.append(("", [_panel(*volume, plan, title) for volume, title in zip(decoded, titles, strict=True)]))
+    montage(file, rows)
+
+
+def _novelty(plan: GeneratorPlan, novelty: Novelty) -> Callable[[nn.Module], float]:
+    """How far the samples of a network are from copies of training cases."""
+    return lambda network: novelty.of(
+        torch.stack([sampled_latent(plan, network, seed).cpu() for seed in range(NOVELTY_SAMPLES)])
+    )
 
 
 def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> Panel:

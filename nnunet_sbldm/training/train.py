@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,47 +17,33 @@ from torch import Tensor, nn
 from nnunet_sbldm.common.files import read_json, remove_leftovers, sha256_of_json, write_json
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.generator.card import make_card, write_card
-from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser, generator_folder
+from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser
 from nnunet_sbldm.generator.outlines import Outlines
 from nnunet_sbldm.generator.plan import GeneratorPlan
-from nnunet_sbldm.generator.presets import Preset
 from nnunet_sbldm.generator.texture import Texture
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.ldm.autoencoder import SliceAutoencoder
 from nnunet_sbldm.ldm.latents import encode_cases, foreground_weights, latent_statistics, reconstructions
-from nnunet_sbldm.training.finetuning import Start, initial_weights
+from nnunet_sbldm.training.finetuning import initial_weights
 from nnunet_sbldm.training.fit_coherence import as_coherent_as_real
 from nnunet_sbldm.training.fit_outlines import as_rough_as_real, error_correlation
 from nnunet_sbldm.training.loop import make_accelerator, train_stage
 from nnunet_sbldm.training.preparation import prepare
-from nnunet_sbldm.training.stages import MAX_DECODED_CASES, autoencoder_stage, conditions_of, denoiser_stage
+from nnunet_sbldm.training.request import TrainingRequest
+from nnunet_sbldm.training.stages import MAX_DECODED_CASES, LatentCases, autoencoder_stage, conditions_of, denoiser_stage
 from nnunet_sbldm.types import UserError
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def train_generator(
-    dataset: NnunetDataset,
-    fold: Fold,
-    preset: Preset,
-    case_ids: Sequence[str],
-    device: str = "cuda",
-    seed: int = 0,
-    start: Start | None = None,
-) -> Path:
-    """Train autoencoder and denoiser on the given real cases and write a checkpoint.
+def train_generator(request: TrainingRequest, device: str = "cuda") -> Path:
+    """Train autoencoder and denoiser on the asked real cases and write a checkpoint.
 
     Args:
-        dataset: preprocessed nnU-Net dataset.
-        fold: fold the cases train in.
-        preset: sizes and lengths.
-        case_ids: real cases that the generator may see; nothing else of the dataset is looked at.
+        request: what to train on what.
         device: ``cpu``, ``cuda`` or ``mps``.
-        seed: seed of initialisation and training order.
-        start: what to start from, where not from scratch; ``preset`` is its own then, see :meth:`Start.preset`.
 
     Returns:
         The checkpoint folder.
@@ -66,30 +51,31 @@ def train_generator(
     Raises:
         UserError: bad cases, or a finished or unfinished run with other settings in the way.
     """
-    folder = generator_folder(dataset, preset.name, fold)
+    folder = request.folder
     if is_complete(folder):
-        _refuse_other(folder, dataset, case_ids, seed, start)
+        _refuse_other(request)
         shutil.rmtree(folder / "work", ignore_errors=True)
         return folder
     accelerator = make_accelerator(device)
-    plan, arrays, seen = _prepare_once(accelerator, dataset, fold, preset, case_ids, seed, folder, start)
+    plan, arrays, seen = _prepare_once(accelerator, request)
     plan = train_stages(accelerator, plan, arrays, folder)
     if accelerator.is_main_process:
-        finish(folder, dataset, plan, seen)
+        finish(folder, request.dataset, plan, seen)
         shutil.rmtree(folder / "work", ignore_errors=True)  # what a file server still holds goes when the command is run again
     accelerator.wait_for_everyone()
     return folder
 
 
-def _refuse_other(folder: Path, dataset: NnunetDataset, case_ids: Sequence[str], seed: int, start: Start | None) -> None:
+def _refuse_other(request: TrainingRequest) -> None:
     """A finished generator is taken for the one that is asked for only if it is."""
+    folder, start = request.folder, request.start
     plan, inherited = read_json(folder / "generator.json"), start.generator.seen if start else ()
     seen = {case["case_id"] for case in read_json(folder / "training_cases.json")}
     differences = {
         "started from another model": plan.get("initial", {}).get("hash", "") != (start.generator.hash if start else ""),
-        "was trained on other cases": seen != {*case_ids, *(case.case_id for case in inherited)},
-        f"was trained with the seed {plan['seed']}": plan["seed"] != seed,
-        "was trained with other plans": plan["plans_hash"] != dataset.plans_hash(),
+        "was trained on other cases": seen != {*request.case_ids, *(case.case_id for case in inherited)},
+        f"was trained with the seed {plan['seed']}": plan["seed"] != request.seed,
+        "was trained with other plans": plan["plans_hash"] != request.dataset.plans_hash(),
     }
     found = [difference for difference, is_there in differences.items() if is_there]
     if found:
@@ -104,8 +90,8 @@ def train_stages(accelerator: Accelerator, plan: GeneratorPlan, arrays: Training
     plan = _with_first_stage(plan, autoencoder, arrays, latents[:num_cases])
     denoiser = _starting_network(build_denoiser, plan, folder, "denoiser")
     weights = foreground_weights(arrays, plan.grid.latent_shape, plan.preset.diffusion.foreground_weight)
-    conditions = conditions_of(arrays, plan)
-    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, latents, conditions, weights), folder, plan.seed)
+    cases = LatentCases(plan.standardised(latents), conditions_of(arrays, plan), weights)
+    train_stage(accelerator, denoiser_stage(denoiser, autoencoder, plan, cases), folder, plan.seed)
     return fitted_to_samples(plan, arrays, autoencoder, denoiser)
 
 
@@ -147,20 +133,11 @@ def build_seeded(build: Callable[[GeneratorPlan], Network], plan: GeneratorPlan)
 
 
 def _prepare_once(
-    accelerator: Accelerator,
-    dataset: NnunetDataset,
-    fold: Fold,
-    preset: Preset,
-    case_ids: Sequence[str],
-    seed: int,
-    folder: Path,
-    start: Start | None,
+    accelerator: Accelerator, request: TrainingRequest
 ) -> tuple[GeneratorPlan, TrainingArrays, list[CaseFingerprint]]:
     """Read and check the cases, or reopen what an interrupted run prepared."""
-    work = folder / "work"
-    draft = work / "draft.json"
-    beginning = [start.generator.hash, dict(start.renamed)] if start else []
-    asked = sha256_of_json([dataset.plans_hash(), list(case_ids), seed, _text_of(preset), *beginning])
+    folder, work = request.folder, request.folder / "work"
+    draft, asked = work / "draft.json", sha256_of_json(request.identity())
     if accelerator.is_main_process:
         remove_leftovers(folder)
         if draft.is_file() and read_json(draft)["asked"] != asked:
@@ -169,10 +146,10 @@ def _prepare_once(
                 "delete that folder to start anew."
             )
         if not draft.is_file():
-            plan, _, seen = prepare(dataset, fold, preset, case_ids, seed, work, start)
-            if start:
-                start.save_weights(plan, work)
-                seen = start.seen_with(seen)
+            plan, _, seen = prepare(request, work)
+            if request.start:
+                request.start.save_weights(plan, work)
+                seen = request.start.seen_with(seen)
             write_json(draft, {"asked": asked, "plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     accelerator.wait_for_everyone()
     stored = read_json(draft)
@@ -181,15 +158,6 @@ def _prepare_once(
         TrainingArrays.open(work),
         [CaseFingerprint.from_json(c) for c in stored["seen"]],
     )
-
-
-def _text_of(preset: Preset) -> str:
-    """The preset as text, by which an unfinished run is recognised.
-
-    Three options that the diffusion no longer has are in it, switched off, so that runs begun when it had them go on.
-    """
-    text = repr(preset).replace(", num_train_timesteps=", ", min_snr_gamma=None, num_train_timesteps=")
-    return re.sub(r"(foreground_weight=[^,)]*)\)", r"\1, self_conditioning=False, masked_share=0.0)", text)
 
 
 def finish(folder: Path, dataset: NnunetDataset, plan: GeneratorPlan, seen: Sequence[CaseFingerprint]) -> None:

@@ -20,11 +20,11 @@ from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.data.phantom import PhantomConfig, make_phantom_case
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
+from nnunet_sbldm.editing import edit as editing
 from nnunet_sbldm.editing import planner as edit_tasks
 from nnunet_sbldm.editing.blending import blend, same_spectrum
 from nnunet_sbldm.editing.choices import EditChoice, EditSettings, edit_choices
 from nnunet_sbldm.editing.edit import edit
-from nnunet_sbldm.editing.edit import edit as editing
 from nnunet_sbldm.editing.gate import judge_edit
 from nnunet_sbldm.editing.hosts import HostTransform, allowed_hosts, deformed, host_of, load_host, mirrored
 from nnunet_sbldm.editing.maker import edited_cases
@@ -626,13 +626,14 @@ def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
     from nnunet_sbldm.generator.checkpoint import load_generator
+    from nnunet_sbldm.training.request import TrainingRequest
     from nnunet_sbldm.training.train import train_generator
 
     folders = make_planned_phantom(tmp_path, replace(SMALL_PHANTOM, num_labels=2, regions=True), num_cases=6)
     for name, value in folders.environment().items():
         monkeypatch.setenv(name, value)
     dataset = open_dataset("900")
-    folder = train_generator(dataset, 0, SHORT, fold_cases(dataset, 0)[0], "cpu", seed=1)
+    folder = train_generator(TrainingRequest(dataset, 0, SHORT, fold_cases(dataset, 0)[0], 1), "cpu")
     two = load_generator(folder, torch.device("cpu"))
     assert [t.name for t in two.plan.targets] == ["tumour", "core"]
     host = fold_cases(dataset, 0)[0][0]

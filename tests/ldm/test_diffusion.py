@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
-from nnunet_sbldm.ldm.diffusion import diffusion_loss, drop_condition, initial_noise, make_scheduler, sample
+from nnunet_sbldm.ldm.diffusion import (
+    DiffusionBatch,
+    SeededNoise,
+    diffusion_loss,
+    drop_condition,
+    initial_noise,
+    make_scheduler,
+    sample,
+)
 
 SHAPE = (1, 2, 3, 4)
 
@@ -28,7 +36,7 @@ def gaussian_denoiser(config, mean, std):
 def test_every_sampler_samples_the_gaussian_that_the_denoiser_knows(prediction_type, name, eta, steps, mean, std):
     config, sampler = DiffusionConfig(prediction_type=prediction_type), SamplerConfig(name, eta, steps, guidance_scale=1.0)
     seeds = range(400)
-    z = sample(gaussian_denoiser(config, mean, std), config, sampler, initial_noise(seeds, SHAPE), torch.zeros(400, 1), seeds)
+    z = sample(gaussian_denoiser(config, mean, std), config, sampler, SeededNoise(seeds, SHAPE), torch.zeros(400, 1))
     assert z.mean().item() == pytest.approx(mean, abs=0.03)
     assert z.std().item() == pytest.approx(std, rel=0.06)
 
@@ -43,7 +51,7 @@ def test_the_loss_of_a_perfect_prediction_is_zero(prediction_type):
         return scheduler.get_velocity(clean, noise, timestep) if prediction_type == "v_prediction" else clean
 
     def loss(model, weight):
-        return diffusion_loss(model, scheduler, clean, torch.zeros(4, 1), time, noise, weight)
+        return diffusion_loss(model, scheduler, DiffusionBatch(clean, torch.zeros(4, 1), time, noise, weight))
 
     ones, left = torch.ones(4, 1, *SHAPE[1:]), torch.zeros(4, 1, *SHAPE[1:])
     left[..., 0] = 1
@@ -64,9 +72,9 @@ def test_guidance_of_one_is_the_conditional_model_and_more_moves_away_from_the_n
     def denoise(noisy, timestep, condition):
         return torch.where(condition[:, :1, None, None, None].isnan(), low(noisy, timestep, None), high(noisy, timestep, None))
 
-    noise, condition = initial_noise(range(8), SHAPE), torch.ones(8, 1)
+    noise, condition = SeededNoise(range(8), SHAPE), torch.ones(8, 1)
     means = [
-        sample(denoise, config, SamplerConfig(num_steps=50, guidance_scale=w), noise, condition, range(8)).mean().item()
+        sample(denoise, config, SamplerConfig(num_steps=50, guidance_scale=w), noise, condition).mean().item()
         for w in (0.0, 1.0, 2.0)
     ]
     assert means[:2] == pytest.approx([0, 1], abs=0.05)
@@ -86,6 +94,6 @@ def test_the_noise_that_eta_adds_belongs_to_the_seed_too():
     denoise = gaussian_denoiser(config, 0.0, 1.0)
 
     def run(seeds):
-        return sample(denoise, config, sampler, initial_noise(seeds, SHAPE), torch.zeros(len(seeds), 1), seeds)
+        return sample(denoise, config, sampler, SeededNoise(seeds, SHAPE), torch.zeros(len(seeds), 1))
 
     torch.testing.assert_close(run([4, 5, 6])[1:2], run([5]))

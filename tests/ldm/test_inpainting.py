@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
-from nnunet_sbldm.ldm.diffusion import initial_noise
+from nnunet_sbldm.ldm.diffusion import SeededNoise, initial_noise
 from nnunet_sbldm.ldm.inpainting import Known, inpaint
 
 
@@ -28,7 +28,8 @@ def test_known_latents_follow_their_own_path_to_their_clean_value(sampler, predi
         return torch.ones_like(z) * c.nan_to_num().sum()
 
     config = DiffusionConfig(prediction_type=prediction)
-    out = inpaint(nonsense, config, sampler, Known(clean, free), torch.zeros(2, 3), [1, 2])
+    noise = SeededNoise([1, 2], clean.shape[1:])
+    out = inpaint(nonsense, config, sampler, Known(clean, free), noise, torch.zeros(2, 3))
     known = (free == 0).expand_as(clean)
     torch.testing.assert_close(out[known], clean[known], rtol=0, atol=0)
     assert not torch.allclose(out[~known], clean[~known])

@@ -25,6 +25,7 @@ from nnunet_sbldm.training import preparation
 from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.loop import averaged, learning_rate_at
 from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, summarise
+from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import OUTSIDE, UserError
 
@@ -42,7 +43,7 @@ class KilledError(Exception):
 
 def test_training_that_is_killed_again_and_again_ends_with_the_same_weights(phantom_dataset, monkeypatch):
     cases = fold_cases(phantom_dataset, 0)[0]
-    train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
+    train_generator(TrainingRequest(phantom_dataset, 0, SHORT, cases), "cpu")
     folder = generator_folder(phantom_dataset, "short", 0)
     uninterrupted = folder.rename(folder.with_name("uninterrupted"))
 
@@ -56,8 +57,8 @@ def test_training_that_is_killed_again_and_again_ends_with_the_same_weights(phan
     monkeypatch.setattr(optimisation, "_save_state", save_and_die)
     for _ in range(6):  # at 5, 10 and 12 steps of each stage
         with pytest.raises(KilledError):
-            train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
-    train_generator(phantom_dataset, 0, SHORT, cases, "cpu")
+            train_generator(TrainingRequest(phantom_dataset, 0, SHORT, cases), "cpu")
+    train_generator(TrainingRequest(phantom_dataset, 0, SHORT, cases), "cpu")
     assert steps_run == [5, 10, 12] * 2
     for name in ("autoencoder.safetensors", "denoiser.safetensors"):
         mine, theirs = load_file(folder / name), load_file(uninterrupted / name)
@@ -70,7 +71,7 @@ def test_a_finished_generator_is_not_trained_again(phantom, phantom_dataset):
     before = hash_tree(folder)
     (folder / "work").mkdir()  # killed after the last file was written
     (folder / "work" / "images.npy").write_bytes(b"0")
-    train_generator(phantom_dataset, 0, NANO, fold_cases(phantom_dataset, 0)[0], "cpu", seed=1)
+    train_generator(TrainingRequest(phantom_dataset, 0, NANO, fold_cases(phantom_dataset, 0)[0], 1), "cpu")
     assert hash_tree(folder) == before
     assert not (folder / "work").exists()
 
@@ -115,13 +116,13 @@ def test_a_finished_generator_is_not_taken_for_another_one(phantom, phantom_data
     train, _ = fold_cases(phantom_dataset, 0)
     folder = generator_folder(phantom_dataset, "nano", 0)
     with pytest.raises(UserError, match="was trained on other cases and was trained with the seed 1; move that folder away"):
-        train_generator(phantom_dataset, 0, NANO, train[:3], "cpu", seed=7)
+        train_generator(TrainingRequest(phantom_dataset, 0, NANO, train[:3], 7), "cpu")
     plans_file = phantom_dataset.preprocessed / "nnUNetPlans.json"
     plans = read_json(plans_file)
     plans["configurations"]["3d_fullres"]["spacing"] = [5.0, 4.0, 4.0]
     write_json(plans_file, plans)
     with pytest.raises(UserError, match=f"{folder} holds an SBLDM that was trained with other plans; move"):
-        train_generator(open_dataset("900"), 0, NANO, train, "cpu", seed=1)
+        train_generator(TrainingRequest(open_dataset("900"), 0, NANO, train, 1), "cpu")
 
 
 def test_what_the_fold_rule_asks_for_can_be_trained(phantom, phantom_dataset, capsys, monkeypatch):
@@ -152,9 +153,9 @@ def test_an_unfinished_run_with_other_settings_is_not_mixed_in(phantom_dataset, 
     monkeypatch.setattr(training, "train_stage", lambda *a: (_ for _ in ()).throw(KilledError))
     cases = fold_cases(phantom_dataset, 0)[0]
     with pytest.raises(KilledError):
-        train_generator(phantom_dataset, 0, SHORT, cases, "cpu", seed=0)
+        train_generator(TrainingRequest(phantom_dataset, 0, SHORT, cases, 0), "cpu")
     with pytest.raises(UserError, match="unfinished run with other"):
-        train_generator(phantom_dataset, 0, SHORT, cases, "cpu", seed=1)
+        train_generator(TrainingRequest(phantom_dataset, 0, SHORT, cases, 1), "cpu")
 
 
 def test_an_unfinished_run_of_a_version_with_more_options_goes_on():
@@ -170,7 +171,7 @@ def test_an_unfinished_run_of_a_version_with_more_options_goes_on():
         "masked_share=0.0), augmentation=AugmentationConfig(num_wanted=160, max_copies=7, max_rotation_deg=8.0, "
         "max_scaling=0.08, max_gain=0.05, max_gamma=0.1))"
     )
-    assert training._text_of(config.PRESETS["tiny"]) == old
+    assert config.PRESETS["tiny"].as_text() == old
 
 
 @pytest.mark.parametrize(("option", "on"), [("self_conditioning", True), ("masked_share", 0.5)])
@@ -255,7 +256,7 @@ def test_only_the_training_cases_of_the_fold_are_read(phantom_dataset):
     for case_id in val:
         for file in [*phantom_dataset.case_files[case_id]["images"], phantom_dataset.data_folder / f"{case_id}.b2nd"]:
             os.remove(file)
-    assert is_complete(train_generator(phantom_dataset, 1, SHORT, train, "cpu"))
+    assert is_complete(train_generator(TrainingRequest(phantom_dataset, 1, SHORT, train), "cpu"))
 
 
 def test_the_average_of_constant_weights_is_that_constant_and_early_steps_weigh_most():

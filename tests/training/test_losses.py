@@ -3,7 +3,7 @@
 import torch
 
 from nnunet_sbldm.data.labels import IGNORED
-from nnunet_sbldm.ldm.losses import autoencoder_loss, label_loss
+from nnunet_sbldm.training.losses import autoencoder_loss, label_loss
 
 
 def test_ignored_voxels_and_the_outside_do_not_enter_the_loss():

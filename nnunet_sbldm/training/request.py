@@ -1,0 +1,45 @@
+"""What is to be trained: which cases, how large, from which start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_sbldm.data.dataset import NnunetDataset
+from nnunet_sbldm.data.paths import Fold
+from nnunet_sbldm.generator.checkpoint import generator_folder
+from nnunet_sbldm.generator.presets import Preset
+from nnunet_sbldm.training.finetuning import Start
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A training that is asked for, with every choice made.
+
+    Attributes:
+        dataset: preprocessed nnU-Net dataset.
+        fold: fold the cases train in.
+        preset: sizes and lengths; with ``start`` its own, see :meth:`Start.preset`.
+        case_ids: real cases that the model may see; nothing else of the dataset is looked at.
+        seed: seed of initialisation and training order.
+        start: the initial model; None trains from scratch.
+    """
+
+    dataset: NnunetDataset
+    fold: Fold
+    preset: Preset
+    case_ids: Sequence[str]
+    seed: int = 0
+    start: Start | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder."""
+        return generator_folder(self.dataset, self.preset.name, self.fold)
+
+    def identity(self) -> list[Any]:
+        """What decides the result, as JSON: an unfinished run is gone on with if its own is the same."""
+        beginning = [self.start.generator.hash, dict(self.start.renamed)] if self.start else []
+        return [self.dataset.plans_hash(), list(self.case_ids), self.seed, self.preset.as_text(), *beginning]
