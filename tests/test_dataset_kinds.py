@@ -12,7 +12,6 @@ from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case, read_case
 from nnunet_sbldm.data.dataset import open_dataset
-from nnunet_sbldm.data.grid import from_grid
 from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.evaluate import evaluate
@@ -85,9 +84,8 @@ def test_a_ct_passes_through_grid_and_hounsfield_units_to_itself(ct, tmp_path):
     case_id = fold_cases(ct, 0)[0][0]
     image, label = load_preprocessed(ct, case_id)
     np.testing.assert_allclose(plan.intensity.normalised(arrays.images[0].astype(np.float32)).max(), image.max(), rtol=0.01)
-    on_grid = to_grid(label, plan.grid.shape, OUTSIDE)
-    scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-    copy = from_grid("copy", scaled, on_grid, on_grid != OUTSIDE, plan.grid, plan.intensity, plan.template)
+    scaled, classes = plan.to_network(image, label)
+    copy = plan.from_network("copy", scaled, plan.encoding.decode(classes), classes != 0)
     original = read_case(ct, case_id)
     bounds = ct.plans.foreground_intensity_properties_per_channel["0"]
     clipped = np.clip(original.image[0], bounds["percentile_00_5"], bounds["percentile_99_5"])

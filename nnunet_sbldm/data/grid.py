@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.data.boxes import bounding_box
-from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray
 
 LARGE_IN_PLANE = 128
@@ -106,38 +104,23 @@ def anatomy_of(classes: np.ndarray, grid: Grid) -> np.ndarray:
     return ndimage.binary_fill_holes(inside)
 
 
-def from_grid(
-    case_id: str,
-    image: FloatArray,
-    label: LabelArray,
-    anatomy: np.ndarray,
-    grid: Grid,
-    intensity: IntensityScaling,
-    template: Geometry,
-) -> Case:
-    """Turn a generated volume into a case: raw intensities, exact zeros outside, cropped, reader order.
+def in_reader_order(case_id: str, image: FloatArray, label: LabelArray, grid: Grid, template: Geometry) -> Case:
+    """Turn arrays in plan order into a case in reader order.
 
     Args:
         case_id: identifier of the case.
-        image: [C, D, H, W] in network scale.
-        label: [D, H, W] label values.
-        anatomy: [D, H, W] mask of the anatomy.
-        grid: the generator's grid.
-        intensity: the generator's intensity scaling.
+        image: [C, d, h, w] raw intensities.
+        label: [d, h, w] label values.
+        grid: its axes and spacing.
         template: geometry of a training case; its direction is kept, its origin too.
     """
-    box = bounding_box(anatomy)
-    inside = anatomy[box]
-    raw = intensity.raw(intensity.normalised(image[(slice(None), *box)]), inside)
-    values = np.where(inside, np.maximum(label[box], 0), 0).astype(np.int16)
     back = np.argsort(grid.transpose_forward)
     spacing = tuple(grid.spacing_mm[a] for a in back)
-    geometry = Geometry(spacing, template.origin_mm, template.direction)  # type: ignore[arg-type]
     return Case(
         case_id,
-        np.ascontiguousarray(raw.transpose(0, *(back + 1)), dtype=np.float32),
-        np.ascontiguousarray(values.transpose(back)),
-        geometry,
+        np.ascontiguousarray(image.transpose(0, *(back + 1)), dtype=np.float32),
+        np.ascontiguousarray(label.transpose(back)),
+        Geometry(spacing, template.origin_mm, template.direction),  # type: ignore[arg-type]
     )
 
 

@@ -8,6 +8,8 @@ what was there before; a texture with the same spectrum, without its edges, take
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import fft
 
@@ -21,14 +23,23 @@ MAX_SPREADS = 3.0
 """Larger residuals are edges, not texture; they are cut to this many standard deviations before the spectrum is taken."""
 
 
+@dataclass(frozen=True)
+class BlendMap:
+    """What is blended where.
+
+    Attributes:
+        weight: [D, H, W] share of the edit, 0 where the host stays.
+        exchanged: [D, H, W] 0 to 1, where a lesion comes or goes.
+        tissue: [D, H, W] bool, the anatomy without any lesion, old or new.
+    """
+
+    weight: np.ndarray
+    exchanged: np.ndarray
+    tissue: np.ndarray
+
+
 def blend(
-    host: FloatArray,
-    decoded_host: FloatArray,
-    decoded_edit: FloatArray,
-    weight: np.ndarray,
-    exchanged: np.ndarray,
-    tissue: np.ndarray,
-    rng: np.random.Generator,
+    host: FloatArray, decoded_host: FloatArray, decoded_edit: FloatArray, where: BlendMap, rng: np.random.Generator
 ) -> FloatArray:
     """The edited image.
 
@@ -36,19 +47,17 @@ def blend(
         host: [C, D, H, W] the host's intensities.
         decoded_host: [C, D, H, W] what the autoencoder makes of the host, where the texture is measured.
         decoded_edit: [C, D, H, W] what it decodes from the edited latents.
-        weight: [D, H, W] share of the edit, 0 where the host stays.
-        exchanged: [D, H, W] 0 to 1, where a lesion comes or goes.
-        tissue: [D, H, W] bool, the anatomy without any lesion, old or new.
+        where: shares of the edit and of the random texture.
         rng: source of randomness for the texture.
 
     Returns:
-        [C, D, H, W]; exactly ``host`` where ``weight`` is 0.
+        [C, D, H, W]; exactly ``host`` where the weight is 0.
     """
-    box = bounding_box(weight > 0, CONTEXT_VOXELS)
+    box = bounding_box(where.weight > 0, CONTEXT_VOXELS)
     everything = (slice(None), *box)
-    own, share, w = host[everything], exchanged[box], weight[box]
+    own, share, w = host[everything], where.exchanged[box], where.weight[box]
     residual = own - decoded_host[everything]
-    texture = same_spectrum(residual, tissue[box], rng)
+    texture = same_spectrum(residual, where.tissue[box], rng)
     fine = np.sqrt(1 - share) * residual + np.sqrt(share) * texture  # independent of each other: their variances add
     out = host.copy()
     out[everything] = np.where(w > 0, own + w * (decoded_edit[everything] + fine - own), own)

@@ -20,7 +20,8 @@ from torch import Tensor
 from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.conditions import as_vector, measure
-from nnunet_sbldm.editing.blending import blend
+from nnunet_sbldm.editing.blending import BlendMap, blend
+from nnunet_sbldm.editing.inpainting import Known, inpaint
 from nnunet_sbldm.editing.planner import EditTask
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.outlines import without_strays
@@ -32,7 +33,6 @@ from nnunet_sbldm.generator.size_correction import draw_to_size
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.ldm.denoiser import Part
 from nnunet_sbldm.ldm.diffusion import SeededNoise
-from nnunet_sbldm.ldm.inpainting import Known, inpaint
 from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, LabelArray
 
 CONTEXT_LATENTS = 4
@@ -197,15 +197,10 @@ def _decoded(generator: Generator, task: EditTask, latent: Tensor, precision: st
 def _blended(drawn: DecodedEdit, decoded_host: FloatArray) -> FloatArray:
     """The image [C, D, H, W] with the edit blended into the host, network scale."""
     task, prepared = drawn.task, drawn.task.prepared
-    return blend(
-        prepared.image,
-        decoded_host,
-        drawn.decoded,
-        task.region.weight,
-        _exchanged(prepared.gone(task.choice.kind), drawn.focus > 0),
-        (drawn.label != OUTSIDE) & ~prepared.lesions & (drawn.focus <= 0),
-        rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE),
-    )
+    exchanged = _exchanged(prepared.gone(task.choice.kind), drawn.focus > 0)
+    tissue = (drawn.label != OUTSIDE) & ~prepared.lesions & (drawn.focus <= 0)
+    where, rng = BlendMap(task.region.weight, exchanged, tissue), rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE)
+    return blend(prepared.image, decoded_host, drawn.decoded, where, rng)
 
 
 def _labels(task: EditTask, decoded: LabelArray, plan: GeneratorPlan, image: FloatArray) -> tuple[LabelArray, LabelArray]:
@@ -243,15 +238,9 @@ def _at_native_resolution(drawn: EditedDraw, generator: Generator) -> Case:
     label = np.where(new, _resized_label(drawn.focus, to_native), native)
     lesions = (native > 0) | (new & (label > 0))
     exchanged = to_native(_exchanged(prepared.gone(task.choice.kind), drawn.focus > 0), 1)
-    image = blend(
-        host.native_image,
-        all_to_native(drawn.decoded_host),
-        all_to_native(drawn.decoded),
-        share,
-        exchanged,
-        (native != OUTSIDE) & ~lesions,
-        rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE),
-    )
+    where = BlendMap(share, exchanged, (native != OUTSIDE) & ~lesions)
+    decoded = (all_to_native(drawn.decoded_host), all_to_native(drawn.decoded))
+    image = blend(host.native_image, *decoded, where, rng_of(task.request.noise_seed, Stream.EDIT_TEXTURE))
     return host.paste(drawn.request.case_id, image, label.astype(np.int16), share > 0)
 
 

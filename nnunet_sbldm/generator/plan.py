@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from nnunet_sbldm.common.files import from_json
-from nnunet_sbldm.data.boxes import to_grid
+from nnunet_sbldm.data.boxes import bounding_box, to_grid
 from nnunet_sbldm.data.conditions import ConditionModel, ConditionScaling, Target
-from nnunet_sbldm.data.grid import Grid
+from nnunet_sbldm.data.grid import Grid, in_reader_order
 from nnunet_sbldm.data.intensities import FILL, IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.data.paths import Fold
@@ -25,7 +25,7 @@ from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig, Diffusion
 from nnunet_sbldm.ldm.diffusion import SeededNoise
 from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.quality.gate import GateReference
-from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray
+from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, Geometry, LabelArray
 
 FORMAT_VERSION = 1
 
@@ -143,6 +143,21 @@ class GeneratorPlan:
         """As :meth:`to_network`, of arrays [C, D, H, W] and [D, H, W] that lie on the grid already."""
         classes = self.encoding.encode(label)
         return np.where(classes == 0, FILL, self.intensity.scaled(image)).astype(np.float32), classes
+
+    def from_network(self, case_id: str, image: FloatArray, label: LabelArray, anatomy: np.ndarray) -> Case:
+        """The way back: a case with raw intensities, exact zeros outside, cropped to the anatomy, in reader order.
+
+        Args:
+            case_id: identifier of the case.
+            image: [C, D, H, W] in network scale.
+            label: [D, H, W] label values.
+            anatomy: [D, H, W] bool.
+        """
+        box = bounding_box(anatomy)
+        inside = anatomy[box]
+        raw = self.intensity.raw(self.intensity.normalised(image[(slice(None), *box)]), inside)
+        values = np.where(inside, np.maximum(label[box], 0), 0).astype(np.int16)
+        return in_reader_order(case_id, raw, values, self.grid, self.template)
 
     def standardised(self, latent: torch.Tensor) -> torch.Tensor:
         """Latent volumes [..., Z, D, h, w] of the autoencoder, with mean 0 and std 1 per channel over the training cases."""

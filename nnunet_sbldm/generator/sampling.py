@@ -17,7 +17,6 @@ from torch import Tensor
 from nnunet_sbldm import __version__
 from nnunet_sbldm.common.seeds import Stream, rng_of
 from nnunet_sbldm.data.conditions import FEATURES, as_dict, as_vector, measure
-from nnunet_sbldm.data.grid import from_grid
 from nnunet_sbldm.generator.checkpoint import Generator
 from nnunet_sbldm.generator.decoding import decoded_volume
 from nnunet_sbldm.generator.records import SyntheticRecord
@@ -73,8 +72,7 @@ class Draw:
 
     def case(self, generator: Generator) -> Case:
         """The case: raw intensities, exact zeros outside, reader order."""
-        plan, case_id = generator.plan, self.request.case_id
-        return from_grid(case_id, self.image, self.label, self.anatomy, plan.grid, plan.intensity, plan.template)
+        return generator.plan.from_network(self.request.case_id, self.image, self.label, self.anatomy)
 
     def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
         """Its provenance, without gate and nearest real case."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case
-from nnunet_sbldm.data.grid import Grid, anatomy_of, configure_grid, from_grid
+from nnunet_sbldm.data.grid import Grid, anatomy_of, configure_grid, in_reader_order
 from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.types import OUTSIDE, Geometry
@@ -80,11 +80,9 @@ def test_a_case_leaves_the_grid_in_reader_order(transpose):
     label = rng.integers(0, 3, (5, 6, 7)).astype(np.int16)
     spacing = (3.0, 2.0, 1.0)
     grid = Grid((9, 9, 9), tuple(spacing[a] for a in transpose), transpose, outside_is_box=True)
-    intensity = IntensityScaling((0.0, 0.0), (1.0, 1.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.1, 0.1))
-    image = to_grid(reader_image.transpose(0, *(a + 1 for a in transpose)), grid.shape, 0)
-    on_grid = to_grid(label.transpose(transpose), grid.shape, OUTSIDE)
-    case = from_grid("c", image, on_grid, on_grid != OUTSIDE, grid, intensity, Geometry(spacing, (1.0, 2.0, 3.0)))
-    np.testing.assert_allclose(case.image, reader_image, rtol=1e-6)
+    image = reader_image.transpose(0, *(a + 1 for a in transpose))
+    case = in_reader_order("c", image, label.transpose(transpose), grid, Geometry(spacing, (1.0, 2.0, 3.0)))
+    np.testing.assert_array_equal(case.image, reader_image)
     np.testing.assert_array_equal(case.label, label)
     assert case.geometry == Geometry(spacing, (1.0, 2.0, 3.0))
 
@@ -93,9 +91,8 @@ def test_a_real_case_that_passes_through_the_grid_preprocesses_to_itself(phantom
     """Grid, pseudo-raw intensities, exact zeros and nnU-Net's preprocessing together are the identity."""
     plan = generator.plan
     image, label = load_preprocessed(phantom_dataset, phantom_dataset.real_case_ids[0])
-    on_grid = to_grid(label, plan.grid.shape, OUTSIDE)
-    scaled = to_grid(plan.intensity.scaled(image), plan.grid.shape, 0)
-    case = from_grid("copy", scaled, on_grid, on_grid != OUTSIDE, plan.grid, plan.intensity, plan.template)
+    scaled, classes = plan.to_network(image, label)
+    case = plan.from_network("copy", scaled, plan.encoding.decode(classes), classes != 0)
     preprocess_case(phantom_dataset, case, tmp_path / "copy")
     copy, copied_label = load_arrays(tmp_path, "copy")
     np.testing.assert_array_equal(copied_label, label)

@@ -22,7 +22,7 @@ from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.editing import edit as editing
 from nnunet_sbldm.editing import planner as edit_tasks
-from nnunet_sbldm.editing.blending import blend, same_spectrum
+from nnunet_sbldm.editing.blending import BlendMap, blend, same_spectrum
 from nnunet_sbldm.editing.choices import EditChoice, EditSettings, edit_choices
 from nnunet_sbldm.editing.edit import edit
 from nnunet_sbldm.editing.gate import judge_edit
@@ -135,9 +135,9 @@ def test_unchanged_tissue_is_given_back_although_the_decoder_blurs_it():
     host, blurred = rng.normal(size=(2, 8, 20, 20)).astype(np.float32), np.zeros((2, 8, 20, 20), np.float32)
     weight = np.clip(ball(host.shape[1:], (4, 10, 10), 6) * rng.uniform(0.1, 1, host.shape[1:]), 0, 1)
     everywhere = np.ones(weight.shape, bool)
-    same = blend(host, blurred, blurred, weight, np.zeros(weight.shape), everywhere, rng)
+    same = blend(host, blurred, blurred, BlendMap(weight, np.zeros(weight.shape), everywhere), rng)
     np.testing.assert_allclose(same, host, atol=1e-6)
-    brighter = blend(host, blurred, blurred + 3, weight, weight, everywhere, rng)
+    brighter = blend(host, blurred, blurred + 3, BlendMap(weight, weight, everywhere), rng)
     np.testing.assert_array_equal(brighter[:, weight == 0], host[:, weight == 0])
     assert (brighter - host)[:, weight > 0.9].mean() == pytest.approx(3, abs=0.5)
     assert brighter[:, weight > 0.9].std() == pytest.approx(1, abs=0.25)  # as rough as the host

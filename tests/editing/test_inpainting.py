@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_sbldm.editing.inpainting import Known, inpaint
 from nnunet_sbldm.ldm.config import DiffusionConfig, SamplerConfig
 from nnunet_sbldm.ldm.diffusion import SeededNoise, initial_noise
-from nnunet_sbldm.ldm.inpainting import Known, inpaint
 
 
 def box(shape):
