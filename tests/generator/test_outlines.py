@@ -58,8 +58,8 @@ def test_draws_depend_on_the_random_numbers_alone():
 def test_synthetic_cases_carry_it(generator, monkeypatch):
     real_decode = decoding.decode_volume
 
-    def decode(autoencoder, latent, precision):
-        image, logits = real_decode(autoencoder, latent, precision=precision)
+    def decode(autoencoder, latent, part, precision):
+        image, logits = real_decode(autoencoder, latent, part, precision)
         return image, torch.from_numpy(ball(4, 0.5, logits.shape[1:]))
 
     monkeypatch.setattr(decoding, "decode_volume", decode)
