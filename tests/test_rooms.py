@@ -84,3 +84,75 @@ def test_every_module_lies_in_a_room_or_on_the_ground():
 )
 def test_a_planted_fault_is_found(module, line, find):
     assert find({**SOURCES, module: f"{SOURCES[module]}\n{line}\n"})
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+MAX_FUNCTION_P90, MAX_FUNCTION, MAX_FILE_MEDIAN, MAX_FILE = 25, 60, 150, 350
+MAX_ARGUMENTS, MAX_EXCEPTIONS = 6, 5
+REASON = "# more than six arguments: "
+"""Begins the comment, above a function or within it, that says why it takes so many."""
+
+
+def functions(source):
+    """Every function of a file, as its node and the lines from the one above it to its end."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            yield node, lines[max(first - 2, 0) : node.end_lineno]
+
+
+def lengths_of_functions(sources):
+    """Lines of each function, the longest first."""
+    named = [(f"{module}.{f.name}", f) for module, text in sources.items() for f, _ in functions(text)]
+    return sorted(((f.end_lineno - f.lineno + 1, name) for name, f in named), reverse=True)
+
+
+def lengths_of_files(sources):
+    """Lines of each file, the longest first."""
+    return sorted(((len(text.splitlines()), module) for module, text in sources.items()), reverse=True)
+
+
+def num_arguments(function):
+    """Arguments that a caller can give."""
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([a for a in arguments if a.arg not in ("self", "cls")])
+
+
+def many_arguments(sources, *, with_reason):
+    """Functions with too many arguments, those that give a reason or those that do not."""
+    return [
+        f"{module}.{f.name}: {num_arguments(f)}"
+        for module, text in sources.items()
+        for f, lines in functions(text)
+        if num_arguments(f) > MAX_ARGUMENTS and any(line.strip().startswith(REASON) for line in lines) is with_reason
+    ]
+
+
+def test_functions_are_short():
+    lengths = lengths_of_functions(SOURCES)
+    tenth = lengths[: len(lengths) // 10]
+    assert tenth[-1][0] <= MAX_FUNCTION_P90, tenth
+    assert [long for long in lengths if long[0] > MAX_FUNCTION] == []
+
+
+def test_files_are_short():
+    lengths = lengths_of_files(SOURCES)
+    assert lengths[len(lengths) // 2][0] < MAX_FILE_MEDIAN, lengths[: len(lengths) // 2]
+    assert [long for long in lengths if long[0] > MAX_FILE] == []
+
+
+def test_functions_take_few_arguments_or_say_why_not():
+    assert many_arguments(SOURCES, with_reason=False) == []
+    assert len(many_arguments(SOURCES, with_reason=True)) <= MAX_EXCEPTIONS, many_arguments(SOURCES, with_reason=True)
+
+
+def test_too_long_and_too_many_are_found():
+    arguments = ", ".join("abcdefg")
+    planted = {"m": f"def long({arguments}):\n" + "    pass\n" * 400, "n": f"{REASON}maths\ndef short({arguments}):\n    pass\n"}
+    assert lengths_of_functions(planted) == [(401, "m.long"), (2, "n.short")]
+    assert lengths_of_files(planted) == [(401, "m"), (3, "n")]
+    assert many_arguments(planted, with_reason=False) == ["m.long: 7"]
+    assert many_arguments(planted, with_reason=True) == ["n.short: 7"]
