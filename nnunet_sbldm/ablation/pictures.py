@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from nnunet_sbldm.common.pictures import (
     new_figure,
     save_figure,
 )
+from nnunet_sbldm.data.formats import geometry_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,9 +171,10 @@ def _panel(case_id: str, labels: Path, content: dict[str, Any], folder: Path, ti
     reader = determine_reader_writer_from_dataset_json(content, str(image_file), verbose=False)()
     image, properties = reader.read_images([str(image_file)])
     label = reader.read_seg(str(labels / f"{case_id}{ending}"))[0][0].astype(np.int16)
-    return Panel(image[0].astype(np.float32), label, properties["spacing"], title, central_voxel(label))
+    axes = geometry_of(properties).array_axes()
+    return Panel(image[0].astype(np.float32), label, properties["spacing"], title, central_voxel(label), axes)
 
 
 def _at(panel: Panel, other: Panel) -> Panel:
     """The panel through the same planes as another."""
-    return Panel(panel.image, panel.label, panel.spacing_mm, panel.title, other.centre)
+    return replace(panel, centre=other.centre)

@@ -48,6 +48,7 @@ class SBLDM(LoadedModel):
         >>> sample.show()
     """
 
+    # more than six arguments: what sbldm_train can be told, by keyword
     @staticmethod
     def train(
         dataset: int | str,
@@ -95,6 +96,7 @@ class SBLDM(LoadedModel):
 
     # --- drawing ---
 
+    # more than six arguments: what can be asked of a case, by keyword
     def sample(
         self,
         n: int = 1,
@@ -145,6 +147,7 @@ class SBLDM(LoadedModel):
         sampler = self.sampler(SamplerConfig(num_steps=steps, guidance_scale=guidance))
         return Samples(self.draw(SampleSettings(n, described(entry), seed, diversity, sampler, gate)))
 
+    # more than six arguments: what can be asked of a case, by keyword
     def dataset(
         self,
         n: int | None = None,
@@ -185,6 +188,7 @@ class SBLDM(LoadedModel):
         self._warn_of_range(settings, stacklevel=3)
         return SampleDataset(Drawer(self.generator, settings, source=self.source), n)
 
+    # more than six arguments: what can be asked of a case and of its host, by keyword
     def edit(
         self,
         n: int = 1,

@@ -203,13 +203,13 @@ class _Layout:
 
     def _draw_row(self, figure: Figure, heading: str, panels: Sequence[Panel], top: float) -> None:
         if heading:
-            _text(figure, GAP_PX, top + LINE_PX / 2, heading, size=11, weight="bold")
+            _text(figure, (GAP_PX, top + LINE_PX / 2), heading, size=11, weight="bold")
             top += LINE_PX
         left = float(GAP_PX)
         titled = any(p.title for p in panels)
         for panel in panels:
             if titled:
-                _text(figure, left, top + LINE_PX / 2, panel.title, colour=FAINT)
+                _text(figure, (left, top + LINE_PX / 2), panel.title, colour=FAINT)
             self._draw_case(figure, panel, left, top + titled * LINE_PX)
             left += self.plane_px[:, 1].sum() + GAP_PX * (len(self.planes) + 1)
 
@@ -229,7 +229,7 @@ class _Layout:
     def _draw_key(self, figure: Figure, y: float) -> None:
         left = float(GAP_PX)
         for value, name in (self.label_names or {}).items():
-            _text(figure, left, y, f"\N{BLACK SQUARE} {name}", colour=_colour(value))
+            _text(figure, (left, y), f"\N{BLACK SQUARE} {name}", colour=_colour(value))
             left += 30 + 8 * len(name)
 
 
@@ -253,7 +253,7 @@ def _draw_letters(figure: Figure, plane: str, cell: Box) -> None:
         (left + width / 2 - 4, top + inset / 2 + 2), (left + width / 2 - 4, top + height - inset / 2 - 2),
     )
     for letter, (x, y) in zip(EDGES[plane], places, strict=True):
-        _text(figure, x, y, letter, colour=MARK, size=7.5)
+        _text(figure, (x, y), letter, colour=MARK, size=7.5)
 
 
 def _draw_scale_bar(figure: Figure, cell: Box, px_per_mm: float) -> None:
@@ -263,7 +263,7 @@ def _draw_scale_bar(figure: Figure, cell: Box, px_per_mm: float) -> None:
     if fitting:
         bar = (left + 4, top + height - 5, fitting[-1] * px_per_mm, 2)
         _axes_at(figure, bar).set(facecolor=MARK, xticks=[], yticks=[])
-        _text(figure, left + 4, top + height - 13, f"{fitting[-1]} mm", colour=MARK, size=7)
+        _text(figure, (left + 4, top + height - 13), f"{fitting[-1]} mm", colour=MARK, size=7)
 
 
 def _smooth_label(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -299,10 +299,11 @@ def _axes_at(figure: Figure, box_px: Box) -> PlotAxes:
 
 
 def _text(
-    figure: Figure, left: float, y: float, text: str, colour: str = TEXT, size: float = 9.5, weight: str = "normal"
+    figure: Figure, place: tuple[float, float], text: str, colour: str = TEXT, size: float = 9.5, weight: str = "normal"
 ) -> None:
+    """Text whose left end lies at a place, in pixels from the upper left corner."""
     width, height = figure.get_size_inches() * DPI
-    figure.text(left / width, 1 - y / height, text, color=colour, fontsize=size, fontweight=weight, va="center")
+    figure.text(place[0] / width, 1 - place[1] / height, text, color=colour, fontsize=size, fontweight=weight, va="center")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

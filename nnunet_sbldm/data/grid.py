@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from nnunet_sbldm.types import Case, FloatArray, Geometry, LabelArray
+from nnunet_sbldm.types import Axes, Case, FloatArray, Geometry, LabelArray
 
 LARGE_IN_PLANE = 128
 MIN_SLICES = 4
@@ -122,6 +122,13 @@ def in_reader_order(case_id: str, image: FloatArray, label: LabelArray, grid: Gr
         np.ascontiguousarray(label.transpose(back)),
         Geometry(spacing, template.origin_mm, template.direction),  # type: ignore[arg-type]
     )
+
+
+def nearest_axes(axes: Axes) -> str:
+    """Letters of the directions in which the axes of an array run, as ``SPL``: the nearest ones where they are oblique."""
+    letters = ("RL", "AP", "IS")  # the two ends of left, posterior and superior
+    nearest = [int(np.abs(axis).argmax()) for axis in axes]
+    return "".join(letters[i][axis[i] > 0] for i, axis in zip(nearest, axes, strict=True))
 
 
 def left_right_axis(geometry: Geometry, transpose_forward: Sequence[int]) -> int:

@@ -135,6 +135,7 @@ def make_phantom_case(config: PhantomConfig, index: int, name: str = "phantom") 
     return case, _truth(config, p, case_id)
 
 
+# more than six arguments: a converter's options
 def write_phantom_dataset(
     raw_folder: Path, dataset_id: int, num_cases: int, num_test_cases: int = 0, config: PhantomConfig | None = None,
     name: str = "Phantom", file_ending: str = ".nii.gz",

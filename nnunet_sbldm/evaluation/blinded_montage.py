@@ -108,4 +108,5 @@ def _panel(cases: EditedCases, image: FloatArray, label: LabelArray, place: Labe
     outside = label == OUTSIDE
     shown = np.where(outside, 0, image[0]).astype(np.float32)
     blank = np.where(outside, OUTSIDE, 0).astype(np.int16)
-    return Panel(shown, blank, cases.generator.plan.grid.spacing_mm, centre=central_voxel(np.maximum(place, 0)))
+    plan, centre = cases.generator.plan, central_voxel(np.maximum(place, 0))
+    return Panel(shown, blank, plan.grid.spacing_mm, centre=centre, axes=plan.array_axes)

@@ -77,7 +77,7 @@ def _panel(cases: CaseSet, index: int, title: str, mirrored: bool = False) -> Pa
     if mirrored:
         axis = left_right_axis(cases.plan.template, cases.plan.grid.transpose_forward)
         image, label = np.flip(image, axis), np.flip(label, axis)
-    return Panel(image, label, cases.plan.grid.spacing_mm, title)
+    return Panel(image, label, cases.plan.grid.spacing_mm, title, axes=cases.plan.array_axes)
 
 
 def _draw_scatter(path: Path, target: str, rows: Sequence[dict[str, Any]]) -> None:

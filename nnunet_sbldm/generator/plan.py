@@ -25,7 +25,7 @@ from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig, Diffusion
 from nnunet_sbldm.ldm.diffusion import SeededNoise
 from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.quality.gate import GateReference
-from nnunet_sbldm.types import OUTSIDE, Case, FloatArray, Geometry, LabelArray
+from nnunet_sbldm.types import OUTSIDE, Axes, Case, FloatArray, Geometry, LabelArray
 
 FORMAT_VERSION = 1
 
@@ -108,6 +108,11 @@ class GeneratorPlan:
     noise_correlation: float = 0.0
     initial: InitialModel = FROM_SCRATCH
     layout: DenoiserLayout | None = None
+
+    @property
+    def array_axes(self) -> Axes:
+        """Where D, H and W of the grid point, in the first training case."""
+        return self.template.array_axes(self.grid.transpose_forward)
 
     @cached_property
     def condition_model(self) -> ConditionModel:

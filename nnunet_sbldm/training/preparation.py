@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from nnunet_sbldm.data.conditions import ConditionScaling, Target, feature_names
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import CaseFingerprint
-from nnunet_sbldm.data.grid import configure_grid, left_right_axis
+from nnunet_sbldm.data.grid import configure_grid, left_right_axis, nearest_axes
 from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding, values_of
 from nnunet_sbldm.data.slices import TrainingArrays
@@ -25,7 +27,7 @@ from nnunet_sbldm.quality.appearance import measure_appearance
 from nnunet_sbldm.quality.gate import fit_gate
 from nnunet_sbldm.training.augmentation import Augmenter, may_be_mirrored, num_copies
 from nnunet_sbldm.training.request import TrainingRequest
-from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, UserError
+from nnunet_sbldm.types import OUTSIDE, FloatArray, Geometry, LabelArray, SBLDMWarning, UserError
 
 NO_FLOOR = -3.0e38
 MIN_CASES = 2
@@ -172,6 +174,7 @@ def prepare(
     summaries = [summarise(dataset, c, encoding, targets) for c in progress(case_ids, "reading cases")]
     if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
+    _warn_of_orientations(dataset.name, [s.geometry for s in summaries])
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(request, encoding, targets, summaries)
     plan = start.adopted(plan) if start else plan
@@ -181,6 +184,19 @@ def prepare(
         arrays.put(n, *plan.to_network(*load_preprocessed(dataset, case_id)))
     _add_copies(arrays, len(case_ids), plan)
     return plan, arrays, fingerprints
+
+
+def _warn_of_orientations(name: str, geometries: Sequence[Geometry]) -> None:
+    """Say so where cases are turned differently: to the networks, which see arrays, their heads lie in different ways."""
+    found = Counter(nearest_axes(g.array_axes()) for g in geometries)
+    if len(found) > 1:
+        turned = len(geometries) - found.most_common(1)[0][1]
+        warnings.warn(
+            f"{turned} of {len(geometries)} training cases of {name} are stored in another orientation than most; nnU-Net does "
+            "not turn them, so the SBLDM learns heads that lie in different ways: reorient the files, then preprocess again.",
+            SBLDMWarning,
+            stacklevel=2,
+        )
 
 
 def _add_copies(arrays: TrainingArrays, num_cases: int, plan: GeneratorPlan) -> None:

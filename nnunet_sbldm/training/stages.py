@@ -143,7 +143,8 @@ def _panel(image: Tensor, classes: Tensor, plan: GeneratorPlan, title: str) -> P
     """First channel and labels of a volume ([C, D, H, W] and class indices [D, H, W] or logits [K, D, H, W])."""
     indices = (classes.argmax(0) if classes.ndim == 4 else classes).cpu().numpy()
     label = plan.encoding.decode(indices)
-    return Panel(np.where(label == OUTSIDE, FILL, image[0].cpu().numpy()), label, plan.grid.spacing_mm, title)
+    shown = np.where(label == OUTSIDE, FILL, image[0].cpu().numpy())
+    return Panel(shown, label, plan.grid.spacing_mm, title, axes=plan.array_axes)
 
 
 def _torch_generator(rng: np.random.Generator) -> torch.Generator:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from nnunet_sbldm.data.boxes import to_grid
 from nnunet_sbldm.data.cases import load_arrays, load_preprocessed, preprocess_case
-from nnunet_sbldm.data.grid import Grid, anatomy_of, configure_grid, in_reader_order
+from nnunet_sbldm.data.grid import Grid, anatomy_of, configure_grid, in_reader_order, nearest_axes
 from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.types import OUTSIDE, Geometry
@@ -97,3 +98,16 @@ def test_a_real_case_that_passes_through_the_grid_preprocesses_to_itself(phantom
     copy, copied_label = load_arrays(tmp_path, "copy")
     np.testing.assert_array_equal(copied_label, label)
     np.testing.assert_allclose(copy, image, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("direction", "letters"),
+    [
+        (np.eye(3), "SPL"),
+        (np.diag([-1.0, -1.0, 1.0]), "SAR"),
+        (np.eye(3)[[1, 2, 0]], "PLS"),
+        (Rotation.from_euler("x", 20, degrees=True).as_matrix(), "SPL"),
+    ],
+)
+def test_the_axes_of_an_array_have_the_letters_of_the_directions_in_which_they_run(direction, letters):
+    assert nearest_axes(Geometry((1.0, 1.0, 1.0), direction=tuple(np.ravel(direction))).array_axes()) == letters
