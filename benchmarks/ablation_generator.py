@@ -27,7 +27,7 @@ from nnunet_sbldm.data.slices import TrainingArrays
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import PRESETS, Preset
 from nnunet_sbldm.generator.zoo import is_complete
@@ -98,8 +98,8 @@ def main() -> None:
         start = time.monotonic()
         train_arm(dataset, replace(plan, preset=ARMS[name](preset)), arrays, seen, folder, args.device)
         minutes = (time.monotonic() - start) / 60
-        generator = load_generator(folder, torch.device(args.device))
-        reference = Reference.measure(generator, dataset, real)
+        model = load_model(folder, torch.device(args.device))
+        reference = Reference.measure(model, dataset, real)
         sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
         requests = numbered_requests(args.n, args.seed)
         scores = score(reference, requests, sampler, args.o, args.seed, use_gate=False)

@@ -21,7 +21,7 @@ from nnunet_sbldm.common.files import write_csv
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.outlines import MOST_PROBABLE
 from nnunet_sbldm.generator.texture import NO_TEXTURE
 from nnunet_sbldm.generator.zoo import find_model
@@ -40,11 +40,11 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(find_model(args.m), torch.device(args.device))
-    plan = generator.plan
+    model = load_model(find_model(args.m), torch.device(args.device))
+    plan = model.plan
     dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
-    real = RealCases.collect(plan, dataset, *evaluated_cases(generator, dataset), args.o / "real")
-    reference = Reference.measure(generator, dataset, real)
+    real = RealCases.collect(plan, dataset, *evaluated_cases(model, dataset), args.o / "real")
+    reference = Reference.measure(model, dataset, real)
     sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
     requests = numbered_requests(args.n, args.seed)
     fitted = f"outlines: noise {plan.outlines.strength}, smoothing {plan.outlines.smoothing}"
@@ -55,8 +55,8 @@ def main() -> None:
         "noise in common": {"noise_correlation": 0.0},
     }
     for name, change in left_out.items():
-        changed = replace(generator, plan=replace(plan, **change))
-        row: dict[str, Any] = score(reference.with_generator(changed), requests, sampler, args.o / "work", args.seed)
+        changed = replace(model, plan=replace(plan, **change))
+        row: dict[str, Any] = score(reference.with_model(changed), requests, sampler, args.o / "work", args.seed)
         rows.append({"left_out": name, **row})
         print(name, {c: round(row[c], 3) for c in COLUMNS}, flush=True)
     write_csv(args.o / "decoding.csv", rows)

@@ -25,21 +25,21 @@ from nnunet_sbldm.evaluation.adherence import errors_of_an_edit
 from nnunet_sbldm.evaluation.edits import NUMBERS, evaluate_edits
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
-from nnunet_sbldm.expansion.production import judged_draws, yardstick_of
-from nnunet_sbldm.generator.checkpoint import Generator, load_generator
+from nnunet_sbldm.expansion.production import judged_draws, reference_of
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, load_model
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 
 
-def whole_cases(generator: Generator, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:
+def whole_cases(model: SBLDMModel, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:
     """The same numbers of whole cases, drawn once each."""
-    job, tally = Job(generator.plan.fold, generator, ()), Tally()
+    job, tally = Job(model.plan.fold, model, ()), Tally()
     requests = [Request(f"whole_{i:04d}", i, {}) for i in range(num)]
-    yardstick, target = yardstick_of(job, dataset), generator.plan.targets[0].name
-    list(judged_draws(job, requests[:1], yardstick, ProductionSettings(sampler, max_attempts=1), Tally()))  # start-up
+    reference, target = reference_of(job, dataset), model.plan.targets[0].name
+    list(judged_draws(job, requests[:1], reference, ProductionSettings(sampler, max_attempts=1), Tally()))  # start-up
     start, errors = time.monotonic(), []
-    for _, record in judged_draws(job, requests, yardstick, ProductionSettings(sampler, max_attempts=1), tally):
+    for _, record in judged_draws(job, requests, reference, ProductionSettings(sampler, max_attempts=1), tally):
         accepted = not record.gate["reasons"]
         errors.append((accepted, *errors_of_an_edit(record.condition_asked, record.condition_obtained, target).values()))
     seconds = time.monotonic() - start
@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(find_model(args.m), torch.device(args.device))
-    plan = generator.plan
+    model = load_model(find_model(args.m), torch.device(args.device))
+    plan = model.plan
     dataset = open_dataset(args.d or plan.dataset_name, plan.plans_name, plan.configuration)
     common = {"guidance_scale": args.guidance, "precision": best_precision(args.device)}
     sampler = SamplerConfig(max_corrections=args.corrections[1], **common)
@@ -78,9 +78,9 @@ def main() -> None:
     results = {}
     for kind in args.kind:
         editing = EditSettings((), (kind,), deformation_mm=args.deformation)
-        found = evaluate_edits(generator, dataset, editing, EvaluationSettings(args.n, edits), args.o / kind)
+        found = evaluate_edits(model, dataset, editing, EvaluationSettings(args.n, edits), args.o / kind)
         results[kind] = {"all": found["all"], "accepted": found["accepted"], "reasons": found["reasons"]}
-    results["whole"] = {"accepted": whole_cases(generator, dataset, args.n, sampler)}
+    results["whole"] = {"accepted": whole_cases(model, dataset, args.n, sampler)}
     write_json(args.o / "benchmark.json", results)
     print(f"{'':24s}" + "".join(f"{k:>12s}" for k in results))
     for name in NUMBERS:

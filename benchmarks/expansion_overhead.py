@@ -20,7 +20,7 @@ from nnunet_sbldm.data.paths import parse_fold
 from nnunet_sbldm.expansion.ledger import ProductionSettings
 from nnunet_sbldm.expansion.new_dataset import write_dataset
 from nnunet_sbldm.expansion.prepare import plan_jobs
-from nnunet_sbldm.generator.requests import Wish
+from nnunet_sbldm.generator.requests import ExpansionRequest
 from nnunet_sbldm.ldm.config import SamplerConfig
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("-device")
     args = parser.parse_args()
     dataset, device = open_dataset(args.d), device_of(args.device)
-    jobs = plan_jobs(dataset, [parse_fold(args.f)], Wish(num_cases=args.n), preset=args.preset)
-    jobs[0].generator.to(torch.device(device))
+    jobs = plan_jobs(dataset, [parse_fold(args.f)], ExpansionRequest(num_cases=args.n), preset=args.preset)
+    jobs[0].model.to(torch.device(device))
     print(f"{dataset.name}, preset {args.preset}, {args.n} cases, {device}, {torch.get_num_threads()} threads, seconds per case:")
     for num_writers in args.np:
         settings = ProductionSettings(SamplerConfig(precision=best_precision(device)), use_gate=True, num_writers=num_writers)

@@ -22,7 +22,7 @@ from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.fingerprints import known_case_ids
 from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.generator.card import read_card, write_card
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.zoo import MANIFEST, find_model
 from nnunet_sbldm.training.preparation import prepare
 from nnunet_sbldm.training.request import TrainingRequest
@@ -36,17 +36,17 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(find_model(args.m), torch.device(args.device))
-    old = generator.plan
+    model = load_model(find_model(args.m), torch.device(args.device))
+    old = model.plan
     dataset = open_dataset(old.dataset_name, old.plans_name, old.configuration)
-    cases = names_of(generator.seen, known_case_ids(dataset))
+    cases = names_of(model.seen, known_case_ids(dataset))
     with tempfile.TemporaryDirectory() as work:
         fresh, arrays, _ = prepare(TrainingRequest(dataset, old.fold, old.preset, cases, old.seed), Path(work))
         if (fresh.grid, fresh.condition_table) != (old.grid, old.condition_table):
             parser.error(f"{dataset.name} is not what {args.m} was trained on: another grid or other conditions.")
         plan = replace(old, noise_correlation=0.0, component_intensity=fresh.component_intensity)
-        plan = fitted_to_samples(plan, arrays, generator.autoencoder, generator.denoiser)
-    shutil.copytree(generator.folder, args.o, ignore=shutil.ignore_patterns(MANIFEST))
+        plan = fitted_to_samples(plan, arrays, model.autoencoder, model.denoiser)
+    shutil.copytree(model.folder, args.o, ignore=shutil.ignore_patterns(MANIFEST))
     write_json(args.o / "generator.json", plan.to_json())
     write_card(args.o, replace(read_card(args.o), evaluation={}))
     for name, before, after in (("noise correlation", old.noise_correlation, plan.noise_correlation),

@@ -39,7 +39,7 @@ from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target, fea
 from nnunet_sbldm.data.grid import Grid
 from nnunet_sbldm.data.intensities import IntensityScaling
 from nnunet_sbldm.data.labels import LabelEncoding
-from nnunet_sbldm.generator.checkpoint import Generator, build_autoencoder, build_denoiser
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, build_autoencoder, build_denoiser
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import PRESETS
 from nnunet_sbldm.generator.requests import Request
@@ -151,16 +151,16 @@ def our_pipeline(args: argparse.Namespace) -> Pipeline:
     factor = Grid(tuple(args.grid), (1.0, 1.0, 1.0), (0, 1, 2), outside_is_box=False).downsampling
     plan = synthetic_plan(args.preset, padded_shape(args.grid, (1, factor, factor)), args.channels, args.labels)
     autoencoder, denoiser = build_autoencoder(plan), build_denoiser(plan)
-    generator = Generator(Path(), plan, autoencoder.eval(), denoiser.eval(), (), "").to(torch.device(args.device))
+    model = SBLDMModel(Path(), plan, autoencoder.eval(), denoiser.eval(), (), "").to(torch.device(args.device))
     condition = plan.condition_model.table[0]
 
     def draw(num_steps: int) -> Tensor:
         sampler = SamplerConfig("ddim", 0.0, num_steps, args.guidance, precision=args.precision, max_corrections=0)
-        return sample_latents(generator, [Request("benchmark", 0, {})], [condition], sampler)[0]
+        return sample_latents(model, [Request("benchmark", 0, {})], [condition], sampler)[0]
 
     d, h, w = plan.grid.latent_shape
     text = f"preset {args.preset}, latents {len(plan.latent_mean)} x {d} x {h} x {w}"
-    return Pipeline(draw, lambda z: decode_volume(generator.autoencoder, z), autoencoder, denoiser, text)
+    return Pipeline(draw, lambda z: decode_volume(model.autoencoder, z), autoencoder, denoiser, text)
 
 
 # --- MONAI's -------------------------------------------------------------------------------------------------------

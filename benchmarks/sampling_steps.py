@@ -23,7 +23,7 @@ from nnunet_sbldm.common.files import read_json, sha256_of_json, write_csv, writ
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.evaluation.cases import RealCases, evaluated_cases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.zoo import find_model
 from nnunet_sbldm.ldm.config import SamplerConfig
 
@@ -87,16 +87,16 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
 
-    generator = load_generator(find_model(args.m), torch.device(args.device))
-    plan, settings = generator.plan, settings_of(args)
+    model = load_model(find_model(args.m), torch.device(args.device))
+    plan, settings = model.plan, settings_of(args)
     dataset = open_dataset(plan.dataset_name, plan.plans_name, plan.configuration)
-    training, held_out = evaluated_cases(generator, dataset)
+    training, held_out = evaluated_cases(model, dataset)
     training, held_out = training[: args.num_training], held_out[: args.num_held_out]
-    compared = [generator.hash, training, held_out, args.n, args.seed]
+    compared = [model.hash, training, held_out, args.n, args.seed]
     files = [args.o / "results" / f"{sha256_of_json([*compared, asdict(s)])[:16]}.json" for s in settings.values()]
     if not all(f.is_file() for f in files):
         real = RealCases.collect(plan, dataset, training, held_out, args.o / "real")
-        reference = Reference.measure(generator, dataset, real)
+        reference = Reference.measure(model, dataset, real)
         requests = numbered_requests(args.n, args.seed)
         for (name, sampler), file in zip(settings.items(), files, strict=True):
             if not file.is_file():

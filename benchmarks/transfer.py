@@ -33,11 +33,11 @@ from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.cases import RealCases, numbered_requests
 from nnunet_sbldm.evaluation.compare import Reference, score
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.presets import Preset, lengthened
 from nnunet_sbldm.generator.zoo import find_model, name_of
 from nnunet_sbldm.ldm.config import SamplerConfig
-from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.finetuning import InitialModel
 from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 
@@ -56,10 +56,10 @@ class Arm:
     length: float
     is_fine_tuned: bool
 
-    def preset(self, start: Start, factor: float) -> Preset:
+    def preset(self, initial: InitialModel, factor: float) -> Preset:
         """The initial model's size, with ``factor`` times the steps of this arm."""
         length = factor * self.length
-        return start.preset(length) if self.is_fine_tuned else lengthened(start.generator.plan.preset, length)
+        return initial.preset(length) if self.is_fine_tuned else lengthened(initial.model.plan.preset, length)
 
 
 ARMS = (Arm("scratch_1", 1.0, False), Arm("scratch_0.25", 0.25, False), Arm("fine_tuned_0.25", 0.25, True))
@@ -82,47 +82,47 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset, folder = open_dataset(args.d), find_model(args.init)
-    start = Start(load_generator(folder), name_of(folder), dict(pair.split("=") for pair in args.map))
+    initial = InitialModel(load_model(folder), name_of(folder), dict(pair.split("=") for pair in args.map))
     allowed = args.cases.read_text(encoding="utf-8").split() if args.cases else None
-    unseen, held_out = unseen_cases(dataset, args.f, start, allowed)
+    unseen, held_out = unseen_cases(dataset, args.f, initial, allowed)
     if max(args.num_cases) > len(unseen):
-        raise SystemExit(f"Only {len(unseen)} training cases are unseen by {start.name}; -num_cases asks for more.")
+        raise SystemExit(f"Only {len(unseen)} training cases are unseen by {initial.name}; -num_cases asks for more.")
     for num_cases in args.num_cases:
         for arm in (a for a in ARMS if a.name in args.arms):
             result = args.o / "results" / f"{arm.name}_n{num_cases}.json"
             if not result.is_file():
-                row = run_arm(dataset, start, arm, unseen[:num_cases], held_out, args)
-                write_json(result, {"arm": arm.name, "num_cases": num_cases, "initial": start.generator.hash, **row})
+                row = run_arm(dataset, initial, arm, unseen[:num_cases], held_out, args)
+                write_json(result, {"arm": arm.name, "num_cases": num_cases, "initial": initial.model.hash, **row})
             write_table(args.o)
 
 
 def unseen_cases(
-    dataset: NnunetDataset, fold: Fold, start: Start, allowed: Sequence[str] | None
+    dataset: NnunetDataset, fold: Fold, initial: InitialModel, allowed: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Training cases of the fold that the initial model has not seen, by id, content and patient, and its held-out cases."""
     train, held_out = fold_cases(dataset, fold)
-    start.refuse_leaks(list(fingerprints_of(dataset, held_out).values()), fold)
-    seen = {leak.validation_case for leak in find_leaks(start.generator.seen, fingerprints_of(dataset, train).values())}
+    initial.refuse_leaks(list(fingerprints_of(dataset, held_out).values()), fold)
+    seen = {leak.validation_case for leak in find_leaks(initial.model.seen, fingerprints_of(dataset, train).values())}
     return [c for c in train if c not in seen and (allowed is None or c in allowed)], held_out
 
 
 def run_arm(
-    dataset: NnunetDataset, start: Start, arm: Arm, case_ids: list[str], held_out: list[str], args: argparse.Namespace
+    dataset: NnunetDataset, initial: InitialModel, arm: Arm, case_ids: list[str], held_out: list[str], args: argparse.Namespace
 ) -> dict[str, float]:
     """Train one arm, if it is not trained yet, and score it."""
     home = args.o / arm.name / f"n{len(case_ids)}"
     home.mkdir(parents=True, exist_ok=True)
     os.environ["nnUNet_results"] = str(home.resolve())  # generators of all arms and numbers of cases have one name
-    preset = arm.preset(start, args.length)
+    preset = arm.preset(initial, args.length)
     began = time.monotonic()
-    beginning = start if arm.is_fine_tuned else None
+    beginning = initial if arm.is_fine_tuned else None
     folder = train_generator(TrainingRequest(dataset, args.f, preset, case_ids, args.seed, beginning), args.device)
     minutes = (time.monotonic() - began) / 60
-    generator = load_generator(folder, torch.device(args.device))
+    model = load_model(folder, torch.device(args.device))
     own = fingerprints_of(dataset, case_ids).values()
-    generator = replace(generator, seen=tuple(own))  # what it is compared with is the same in all arms
+    model = replace(model, seen=tuple(own))  # what it is compared with is the same in all arms
     reference = Reference.measure(
-        generator, dataset, RealCases.collect(generator.plan, dataset, case_ids, held_out, home / "real")
+        model, dataset, RealCases.collect(model.plan, dataset, case_ids, held_out, home / "real")
     )
     sampler = SamplerConfig(precision=best_precision(args.device), max_corrections=0)
     scores = score(reference, numbered_requests(args.n, args.seed), sampler, home, args.seed)

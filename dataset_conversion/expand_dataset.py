@@ -25,7 +25,7 @@ from nnunet_sbldm.types import UserError
 if TYPE_CHECKING:
     from nnunet_sbldm.api.expansion import Expansion
     from nnunet_sbldm.expansion.parts import Outcome
-    from nnunet_sbldm.generator.requests import Wish
+    from nnunet_sbldm.generator.requests import ExpansionRequest
 
 
 def expand_entry(argv: Sequence[str] | None = None) -> None:
@@ -95,8 +95,8 @@ def _expand(args: argparse.Namespace) -> None:
         max_attempts=args.attempts, num_writers=args.np, num_parts=args.num_parts, part_id=args.part_id, groups=args.groups,
     )
     into = POOL if args.pool else IN_PLACE if args.in_place else args.o
-    expansion = plan_expansion(args.d, into, _wish(args), folds=args.f, model=args.m, settings=settings)
-    for folder in dict.fromkeys(job.generator.folder for job in expansion.jobs):
+    expansion = plan_expansion(args.d, into, _wanted(args), folds=args.f, model=args.m, settings=settings)
+    for folder in dict.fromkeys(job.model.folder for job in expansion.jobs):
         announce_licence(folder)
     if args.dry_run:
         _announce(expansion)
@@ -115,14 +115,14 @@ def _undo(name: str, dry_run: bool) -> None:
         print(f"warning: {folder} was made for synthetic cases, but stays: it holds other files now.", file=sys.stderr)
 
 
-def _wish(args: argparse.Namespace) -> Wish:
-    from nnunet_sbldm.generator.requests import Wish
+def _wanted(args: argparse.Namespace) -> ExpansionRequest:
+    from nnunet_sbldm.generator.requests import ExpansionRequest
     from nnunet_sbldm.generator.spec import read_spec
 
     spec = read_spec(args.spec) if args.spec else ()
     ratio = args.ratio or (None if args.n or spec else 1.0)
     size_range = tuple(args.size_range) if args.size_range else None
-    return Wish(ratio, args.n, spec, args.balance == "label", size_range, args.label, args.diversity, args.seed)
+    return ExpansionRequest(ratio, args.n, spec, args.balance == "label", size_range, args.label, args.diversity, args.seed)
 
 
 def _announce(expansion: Expansion) -> None:
@@ -142,7 +142,7 @@ def _announce(expansion: Expansion) -> None:
         refuse_incomplete(views)
     for job in jobs:
         first, last = job.requests[0].case_id, job.requests[-1].case_id
-        print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.generator.folder}")
+        print(f"fold {job.fold}: {len(job.requests)} synthetic cases, {first} to {last}, from {job.model.folder}")
     gigabytes = estimate_bytes(dataset, jobs, views, with_raw=into != POOL) / 2**30
     num_cases = sum(len(job.requests) for job in jobs)
     minutes = num_cases * seconds_per_draw(jobs[0], dataset, settings.production().sampler) / 60

@@ -12,7 +12,7 @@ from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.phantom import PhantomConfig, write_phantom_dataset
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator import presets as config
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.presets import AugmentationConfig, Preset, StageConfig
 from nnunet_sbldm.ldm.config import AutoencoderConfig, DenoiserConfig
 from nnunet_sbldm.training.request import TrainingRequest
@@ -91,4 +91,4 @@ def phantom_dataset(phantom):
 
 @pytest.fixture
 def generator(phantom_dataset, phantom):
-    return load_generator(phantom.results / phantom_dataset.name / "SBLDM__nnUNetPlans__nano" / "fold_0", torch.device("cpu"))
+    return load_model(phantom.results / phantom_dataset.name / "SBLDM__nnUNetPlans__nano" / "fold_0", torch.device("cpu"))

@@ -16,7 +16,7 @@ from nnunet_sbldm.data.labels import IGNORED
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.evaluate import evaluate
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.sampling import Request, draw
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.training.preparation import prepare
@@ -42,7 +42,7 @@ def use(folders: NnunetFolders, monkeypatch):
 
 def trained(dataset):
     request = TrainingRequest(dataset, 0, SHORT, fold_cases(dataset, 0)[0])
-    return load_generator(train_generator(request, "cpu"), torch.device("cpu"))
+    return load_model(train_generator(request, "cpu"), torch.device("cpu"))
 
 
 def preprocessed(dataset, case, folder):

@@ -19,7 +19,7 @@ from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator import zoo as known_models
 from nnunet_sbldm.generator.card import NOT_STATED, is_non_commercial, read_card
-from nnunet_sbldm.generator.checkpoint import hash_of, load_generator
+from nnunet_sbldm.generator.checkpoint import hash_of, load_model
 from nnunet_sbldm.generator.sharing import MEMBERS, Sharing, export_model, unpack_model
 from nnunet_sbldm.generator.zoo import BUNDLED, find_model, name_of
 from nnunet_sbldm.generator.zoo import known_models as models
@@ -48,7 +48,7 @@ def check_shared_model(folder):
     """What is asked of every model that is installed with the package."""
     assert {p.name for p in folder.iterdir()} == set(MEMBERS)
     assert sum(p.stat().st_size for p in folder.iterdir()) <= MAX_BYTES
-    generator, card = load_generator(folder), read_card(folder)
+    generator, card = load_model(folder), read_card(folder)
     assert card.licence != NOT_STATED
     assert card.licence in (folder / "README.md").read_text()
     assert is_non_commercial(card) == ("Non-commercial" in (folder / "README.md").read_text())

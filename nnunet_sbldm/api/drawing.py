@@ -19,7 +19,7 @@ from nnunet_sbldm.editing.maker import EditedCases
 from nnunet_sbldm.editing.samples import edit_panels
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import WholeCases, commonest_reasons, is_unfit, judged_draws
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
@@ -33,14 +33,14 @@ class Drawer:
     """Draws samples of one model by one set of settings.
 
     Attributes:
-        generator: the model, on the device to use.
+        model: the model, on the device to use.
         settings: how to draw; what to draw is said with every call.
         hosts: what is edited; None makes whole cases.
         source: folder or file of the model, for the records.
         tally: what was drawn so far, where the gate decides.
     """
 
-    generator: Generator
+    model: SBLDMModel
     settings: SampleSettings
     hosts: EditedCases | None = None
     source: Path | None = None
@@ -53,15 +53,15 @@ class Drawer:
             NoRoomError: without the gate, no host has room for what is asked.
             UnfitGeneratorError: the gate gives up more than half of ten cases or more.
         """
-        requests = (self.settings.request(self.generator.plan, n) for n in numbers)
+        requests = (self.settings.request(self.model.plan, n) for n in numbers)
         while batch := list(islice(requests, self.settings.sampler.batch_size)):
             yield from self._gated(batch) if self.settings.use_gate else self._first_draws(batch)
 
     def _first_draws(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """The first draw of every request with the gate's verdict, which decides nothing."""
-        maker: Any = self.hosts or WholeCases(self.generator, NearestRealCase(self.generator, None))
+        maker: Any = self.hosts or WholeCases(self.model, NearestRealCase(self.model, None))
         for drawn in maker.draw(requests, self.settings.sampler):
-            record = drawn.record(self.generator, self.settings.sampler)
+            record = drawn.record(self.model, self.settings.sampler)
             record = replace(record, nearest_real_case=maker.nearest(drawn))
             verdict = maker.judge(drawn, record)
             if self.hosts:
@@ -72,8 +72,8 @@ class Drawer:
     def _gated(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """The first accepted draw of every request, in their order."""
         settings, editing = self.settings, self.hosts.settings if self.hosts else None
-        job = Job(self.generator.plan.fold, self.generator, tuple(requests), editing)
-        real = self.hosts or NearestRealCase(self.generator, None)
+        job = Job(self.model.plan.fold, self.model, tuple(requests), editing)
+        real = self.hosts or NearestRealCase(self.model, None)
         production = ProductionSettings(settings.sampler, max_attempts=settings.max_attempts)
         accepted = {}
         for drawn, record in judged_draws(job, requests, real, production, self.tally):
@@ -88,18 +88,18 @@ class Drawer:
         if is_unfit(self.tally):
             raise UnfitGeneratorError(
                 f"The quality gate accepts {self.tally.accepted} of {self.tally.accepted + self.tally.rejected} cases of the "
-                f"SBLDM in {self.generator.folder}, {why}; look at what it makes without the gate."
+                f"SBLDM in {self.model.folder}, {why}; look at what it makes without the gate."
             )
         if given_up:
             warnings.warn(f"The quality gate gave up {given_up} case(s), {why}.", SBLDMWarning, stacklevel=2)
 
     def _sample(self, drawn: Draw | EditedDraw, record: SyntheticRecord, verdict: Verdict) -> Sample:
-        plan, case = self.generator.plan, drawn.case(self.generator)
-        record = replace(record, generator_path=str(self.source or self.generator.folder))
+        plan, case = self.model.plan, drawn.case(self.model)
+        record = replace(record, generator_path=str(self.source or self.model.folder))
         names = {v: t.name for t in plan.targets if len(t.label_values) == 1 for v in t.label_values}
         axes = plan.grid.transpose_forward
         if isinstance(drawn, EditedDraw):
-            scene = Scene(tuple(edit_panels(drawn, self.generator)), names, axes)
+            scene = Scene(tuple(edit_panels(drawn, self.model)), names, axes)
             return Sample(case, record, verdict, drawn.task.prepared.host.case, _region(drawn), scene)
         return Sample(case, record, verdict, scene=Scene((_panel(case, axes, plan.grid.spacing_mm),), names, axes))
 

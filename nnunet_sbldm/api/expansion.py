@@ -22,7 +22,7 @@ from nnunet_sbldm.expansion.new_dataset import expanded_name, write_dataset
 from nnunet_sbldm.expansion.parts import Outcome
 from nnunet_sbldm.expansion.pool import fill_pool
 from nnunet_sbldm.expansion.prepare import plan_jobs
-from nnunet_sbldm.generator.requests import Wish, range_warnings
+from nnunet_sbldm.generator.requests import ExpansionRequest, range_warnings
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.types import SBLDMWarning, UserError
 
@@ -102,7 +102,7 @@ class Expansion:
 def expand(
     dataset: int | str,
     into: int | str,
-    request: float | Wish = 1.0,
+    request: float | ExpansionRequest = 1.0,
     *,
     folds: Sequence[Fold] = ALL_FOLDS,
     model: str | Path | None = None,
@@ -135,7 +135,7 @@ def expand(
 def plan_expansion(
     dataset: int | str,
     into: int | str,
-    request: float | Wish = 1.0,
+    request: float | ExpansionRequest = 1.0,
     *,
     folds: Sequence[Fold] = ALL_FOLDS,
     model: str | Path | None = None,
@@ -150,11 +150,11 @@ def plan_expansion(
         remember_groups(opened, Path(settings.groups))
     if into not in (POOL, IN_PLACE):
         expanded_name(opened, _new_id(into))
-    wish = request if isinstance(request, Wish) else Wish(ratio=request)
-    jobs = plan_jobs(opened, [parse_fold(str(f)) for f in folds], wish, model, settings.preset, settings.editing)
+    wanted = request if isinstance(request, ExpansionRequest) else ExpansionRequest(ratio=request)
+    jobs = plan_jobs(opened, [parse_fold(str(f)) for f in folds], wanted, model, settings.preset, settings.editing)
     for job in jobs:
         _warn(opened, job)
-        job.generator.to(torch.device(chosen_device(settings.device)))
+        job.model.to(torch.device(chosen_device(settings.device)))
     return Expansion(opened, into, tuple(jobs), settings)
 
 
@@ -166,7 +166,7 @@ def _new_id(into: int | str) -> int:
 
 def _warn(dataset: NnunetDataset, job: Job) -> None:
     """Say what is unusual about a job: few real cases, or values outside the training range."""
-    said = [f"fold {job.fold}: {w}" for w in range_warnings(job.generator.plan, [r.asked for r in job.requests])]
+    said = [f"fold {job.fold}: {w}" for w in range_warnings(job.model.plan, [r.asked for r in job.requests])]
     if (num_real := len(fold_cases(dataset, job.fold)[0])) < FEW_CASES:
         few = (f"fold {job.fold} has {num_real} real training cases; with 5, synthetic ones lowered Dice where it was measured: "
                "compare with real cases alone (sbldm_ablation).")

@@ -20,7 +20,7 @@ from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
 from nnunet_sbldm.data.formats import Reader, geometry_of
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.editing.maker import EditedCases
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.types import Case, Geometry, UserError
 
@@ -31,15 +31,15 @@ LOW, HIGH = 0.5, 99.5
 Image = np.ndarray | Case | str | Path | Sequence[str | Path]
 
 
-def dataset_of(generator: Generator, dataset: int | str | None, plans: str | None) -> NnunetDataset:
+def dataset_of(model: SBLDMModel, dataset: int | str | None, plans: str | None) -> NnunetDataset:
     """A dataset in the configuration of a model; by default the one that the model was trained on.
 
     Args:
-        generator: the model.
+        model: the model.
         dataset: id or name.
         plans: plans identifier; by default the model's.
     """
-    plan = generator.plan
+    plan = model.plan
     name = plan.dataset_name if dataset is None else str(dataset)
     return open_dataset(name, plans or plan.plans_name, plan.configuration)
 
@@ -48,7 +48,7 @@ def dataset_of(generator: Generator, dataset: int | str | None, plans: str | Non
 
 
 def image_as_host(
-    generator: Generator,
+    model: SBLDMModel,
     image: Image,
     mask: np.ndarray | str | Path | None,
     spacing_mm: Sequence[float] | None,
@@ -60,7 +60,7 @@ def image_as_host(
     each channel the percentiles 0.5 and 99.5 inside the anatomy.
 
     Args:
-        generator: the model.
+        model: the model.
         image: see :func:`case_by_hand`, and so are the next two.
         mask: likewise.
         spacing_mm: likewise.
@@ -69,15 +69,15 @@ def image_as_host(
     Raises:
         UserError: unreadable, or other channels, labels or orientation than the model's.
     """
-    case = case_by_hand(generator.plan, image, mask, spacing_mm)
+    case = case_by_hand(model.plan, image, mask, spacing_mm)
     default = EditSettings.kinds if (case.label > 0).any() else ("add",)
     editing = EditSettings((HAND,), tuple(kinds or default), mirror=False)
-    _refuse_unsuited(generator.plan, case)
-    folder = generator.folder
+    _refuse_unsuited(model.plan, case)
+    folder = model.folder
     dataset_json = read_json(folder / "dataset.json")
-    spacing_mm = generator.plan.grid.spacing_mm
-    view = _CaseByHand(HAND, folder, folder, dataset_json, HAND, HAND, spacing_mm, case=case, generator_plan=generator.plan)
-    hosts = EditedCases(generator, view, editing)
+    spacing_mm = model.plan.grid.spacing_mm
+    view = _CaseByHand(HAND, folder, folder, dataset_json, HAND, HAND, spacing_mm, case=case, generator_plan=model.plan)
+    hosts = EditedCases(model, view, editing)
     hosts.real = replace(hosts.real, min_depth_mm=0.0)  # how deep one lesion lies says little of all others
     return hosts
 

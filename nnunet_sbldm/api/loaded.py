@@ -16,7 +16,7 @@ from nnunet_sbldm.api.settings import suited_sampler
 from nnunet_sbldm.common.devices import chosen_device
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.generator.card import ModelCard, is_non_commercial, read_card
-from nnunet_sbldm.generator.checkpoint import Generator, load_generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, load_model
 from nnunet_sbldm.generator.sharing import unpack_model
 from nnunet_sbldm.generator.zoo import find_model, is_shared, name_of
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
@@ -30,13 +30,13 @@ class LoadedModel:
     """A trained model, without what draws from it; users have its subclass ``SBLDM``.
 
     Attributes:
-        generator: the networks, the plan, and the list of training cases.
+        trained: the networks, the plan, and the list of training cases.
         name: its name, or that of its folder.
         source: its folder, or the file that it was loaded from.
     """
 
-    def __init__(self, generator: Generator, name: str) -> None:
-        self.generator, self.name, self.source = generator, name, generator.folder
+    def __init__(self, model: SBLDMModel, name: str) -> None:
+        self.trained, self.name, self.source = model, name, model.folder
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -55,7 +55,7 @@ class LoadedModel:
         if Path(model).suffix == ".zip" and Path(model).is_file():
             return cls._load_zip(Path(model), chosen)
         folder = find_model(model)
-        return cls(load_generator(folder, chosen), name_of(folder))
+        return cls(load_model(folder, chosen), name_of(folder))
 
     @classmethod
     def _load_zip(cls, file: Path, device: torch.device) -> Self:
@@ -63,7 +63,7 @@ class LoadedModel:
         unpacked = tempfile.TemporaryDirectory(prefix="sbldm_")
         folder = Path(unpacked.name) / file.stem
         unpack_model(file, folder)
-        model = cls(load_generator(folder, device), file.stem)
+        model = cls(load_model(folder, device), file.stem)
         model._unpacked, model.source = unpacked, file.resolve()
         return model
 
@@ -72,12 +72,12 @@ class LoadedModel:
     @property
     def folder(self) -> Path:
         """Where its files are."""
-        return self.generator.folder
+        return self.trained.folder
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.generator.device
+        return self.trained.device
 
     @property
     def card(self) -> ModelCard:
@@ -87,10 +87,10 @@ class LoadedModel:
     @property
     def conditions(self) -> Conditions:
         """What may be asked of it, with unit and range of the training cases; printed as a table."""
-        return Conditions.of(self.generator.plan)
+        return Conditions.of(self.trained.plan)
 
     def __repr__(self) -> str:
-        plan, card = self.generator.plan, self.card
+        plan, card = self.trained.plan, self.card
         channels, labels = ", ".join(plan.channel_names), ", ".join(t.name for t in plan.targets)
         licence = f"licence {card.whole_licence or 'not stated'}{', non-commercial use only' * is_non_commercial(card)}"
         size = " x ".join(f"{n:g}" for n in card.field_of_view_mm)
@@ -136,7 +136,7 @@ class LoadedModel:
         output = self._output(folder, "evaluation")
         settings = settings or EvaluationSettings(sampler=self.sampler(SamplerConfig()))
         settings = settings if n is None else replace(settings, num_cases=n)
-        return Evaluation(evaluate(self.generator, dataset_of(self.generator, dataset, plans), settings, output), output)
+        return Evaluation(evaluate(self.trained, dataset_of(self.trained, dataset, plans), settings, output), output)
 
     def evaluate_edits(
         self,
@@ -164,8 +164,8 @@ class LoadedModel:
         output = self._output(folder, "edit_evaluation")
         settings = settings or EvaluationSettings(sampler=self.sampler(EDIT_SAMPLER, EDIT_SAMPLER.batch_size))
         settings = settings if n is None else replace(settings, num_cases=n)
-        opened = dataset_of(self.generator, dataset, plans)
-        result = evaluate_edits(self.generator, opened, editing or EditSettings(()), settings, output)
+        opened = dataset_of(self.trained, dataset, plans)
+        result = evaluate_edits(self.trained, opened, editing or EditSettings(()), settings, output)
         return EditEvaluation(result, output)
 
     def _output(self, folder: str | Path | None, name: str) -> Path:

@@ -37,7 +37,7 @@ class SBLDM(LoadedModel):
     It is loaded with ``SBLDM.load``, or trained with :meth:`train`.
 
     Attributes:
-        generator: the networks, the plan, and the list of training cases.
+        trained: the networks, the plan, and the list of training cases.
         name: its name, or that of its folder.
         source: its folder, or the file that it was loaded from.
 
@@ -186,7 +186,7 @@ class SBLDM(LoadedModel):
         sampler = self.sampler(SamplerConfig(num_steps=steps, guidance_scale=guidance))
         settings = SampleSettings(1 if n is None else n, described(entry), seed, sampler=sampler, use_gate=gate)
         self._warn_of_range(settings, stacklevel=3)
-        return SampleDataset(Drawer(self.generator, settings, source=self.source), n)
+        return SampleDataset(Drawer(self.trained, settings, source=self.source), n)
 
     # more than six arguments: what can be asked of a case and of its host, by keyword
     def edit(
@@ -245,7 +245,7 @@ class SBLDM(LoadedModel):
         if image is not None:
             if dataset is not None or hosts:
                 raise UserError("A host is given as image, or by dataset and hosts: leave one of them out.")
-            return Samples(self.draw(settings, image_as_host(self.generator, image, mask, spacing_mm, kinds)))
+            return Samples(self.draw(settings, image_as_host(self.trained, image, mask, spacing_mm, kinds)))
         if mask is not None or spacing_mm is not None:
             raise UserError("mask and spacing_mm belong to image, which is missing.")
         return Samples(self.draw(settings, self.hosts(EditSettings(tuple(hosts), tuple(kinds or EditSettings.kinds)), dataset)))
@@ -258,7 +258,7 @@ class SBLDM(LoadedModel):
             hosts: what to edit, see :meth:`hosts`; None makes whole cases.
         """
         self._warn_of_range(settings)
-        return Drawer(self.generator, settings, hosts, self.source).draw(range(settings.num_cases))
+        return Drawer(self.trained, settings, hosts, self.source).draw(range(settings.num_cases))
 
     def hosts(self, editing: EditSettings, dataset: int | str | None = None, plans: str | None = None) -> EditedCases:
         """Training cases of the model's fold as hosts, measured.
@@ -271,10 +271,10 @@ class SBLDM(LoadedModel):
         Raises:
             UserError: other channels, labels or orientation than the model's, no host, or a leak.
         """
-        return edited_cases(self.generator, dataset_of(self.generator, dataset, plans), editing)
+        return edited_cases(self.trained, dataset_of(self.trained, dataset, plans), editing)
 
     def _warn_of_range(self, settings: SampleSettings, stacklevel: int = 4) -> None:
         """Warn of values outside the training range, in the name of the caller so many calls up."""
-        asked = settings.request(self.generator.plan, 0).asked
-        for warning in check_asked(self.generator, asked):
+        asked = settings.request(self.trained.plan, 0).asked
+        for warning in check_asked(self.trained, asked):
             warnings.warn(warning, SBLDMWarning, stacklevel=stacklevel)

@@ -52,7 +52,7 @@ class SampleDataset(IterableDataset[dict[str, Any]]):
         return map(self._item, self.samples())
 
     def _item(self, sample: Sample) -> dict[str, Any]:
-        grid = self.drawer.generator.plan.grid
+        grid = self.drawer.model.plan.grid
         shape = [grid.shape[a] for a in np.argsort(grid.transpose_forward)]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(to_grid(sample.image, shape, 0))),

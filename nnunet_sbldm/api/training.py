@@ -14,10 +14,10 @@ from nnunet_sbldm.data.groups import remember_groups, remembered_groups, with_re
 from nnunet_sbldm.data.paths import DEFAULT_PLANS, Fold, parse_fold
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.card import read_card
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.presets import DEFAULT_PRESET, PRESETS, Preset, lengthened
 from nnunet_sbldm.generator.zoo import find_model, is_complete, name_of
-from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.finetuning import InitialModel
 from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
 from nnunet_sbldm.types import SBLDMWarning, UserError
@@ -73,16 +73,16 @@ def train_model(settings: TrainingSettings, device: str) -> tuple[Path, bool]:
     if settings.cases is not None:
         case_ids = _chosen_cases(settings.cases, case_ids, fold)
     case_ids = _without_copies(dataset, case_ids, val)
-    start = _start(settings, dataset, fold, val)
-    preset = _preset(settings, start)
-    request = TrainingRequest(dataset, fold, preset, case_ids, settings.seed, start)
+    initial = _initial(settings, dataset, fold, val)
+    preset = _preset(settings, initial)
+    request = TrainingRequest(dataset, fold, preset, case_ids, settings.seed, initial)
     is_new = not is_complete(request.folder)
     return train_generator(request, device), is_new
 
 
-def _preset(settings: TrainingSettings, start: Start | None) -> Preset:
-    if start:
-        return start.preset(settings.length) if settings.length else start.preset()
+def _preset(settings: TrainingSettings, initial: InitialModel | None) -> Preset:
+    if initial:
+        return initial.preset(settings.length) if settings.length else initial.preset()
     name = settings.preset or DEFAULT_PRESET
     if name not in PRESETS:
         raise UserError(f"preset takes {', '.join(PRESETS)}; got {name!r}.")
@@ -99,7 +99,7 @@ def _without_copies(dataset: NnunetDataset, case_ids: Sequence[str], val: Sequen
     return [c for c in case_ids if c not in copies]
 
 
-def _start(settings: TrainingSettings, dataset: NnunetDataset, fold: Fold, val: Sequence[str]) -> Start | None:
+def _initial(settings: TrainingSettings, dataset: NnunetDataset, fold: Fold, val: Sequence[str]) -> InitialModel | None:
     """What training starts from, checked against the fold; None for a start from scratch."""
     if settings.init is None:
         if settings.mapping:
@@ -108,11 +108,11 @@ def _start(settings: TrainingSettings, dataset: NnunetDataset, fold: Fold, val: 
     if settings.preset:
         raise UserError("-preset and -init exclude each other: a fine-tuned SBLDM has the size of its initial one.")
     folder = find_model(settings.init)
-    generator = load_generator(folder)
-    generator = replace(generator, seen=with_remembered_groups(generator.seen, dataset))
-    start = Start(generator, name_of(folder), dict(settings.mapping), read_card(folder).whole_licence)
-    start.refuse_leaks(list(fingerprints_of(dataset, val).values()), fold)
-    return start
+    model = load_model(folder)
+    model = replace(model, seen=with_remembered_groups(model.seen, dataset))
+    initial = InitialModel(model, name_of(folder), dict(settings.mapping), read_card(folder).whole_licence)
+    initial.refuse_leaks(list(fingerprints_of(dataset, val).values()), fold)
+    return initial
 
 
 def _chosen_cases(cases: Sequence[str], allowed: Sequence[str], fold: Fold) -> list[str]:

@@ -108,16 +108,16 @@ def _write_report(output: Path, results: list[StepResult]) -> Path:
     from nnunet_sbldm.data.dataset import NnunetDataset
 
     raw, preprocessed = f"nnUNet_raw/{DATASET}", f"nnUNet_preprocessed/{DATASET}"
-    generator = f"nnUNet_results/{DATASET}/{folder_name(PLANS, PRESET)}/fold_{FOLD}"
+    model = f"nnUNet_results/{DATASET}/{folder_name(PLANS, PRESET)}/fold_{FOLD}"
     network = f"nnUNet_results/{DATASET}/{TRAINER}__{PLANS}__{CONFIGURATION}/fold_{FOLD}"
     dataset_json = read_json(output / raw / "dataset.json")
     dataset = NnunetDataset(DATASET, output / raw, output / preprocessed, dataset_json, PLANS, CONFIGURATION)
-    return write_report(ReportInput(dataset, FOLD, output / generator, output / network, output / "predictions", results, [
+    return write_report(ReportInput(dataset, FOLD, output / model, output / network, output / "predictions", results, [
         ("Phantom, as nnU-Net's raw dataset", raw),
         ("What is known of the phantom", f"{raw}/phantom_truth.json"),
         ("Plans and preprocessed cases", preprocessed),
         ("Synthetic cases and their provenance", f"{preprocessed}/sbldm"),
-        ("Generator, its log and pictures", generator),
+        ("Generator, its log and pictures", model),
         ("Trained nnU-Net", network),
         ("Predictions and Dice of the test cases", "predictions"),
         ("Logs of all commands", "logs"),

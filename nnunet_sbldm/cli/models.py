@@ -92,14 +92,14 @@ def _export(args: argparse.Namespace) -> None:
     if args.o.suffix != ".zip":
         raise UserError(f"-o names a file that ends in .zip; got {args.o}.")
     from nnunet_sbldm.generator.card import NOT_STATED, read_card
-    from nnunet_sbldm.generator.checkpoint import load_generator
+    from nnunet_sbldm.generator.checkpoint import load_model
     from nnunet_sbldm.generator.sharing import Sharing, export_model
 
-    generator = load_generator(find_model(args.m))
+    model = load_model(find_model(args.m))
     statements = {k: getattr(args, k) for k in STATEMENTS if getattr(args, k)}
-    if statements.get("licence", read_card(generator.folder).licence) == NOT_STATED:
+    if statements.get("licence", read_card(model.folder).licence) == NOT_STATED:
         print("warning: no licence is stated, so nobody may use the model: say -licence.", file=sys.stderr)
-    export_model(generator, args.o, Sharing(statements, args.fp16, args.plain_ids))
+    export_model(model, args.o, Sharing(statements, args.fp16, args.plain_ids))
     print(f"The SBLDM is in {args.o} ({args.o.stat().st_size / 2**20:.1f} MB); the receiver runs sbldm_import {args.o.name}")
 
 

@@ -23,7 +23,7 @@ from nnunet_sbldm.data.conditions import as_vector, measure
 from nnunet_sbldm.editing.blending import BlendMap, blend
 from nnunet_sbldm.editing.inpainting import Known, inpaint
 from nnunet_sbldm.editing.planner import EditTask
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.outlines import without_strays
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
@@ -88,13 +88,13 @@ class EditedDraw(DecodedEdit):
         """What was asked for."""
         return self.task.request
 
-    def case(self, generator: Generator) -> Case:
+    def case(self, model: SBLDMModel) -> Case:
         """The case at the host's own resolution: its raw voxels outside the region, bit for bit."""
         prepared, host = self.task.prepared, self.task.prepared.host
         shape = host.label.shape
         if shape != host.native_label.shape:
-            return _at_native_resolution(self, generator)
-        image = prepared.window.put(generator.plan.intensity.normalised(self.image), shape, 0)
+            return _at_native_resolution(self, model)
+        image = prepared.window.put(model.plan.intensity.normalised(self.image), shape, 0)
         label = prepared.window.put(self.label, shape, OUTSIDE)
         return host.paste(self.request.case_id, image, label, self.native_weight > 0)
 
@@ -105,10 +105,10 @@ class EditedDraw(DecodedEdit):
         weight = self.task.prepared.window.put(self.task.region.weight, host.label.shape, 0)
         return np.where(host.native_label == OUTSIDE, 0, _resized(weight, host.native_label.shape, order=1))
 
-    def record(self, generator: Generator, sampler: SamplerConfig) -> SyntheticRecord:
+    def record(self, model: SBLDMModel, sampler: SamplerConfig) -> SyntheticRecord:
         """Its provenance, without gate and nearest real lesion."""
         region, prepared = self.task.region.mask, self.task.prepared
-        record = record_of(generator, self.request, sampler, self.task.asked, self.task.condition, self.obtained)
+        record = record_of(model, self.request, sampler, self.task.asked, self.task.condition, self.obtained)
         return replace(
             record,
             edit={
@@ -122,58 +122,58 @@ class EditedDraw(DecodedEdit):
         )
 
 
-def edit(generator: Generator, tasks: Sequence[EditTask], sampler: SamplerConfig) -> Iterator[EditedDraw]:
+def edit(model: SBLDMModel, tasks: Sequence[EditTask], sampler: SamplerConfig) -> Iterator[EditedDraw]:
     """Make decided edits one by one: each has its own part of the volume to be diffused.
 
     Args:
-        generator: trained generator, on the device to use.
+        model: trained model, on the device to use.
         tasks: what to do.
         sampler: solver, steps and guidance.
     """
-    names = generator.plan.condition_scaling.names
+    names = model.plan.condition_scaling.names
     for task in tasks:
-        latent = _latent_of_host(generator, task, sampler.precision)
-        decoded_host, _, _ = _decoded(generator, task, latent, sampler.precision)
-        make = partial(_edit_one, generator, task, sampler, latent)
-        asked, told = as_vector(names, task.asked), task.condition
-        ((drawn, num_draws),) = draw_to_size(generator.plan, [asked], [told], sampler.max_corrections, make)
+        latent = _latent_of_host(model, task, sampler.precision)
+        decoded_host, _, _ = _decoded(model, task, latent, sampler.precision)
+        make = partial(_edit_one, model, task, sampler, latent)
+        asked, corrected = as_vector(names, task.asked), task.condition
+        ((drawn, num_draws),) = draw_to_size(model.plan, [asked], [corrected], sampler.max_corrections, make)
         image = _blended(drawn, decoded_host)
         yield EditedDraw(**vars(drawn), image=image, decoded_host=decoded_host, num_draws=num_draws)
 
 
-def _part(generator: Generator, task: EditTask) -> Part:
+def _part(model: SBLDMModel, task: EditTask) -> Part:
     """The latents that the denoiser sees: those to be made, and some around them."""
-    return generator.denoiser.part_around(task.free, CONTEXT_LATENTS)
+    return model.denoiser.part_around(task.free, CONTEXT_LATENTS)
 
 
-def _latent_of_host(generator: Generator, task: EditTask, precision: str) -> Tensor:
+def _latent_of_host(model: SBLDMModel, task: EditTask, precision: str) -> Tensor:
     """[Z, D, h, w] standardised latents of the host in the part that the denoiser sees, 0 elsewhere."""
-    grid, part, prepared = generator.plan.grid, _part(generator, task), task.prepared
-    encoded = generator.encode(prepared.image, prepared.classes, part, precision)
+    grid, part, prepared = model.plan.grid, _part(model, task), task.prepared
+    encoded = model.encode(prepared.image, prepared.classes, part, precision)
     latent = encoded.new_zeros(len(encoded), *grid.latent_shape)
     latent[(slice(None), *part)] = encoded
     return latent
 
 
 def _edit_one(
-    generator: Generator,
+    model: SBLDMModel,
     task: EditTask,
     sampler: SamplerConfig,
     latent_of_host: Tensor,
     _: Sequence[int],
-    told: Sequence[np.ndarray],
+    corrected: Sequence[np.ndarray],
 ) -> list[DecodedEdit]:
-    """An edit, with what the denoiser is told of it; latents far from the region take no part."""
-    plan, device, latent, part = generator.plan, generator.device, latent_of_host.clone(), _part(generator, task)
+    """An edit, with the condition that the denoiser gets; latents far from the region take no part."""
+    plan, device, latent, part = model.plan, model.device, latent_of_host.clone(), _part(model, task)
     place = (slice(None), *part)
     free = torch.from_numpy(task.free[part])[None, None].to(device)
     known = Known(latent[place][None], free.float())
-    condition = plan.network_conditions(told, device)
-    denoise = partial(generator.denoiser, part=part)
+    condition = plan.network_conditions(corrected, device)
+    denoise = partial(model.denoiser, part=part)
     noise = SeededNoise([task.request.noise_seed], known.clean.shape[1:], plan.noise_correlation)
     latent[place] = inpaint(denoise, plan.preset.diffusion, sampler, known, noise, condition)[0].to(latent)
-    task = replace(task, condition=told[0])
-    decoded, logits, voxels = _decoded(generator, task, latent, sampler.precision)
+    task = replace(task, condition=corrected[0])
+    decoded, logits, voxels = _decoded(model, task, latent, sampler.precision)
     region, decoded_label = task.region, np.zeros(task.region.mask.shape, np.int16)
     rng = rng_of(task.request.noise_seed, Stream.EDIT_OUTLINE)
     decoded_label[voxels] = plan.encoding.decode(plan.outlines.draw(logits.float().cpu().numpy(), rng))
@@ -184,12 +184,12 @@ def _edit_one(
     return [DecodedEdit(task, latent, decoded, label, focus, obtained, cut_share)]
 
 
-def _decoded(generator: Generator, task: EditTask, latent: Tensor, precision: str) -> tuple[FloatArray, Tensor, Part]:
+def _decoded(model: SBLDMModel, task: EditTask, latent: Tensor, precision: str) -> tuple[FloatArray, Tensor, Part]:
     """Decode what is around the region: image [C, D, H, W], elsewhere the host's, and label logits of the voxels decoded."""
-    image, f = task.prepared.image.copy(), generator.plan.grid.downsampling
+    image, f = task.prepared.image.copy(), model.plan.grid.downsampling
     d, h, w = bounding_box(task.region.latent_mask(latent.shape[1:]), (0, DECODED_MARGIN, DECODED_MARGIN))
     voxels = (d, slice(f * h.start, f * h.stop), slice(f * w.start, f * w.stop))
-    decoded, logits = generator.decode(latent, (d, h, w), precision)
+    decoded, logits = model.decode(latent, (d, h, w), precision)
     image[(slice(None), *voxels)] = decoded.cpu().numpy()
     return image, logits, voxels
 
@@ -221,9 +221,9 @@ def _exchanged(gone: np.ndarray, new: np.ndarray) -> np.ndarray:
 # --- the way back ----------------------------------------------------------------------------------------------------
 
 
-def _at_native_resolution(drawn: EditedDraw, generator: Generator) -> Case:
+def _at_native_resolution(drawn: EditedDraw, model: SBLDMModel) -> Case:
     """Blend at the raw resolution, so that the edit has the raw image's own fine texture."""
-    task, intensity = drawn.task, generator.plan.intensity
+    task, intensity = drawn.task, model.plan.intensity
     prepared = task.prepared
     host, native = prepared.host, prepared.host.native_label
 

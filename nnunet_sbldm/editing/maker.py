@@ -27,7 +27,7 @@ from nnunet_sbldm.editing.real_lesions import (
     measure_real_lesions,
 )
 from nnunet_sbldm.editing.regions import dilated, fading_widths
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
@@ -40,7 +40,7 @@ class EditedCases:
     """Edits of one dataset's hosts with one generator, measured against these hosts.
 
     Args:
-        generator: trained generator, on the device to use.
+        model: trained model, on the device to use.
         dataset: where the hosts are.
         settings: hosts and kinds.
 
@@ -48,11 +48,11 @@ class EditedCases:
         UserError: the dataset's cases cannot be hosts of this generator.
     """
 
-    def __init__(self, generator: Generator, dataset: NnunetDataset, settings: EditSettings) -> None:
-        self.generator, self.settings = generator, settings
-        self.planner = EditPlanner(generator, dataset)
+    def __init__(self, model: SBLDMModel, dataset: NnunetDataset, settings: EditSettings) -> None:
+        self.model, self.settings = model, settings
+        self.planner = EditPlanner(model, dataset)
         self.real: RealLesions = measure_real_lesions(
-            settings.hosts, self.planner.real_arrays, generator.plan.grid.spacing_mm
+            settings.hosts, self.planner.real_arrays, model.plan.grid.spacing_mm
         )
 
     def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[EditedDraw]:
@@ -66,7 +66,7 @@ class EditedCases:
             self.planner.first_fitting(r, edit_choices(self.settings, r, real.patches, real.min_depth_mm, real.tissue))
             for r in requests
         ]
-        yield from edit(self.generator, tasks, sampler)
+        yield from edit(self.model, tasks, sampler)
 
     def nearest(self, drawn: EditedDraw) -> dict[str, Any]:
         """The real lesion most like the new one; empty where a lesion was removed."""
@@ -74,7 +74,7 @@ class EditedCases:
 
     def judge(self, drawn: EditedDraw, record: SyntheticRecord) -> Verdict:
         """The gate's scores and reasons."""
-        plan, spacing_mm = self.generator.plan, self.generator.plan.grid.spacing_mm
+        plan, spacing_mm = self.model.plan, self.model.plan.grid.spacing_mm
         image = self._normalised(drawn)
         appearance = measure_appearance(image, drawn.focus, plan.targets, spacing_mm)
         whole = judge(plan.gate, record.condition_asked, record.condition_obtained, appearance)
@@ -83,7 +83,7 @@ class EditedCases:
 
     def scores(self, drawn: EditedDraw) -> dict[str, float]:
         """Seams, texture, and whether healthy tissue is where lesions have gone."""
-        task, image, spacing_mm = drawn.task, self._normalised(drawn), self.generator.plan.grid.spacing_mm
+        task, image, spacing_mm = drawn.task, self._normalised(drawn), self.model.plan.grid.spacing_mm
         tissue, new = (drawn.label != OUTSIDE) & (drawn.label <= 0), drawn.focus > 0
         scores = border_scores(image, task.region.weight, tissue, spacing_mm)
         gone = task.prepared.gone(task.choice.kind)
@@ -93,18 +93,18 @@ class EditedCases:
         return scores | lesion_scores(image, drawn.focus, spacing_mm) if new.any() else scores
 
     def _normalised(self, drawn: EditedDraw) -> np.ndarray:
-        return self.generator.plan.intensity.normalised(drawn.image)
+        return self.model.plan.intensity.normalised(drawn.image)
 
 
-def edited_cases(generator: Generator, dataset: NnunetDataset, editing: EditSettings) -> EditedCases:
+def edited_cases(model: SBLDMModel, dataset: NnunetDataset, editing: EditSettings) -> EditedCases:
     """What edits hosts of the generator's own fold.
 
     Raises:
         UserError: no host is allowed, or the generator has seen validation cases of that fold.
     """
-    fold = generator.plan.fold
+    fold = model.plan.fold
     hosts = allowed_hosts(dataset, fold, editing.hosts)
     _, val = fold_cases(dataset, fold)
-    seen = with_remembered_groups(generator.seen, dataset)
+    seen = with_remembered_groups(model.seen, dataset)
     refuse_leaks(seen, fingerprints_of(dataset, val).values(), fold)
-    return EditedCases(generator, dataset, replace(editing, hosts=tuple(hosts)))
+    return EditedCases(model, dataset, replace(editing, hosts=tuple(hosts)))

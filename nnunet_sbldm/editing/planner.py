@@ -29,7 +29,7 @@ from nnunet_sbldm.editing.regions import (
     tissue_like,
 )
 from nnunet_sbldm.editing.window import LESION_MARGIN, Window
-from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, refuse_mismatch
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.types import OUTSIDE, FloatArray, LabelArray, UserError
 
@@ -94,7 +94,7 @@ class EditTask:
         request: what was asked for.
         choice: host and kind.
         prepared: the host on the grid.
-        condition: [F] what the denoiser is told, physical units.
+        condition: [F] what the denoiser gets, physical units.
         asked: feature name -> value that the result is judged by.
         region: where the host may change.
         free: [D, h, w] bool, latents that are diffused: those of the region, and those of lesions that stay, which the model
@@ -114,17 +114,17 @@ class EditPlanner:
     """Decides the edits of one dataset's hosts with one generator, at the generator's spacing.
 
     Args:
-        generator: trained generator, on the device to use.
+        model: trained model, on the device to use.
         dataset: where the hosts are.
 
     Raises:
         UserError: other channels, labels or orientation than the generator's.
     """
 
-    def __init__(self, generator: Generator, dataset: NnunetDataset) -> None:
-        refuse_mismatch(generator, dataset)
-        refuse_other_axes(generator, dataset)
-        self.generator, self.dataset = generator, _at_spacing_of(generator, dataset)
+    def __init__(self, model: SBLDMModel, dataset: NnunetDataset) -> None:
+        refuse_mismatch(model, dataset)
+        refuse_other_axes(model, dataset)
+        self.model, self.dataset = model, _at_spacing_of(model, dataset)
         self._hosts: OrderedDict[tuple[Any, ...], Host] = OrderedDict()
         self._prepared: OrderedDict[tuple[Any, ...], PreparedHost] = OrderedDict()
 
@@ -138,14 +138,14 @@ class EditPlanner:
             task = self.task(request, choice)
             if task is not None:
                 return task
-        plan, prepared = self.generator.plan, self.prepared(request, choices[0])
+        plan, prepared = self.model.plan, self.prepared(request, choices[0])
         host = prepared.host.label
         room = prepared.window.put(self._room(prepared, choices[0]), host.shape, False)
         raise impossible(plan, choices[0].host, host, room, request.asked)
 
     def task(self, request: Request, choice: EditChoice) -> EditTask | None:
         """Condition, region and latents of an edit; None if this host has no room for it."""
-        plan, prepared = self.generator.plan, self.prepared(request, choice)
+        plan, prepared = self.model.plan, self.prepared(request, choice)
         label, spacing_mm, latent_shape = prepared.label, plan.grid.spacing_mm, plan.grid.latent_shape
         rng = rng_of(request.noise_seed, Stream.CONDITION)
         kept, core = prepared.kept(choice.kind), prepared.gone(choice.kind)
@@ -173,7 +173,7 @@ class EditPlanner:
         return EditTask(request, choice, prepared, condition, asked, region, free)
 
     def _room(self, prepared: PreparedHost, choice: EditChoice) -> np.ndarray:
-        plan, kept = self.generator.plan, prepared.kept(choice.kind)
+        plan, kept = self.model.plan, prepared.kept(choice.kind)
         room = room_for_lesions(prepared.label, plan.grid.spacing_mm, choice.min_depth_mm, kept)
         if choice.tissue:
             image, inside = plan.intensity.normalised(prepared.image), prepared.label != OUTSIDE
@@ -196,23 +196,23 @@ class EditPlanner:
 
     def _is_ignored(self, label: LabelArray) -> np.ndarray:
         """[D, H, W] bool, voxels of the ignore label."""
-        ignore_label = self.generator.plan.encoding.ignore_label
+        ignore_label = self.model.plan.encoding.ignore_label
         return np.zeros(label.shape, bool) if ignore_label is None else label == ignore_label
 
     def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
         """A host where the model's grid lies on it; the latest ones are kept."""
-        axis = left_right_axis(self.generator.plan.template, self.generator.plan.grid.transpose_forward)
+        axis = left_right_axis(self.model.plan.template, self.model.plan.grid.transpose_forward)
         host = _recent(
             self._hosts,
             (choice.host, choice.transform),
             lambda: load_host(self.dataset, choice.host, choice.transform, axis),
         )
         centre = self._centre(host, request, choice)
-        window = Window.around(self.generator.plan.grid.shape, host.label.shape, centre)
+        window = Window.around(self.model.plan.grid.shape, host.label.shape, centre)
         return _recent(self._prepared, (choice.host, choice.transform, window), lambda: self._prepare(host, window))
 
     def _prepare(self, host: Host, window: Window) -> PreparedHost:
-        plan, label = self.generator.plan, window.take(host.label, OUTSIDE)
+        plan, label = self.model.plan, window.take(host.label, OUTSIDE)
         image, classes = plan.scaled(window.take(host.image, 0), label)
         ignored = self._is_ignored(label)
         lesions, fixed = (label > 0) & ~ignored, ignored | (window.open_faces(host.label.shape) & (label != OUTSIDE))
@@ -224,7 +224,7 @@ class EditPlanner:
         if choice.kind != "add" and len(lesions):
             return lesions.mean(axis=0).tolist()
         rng = rng_of(request.noise_seed, Stream.WINDOW)
-        asked, targets = request.asked, self.generator.plan.targets
+        asked, targets = request.asked, self.model.plan.targets
         places = [[asked[n] for t in targets if (n := f"{t.name}/centroid_{a}") in asked] for a in AXES]
         fractions = [next(iter(p), float(f)) for p, f in zip(places, rng.random(3), strict=True)]
         box = bounding_box(host.label != OUTSIDE)
@@ -241,22 +241,22 @@ def _recent(kept: OrderedDict[tuple[Any, ...], T], key: tuple[Any, ...], make: C
     return kept[key]
 
 
-def refuse_other_axes(generator: Generator, dataset: NnunetDataset) -> None:
+def refuse_other_axes(model: SBLDMModel, dataset: NnunetDataset) -> None:
     """Raise a :class:`UserError` if the hosts of a dataset are not turned as the generator's training cases were."""
-    if not has_same_axes(generator, dataset):
+    if not has_same_axes(model, dataset):
         raise UserError(
-            f"The SBLDM in {generator.folder} works with axes {generator.plan.grid.transpose_forward}, but {dataset.name} is "
+            f"The SBLDM in {model.folder} works with axes {model.plan.grid.transpose_forward}, but {dataset.name} is "
             f"planned with axes {tuple(dataset.plans.transpose_forward)}; hosts must be turned alike."
         )
 
 
-def has_same_axes(generator: Generator, dataset: NnunetDataset) -> bool:
+def has_same_axes(model: SBLDMModel, dataset: NnunetDataset) -> bool:
     """Whether the hosts of a dataset are turned as the generator's training cases were."""
-    return tuple(dataset.plans.transpose_forward) == generator.plan.grid.transpose_forward
+    return tuple(dataset.plans.transpose_forward) == model.plan.grid.transpose_forward
 
 
-def _at_spacing_of(generator: Generator, dataset: NnunetDataset) -> NnunetDataset:
+def _at_spacing_of(model: SBLDMModel, dataset: NnunetDataset) -> NnunetDataset:
     """The dataset with its cases at the generator's spacing, which is that of its own plans where these are alike."""
-    spacing_mm = generator.plan.grid.spacing_mm
+    spacing_mm = model.plan.grid.spacing_mm
     is_alike = len(dataset.config.spacing) == len(spacing_mm) and np.allclose(dataset.config.spacing, spacing_mm, rtol=1e-3)
     return dataset if is_alike else replace(dataset, resampled_mm=spacing_mm)

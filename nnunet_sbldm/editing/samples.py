@@ -9,21 +9,21 @@ import numpy as np
 
 from nnunet_sbldm.common.pictures import PLANES, Panel, central_voxel, montage
 from nnunet_sbldm.editing.edit import EditedDraw
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.types import OUTSIDE
 
 REGION_MARK = 1
 
 
-def draw_edits(path: Path, rows: Sequence[tuple[str, Sequence[Panel]]], generator: Generator) -> None:
+def draw_edits(path: Path, rows: Sequence[tuple[str, Sequence[Panel]]], model: SBLDMModel) -> None:
     """Write a picture of edits, each a row of :func:`edit_panels`."""
-    names = {v: t.name for t in generator.plan.targets if len(t.label_values) == 1 for v in t.label_values}
+    names = {v: t.name for t in model.plan.targets if len(t.label_values) == 1 for v in t.label_values}
     montage(path, rows, names, PLANES, 1800)
 
 
-def edit_panels(drawn: EditedDraw, generator: Generator, channel: int = 0) -> list[Panel]:
+def edit_panels(drawn: EditedDraw, model: SBLDMModel, channel: int = 0) -> list[Panel]:
     """Host, edit, and their difference with the region outlined, in the same planes."""
-    task, spacing_mm = drawn.task, generator.plan.grid.spacing_mm
+    task, spacing_mm = drawn.task, model.plan.grid.spacing_mm
     prepared, outside = task.prepared, drawn.label == OUTSIDE
     host, edited = (np.where(outside, 0, image[channel]) for image in (prepared.image, drawn.image))
     region = np.where(outside, OUTSIDE, np.where(task.region.mask, REGION_MARK, 0)).astype(np.int16)

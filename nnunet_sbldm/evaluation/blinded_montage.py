@@ -74,16 +74,16 @@ def _edited_tiles(cases: EditedCases, num: int, sampler: SamplerConfig, seed: in
     tiles: list[Tile] = []
     for i in range(num * MAX_DRAWS_PER_CASE):
         (drawn,) = cases.draw([Request(f"sbldm_{seed + i:05d}", seed + i, {})], replace(sampler, batch_size=1))
-        record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
+        record = replace(drawn.record(cases.model, sampler), nearest_real_case=cases.nearest(drawn))
         if not cases.judge(drawn, record).accepted:
             continue
         place = drawn.focus if (drawn.focus > 0).any() else drawn.task.prepared.label
-        panel = _panel(cases, cases.generator.plan.intensity.normalised(drawn.image), drawn.label, place)
+        panel = _panel(cases, cases.model.plan.intensity.normalised(drawn.image), drawn.label, place)
         tiles.append(Tile(drawn.task.choice.kind, drawn.task.choice.host, panel))
         if len(tiles) == num:
             return tiles
     raise UserError(
-        f"The quality gate accepts {len(tiles)} of {num * MAX_DRAWS_PER_CASE} edits by the SBLDM in {cases.generator.folder}; "
+        f"The quality gate accepts {len(tiles)} of {num * MAX_DRAWS_PER_CASE} edits by the SBLDM in {cases.model.folder}; "
         f"{num} are needed: ask for fewer with -n, or train it longer."
     )
 
@@ -95,7 +95,7 @@ def _real_tiles(cases: EditedCases, dataset: NnunetDataset, num: int, hosts: set
             f"{dataset.name} has {len(with_lesion)} real training case(s) with a lesion in this fold; {num} are needed: ask for "
             f"fewer with -n."
         )
-    shape = cases.generator.plan.grid.shape
+    shape = cases.model.plan.grid.shape
     tiles = []
     for case_id in with_lesion[:num]:
         image, label = load_preprocessed(dataset, case_id)
@@ -108,5 +108,5 @@ def _panel(cases: EditedCases, image: FloatArray, label: LabelArray, place: Labe
     outside = label == OUTSIDE
     shown = np.where(outside, 0, image[0]).astype(np.float32)
     blank = np.where(outside, OUTSIDE, 0).astype(np.int16)
-    plan, centre = cases.generator.plan, central_voxel(np.maximum(place, 0))
+    plan, centre = cases.model.plan, central_voxel(np.maximum(place, 0))
     return Panel(shown, blank, plan.grid.spacing_mm, centre=centre, axes=plan.array_axes)

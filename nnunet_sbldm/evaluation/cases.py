@@ -15,7 +15,7 @@ from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.case_set import CaseSet
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import commonest_reasons, judged_draws
-from nnunet_sbldm.generator.checkpoint import Generator, refuse_mismatch
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, refuse_mismatch
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
@@ -31,41 +31,41 @@ MAX_ATTEMPTS = 4
 # --- real cases ----------------------------------------------------------------------------------------------------
 
 
-def evaluated_cases(generator: Generator, dataset: NnunetDataset) -> tuple[list[str], list[str]]:
+def evaluated_cases(model: SBLDMModel, dataset: NnunetDataset) -> tuple[list[str], list[str]]:
     """Ids of the real cases that the generator saw, and of the held-out cases of its fold.
 
     Raises:
         UserError: other dataset or preprocessing, fold without held-out cases, or one of them was seen in training.
     """
-    plan = generator.plan
-    refuse_mismatch(generator, dataset)
+    plan = model.plan
+    refuse_mismatch(model, dataset)
     if dataset.plans_hash() != plan.plans_hash:
         raise UserError(
-            f"The SBLDM in {generator.folder} was trained on {plan.dataset_name} as preprocessed by {plan.plans_name} at that "
+            f"The SBLDM in {model.folder} was trained on {plan.dataset_name} as preprocessed by {plan.plans_name} at that "
             f"time; {dataset.name} with {dataset.plans_name} is preprocessed differently: train the SBLDM again."
         )
-    held_out = _held_out_cases(generator, dataset)
-    training = names_of(generator.seen, dataset.real_case_ids)
+    held_out = _held_out_cases(model, dataset)
+    training = names_of(model.seen, dataset.real_case_ids)
     if len(training) < MIN_CASES:
-        raise UserError(f"{dataset.name} has {len(training)} of the {len(generator.seen)} cases that the SBLDM was trained on.")
+        raise UserError(f"{dataset.name} has {len(training)} of the {len(model.seen)} cases that the SBLDM was trained on.")
     return training, held_out
 
 
-def _held_out_cases(generator: Generator, dataset: NnunetDataset) -> list[str]:
+def _held_out_cases(model: SBLDMModel, dataset: NnunetDataset) -> list[str]:
     """The validation cases of the generator's fold, all of them unseen."""
-    plan = generator.plan
+    plan = model.plan
     _, held_out = fold_cases(dataset, plan.fold)
     if len(held_out) < MIN_CASES:
         raise UserError(
             f"Fold {plan.fold} of {dataset.name} holds out {len(held_out)} real case(s); an evaluation needs at least "
             f"{MIN_CASES} that the SBLDM never saw: evaluate one that was trained on a numbered fold."
         )
-    seen = with_remembered_groups(generator.seen, dataset)
+    seen = with_remembered_groups(model.seen, dataset)
     leaks = find_leaks(seen, fingerprints_of(dataset, held_out).values())
     if leaks:
         named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
         raise UserError(
-            f"The SBLDM in {generator.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
+            f"The SBLDM in {model.folder} has seen {len(leaks)} of the held-out cases of fold {plan.fold}: {named}; "
             "held-out cases must be unseen, so train it again on this fold."
         )
     return held_out
@@ -161,32 +161,32 @@ def make_cases(
     Raises:
         UnfitGeneratorError: fewer than two cases result, or one is empty.
     """
-    generator = real.generator
+    model = real.model
     settings = ProductionSettings(sampler, use_gate=True, max_attempts=MAX_ATTEMPTS if use_gate else 1)
-    job, tally = Job(generator.plan.fold, generator, tuple(requests)), Tally()
+    job, tally = Job(model.plan.fold, model, tuple(requests)), Tally()
     records: dict[str, SyntheticRecord] = {}
     draws: list[SyntheticRecord] = []
     for drawn, record in judged_draws(job, requests, real, settings, tally):
         draws.append(record)
         if drawn is None or (use_gate and record.gate.get("reasons")):
             continue
-        case = drawn.case(generator)
+        case = drawn.case(model)
         if not case.image.any():
-            raise UnfitGeneratorError(f"The SBLDM in {generator.folder} made an empty case (seed {record.seed}).")
+            raise UnfitGeneratorError(f"The SBLDM in {model.folder} made an empty case (seed {record.seed}).")
         preprocess_case(dataset, case, folder / "preprocessed" / case.case_id)
         records[record.case_id] = record
     case_ids = [r.case_id for r in requests if r.case_id in records]
-    _refuse_few(len(case_ids), len(requests), generator, tally)
+    _refuse_few(len(case_ids), len(requests), model, tally)
     loaded = (load_arrays(folder / "preprocessed", c) for c in case_ids)
-    cases = CaseSet.collect(folder / "synthetic", generator.plan, case_ids, loaded)
+    cases = CaseSet.collect(folder / "synthetic", model.plan, case_ids, loaded)
     return SyntheticCases(
         cases, tuple(records[c] for c in case_ids), tuple(draws), len(requests), tally, folder / "preprocessed"
     )
 
 
-def _refuse_few(num_cases: int, num_requests: int, generator: Generator, tally: Tally) -> None:
+def _refuse_few(num_cases: int, num_requests: int, model: SBLDMModel, tally: Tally) -> None:
     if num_cases < MIN_CASES:
         raise UnfitGeneratorError(
-            f"The quality gate accepts {num_cases} of {num_requests} cases of the SBLDM in {generator.folder}, most often "
+            f"The quality gate accepts {num_cases} of {num_requests} cases of the SBLDM in {model.folder}, most often "
             f"because of {commonest_reasons(tally)}; look at what it makes with --no_gate."
         )

@@ -31,7 +31,7 @@ from nnunet_sbldm.evaluation.goals import DEFAULT_GOALS, QualityGoals
 from nnunet_sbldm.evaluation.images import agreement_results, coherence_results
 from nnunet_sbldm.evaluation.measures import Measures, feature_columns, halo_columns, measure_cases
 from nnunet_sbldm.evaluation.results import Result, Sets
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
@@ -59,25 +59,25 @@ class Reference:
     nearest: NearestRealCase
 
     @property
-    def generator(self) -> Generator:
+    def model(self) -> SBLDMModel:
         """The generator whose autoencoder measures."""
-        return self.nearest.generator
+        return self.nearest.model
 
-    def with_generator(self, generator: Generator) -> Reference:
+    def with_model(self, model: SBLDMModel) -> Reference:
         """The same real cases for a generator that has the networks of this one, but differs in how it draws or decodes."""
         nearest = copy(self.nearest)
-        nearest.generator = generator
+        nearest.model = model
         return replace(self, nearest=nearest)
 
     @staticmethod
-    def measure(generator: Generator, dataset: NnunetDataset, cases: RealCases) -> Reference:
+    def measure(model: SBLDMModel, dataset: NnunetDataset, cases: RealCases) -> Reference:
         """Measure all real cases."""
         return Reference(
             dataset,
             cases,
-            measure_cases(generator, cases.training, "measuring training cases"),
-            measure_cases(generator, cases.held_out, "measuring held-out cases"),
-            NearestRealCase(generator, dataset),
+            measure_cases(model, cases.training, "measuring training cases"),
+            measure_cases(model, cases.held_out, "measuring held-out cases"),
+            NearestRealCase(model, dataset),
         )
 
 
@@ -114,15 +114,15 @@ def compare_with_real(
         goals: what is to be reached.
         draws: records of all draws, if the cases were chosen among them.
     """
-    plan = reference.generator.plan
-    measured = measure_cases(reference.generator, synthetic, "measuring synthetic cases")
+    plan = reference.model.plan
+    measured = measure_cases(reference.model, synthetic, "measuring synthetic cases")
     held_out, training = reference.held_out, reference.training
     sets = Sets(measured, held_out, training, plan.targets)
     names = feature_names(plan.targets)
     asked = _table([r.condition_asked for r in records], names)
     first = [r for r in draws if r.attempt == 0]
     before_gate = _table([r.condition_asked for r in first], names), _table([r.condition_obtained for r in first], names)
-    columns = [*feature_columns(reference.generator, reference.cases.held_out), *halo_columns(plan)]
+    columns = [*feature_columns(reference.model, reference.cases.held_out), *halo_columns(plan)]
     memorised, nearest = memorisation_results(sets, rng, goals)
     made, unseen, seen = (m.images for m in (measured, held_out, training))
     sections = {
@@ -167,7 +167,7 @@ def score(
     with temporary_folder(work) as folder:
         made = make_cases(reference.dataset, reference.nearest, requests, sampler, folder, use_gate)
         compared = compare_with_real(reference, made.cases, made.records, rng_of(seed, EvaluationStream.COMPARISON))
-    row = headline(compared.sections, [t.name for t in reference.generator.plan.targets])
+    row = headline(compared.sections, [t.name for t in reference.model.plan.targets])
     return {**row, "accepted_share": made.accepted_share, "seconds_per_draw": made.seconds_per_draw}
 
 

@@ -56,11 +56,11 @@ def _distances_to_real(sets: Sets) -> np.ndarray:
 
 def circumstances(settings: EvaluationSettings, reference: Reference, made: SyntheticCases) -> dict[str, Any]:
     """What was evaluated, how, and with what."""
-    generator, dataset, real = reference.generator, reference.dataset, reference.cases
-    plan = generator.plan
+    model, dataset, real = reference.model, reference.dataset, reference.cases
+    plan = model.plan
     return {
         "format": FORMAT_VERSION,
-        "generator": {"folder": str(generator.folder), "hash": generator.hash, "preset": plan.preset.name, "fold": plan.fold},
+        "generator": {"folder": str(model.folder), "hash": model.hash, "preset": plan.preset.name, "fold": plan.fold},
         "dataset": {"name": dataset.name, "plans": dataset.plans_name, "configuration": dataset.configuration},
         "num_cases": {"synthetic": len(made.cases), "held_out": len(real.held_out), "training": len(real.training)},
         "held_out_cases": list(real.held_out.case_ids),
@@ -76,7 +76,7 @@ def circumstances(settings: EvaluationSettings, reference: Reference, made: Synt
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
-            "device": generator.device.type,
+            "device": model.device.type,
         },
         "warnings": _warnings(reference, made),
     }

@@ -13,7 +13,7 @@ from scipy import ndimage
 from nnunet_sbldm.editing.edit import EditedDraw
 from nnunet_sbldm.editing.maker import EditedCases
 from nnunet_sbldm.evaluation.adherence import errors_of_an_edit
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.outlines import CONNECTED
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
@@ -29,7 +29,7 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
     """One edit and all that is measured of it, as JSON."""
     start = time.monotonic()
     (drawn,) = cases.draw([request], sampler)
-    record = replace(drawn.record(cases.generator, sampler), nearest_real_case=cases.nearest(drawn))
+    record = replace(drawn.record(cases.model, sampler), nearest_real_case=cases.nearest(drawn))
     verdict = cases.judge(drawn, record)
     seconds = time.monotonic() - start
     before, after = seams_of(cases, drawn)
@@ -43,17 +43,17 @@ def measure_edit(cases: EditedCases, request: Request, sampler: SamplerConfig) -
         "reasons": [r.text for r in verdict.reasons],
         "rules": [r.rule for r in verdict.reasons],
         "seconds": seconds,
-        **errors_of_an_edit(asked, obtained, cases.generator.plan.targets[0].name),
-        "threshold_dice": threshold_dice(cases.generator.plan.intensity.normalised(drawn.image), drawn, cases.generator),
+        **errors_of_an_edit(asked, obtained, cases.model.plan.targets[0].name),
+        "threshold_dice": threshold_dice(cases.model.plan.intensity.normalised(drawn.image), drawn, cases.model),
         "seam_in_range": _within(cases, after, "/seam", CENTRAL_PERCENTILES),
         "host_seam_in_range": _within(cases, before, "/seam", CENTRAL_PERCENTILES),
         "seam_excess": max((after[n] - before[n] for n in before.keys() & after.keys()), default=None),
         "lesion_halo": max((v for n, v in verdict.scores.items() if n.endswith("/lesion_halo")), default=None),
-        "host_lesion_halo": halo_of_host(drawn, cases.generator),
+        "host_lesion_halo": halo_of_host(drawn, cases.model),
         **lesion_structure(drawn.image, drawn.focus > 0),
         **{f"host_{k}": v for k, v in lesion_structure(drawn.task.prepared.image, drawn.task.prepared.lesions).items()},
         "texture_in_range": _within(cases, verdict.scores, "/lesion_fine", (0, 100)),
-        "unchanged_outside": unchanged_outside(drawn, cases.generator),
+        "unchanged_outside": unchanged_outside(drawn, cases.model),
         "scores": verdict.scores,
     }, drawn
 
@@ -62,15 +62,15 @@ def seams_of(cases: EditedCases, drawn: EditedDraw) -> tuple[dict[str, float], d
     """Seam scores of the unedited host and of the edit, in tissue that is free of lesions in both."""
     host = drawn.task.prepared
     tissue = (drawn.label == 0) & ~host.lesions
-    scaled = cases.generator.plan.intensity.normalised
+    scaled = cases.model.plan.intensity.normalised
     before, after = (seam_scores(scaled(i), drawn.task.region.weight, tissue) for i in (host.image, drawn.image))
     return before, after
 
 
-def halo_of_host(drawn: EditedDraw, generator: Generator) -> float | None:
+def halo_of_host(drawn: EditedDraw, model: SBLDMModel) -> float | None:
     """The largest :func:`nnunet_sbldm.quality.appearance.halo` of the host's lesions over channels; None where none has one."""
     host = drawn.task.prepared
-    found = halo(host.image, host.lesions, host.label != OUTSIDE, generator.plan.grid.spacing_mm)
+    found = halo(host.image, host.lesions, host.label != OUTSIDE, model.plan.grid.spacing_mm)
     return float(np.nanmax(found)) if np.isfinite(found).any() else None
 
 
@@ -83,12 +83,12 @@ def lesion_structure(image: FloatArray, mask: np.ndarray) -> dict[str, float | N
             "lesion_components": float(ndimage.label(mask, CONNECTED)[1])}
 
 
-def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -> float | None:
+def threshold_dice(image: np.ndarray, drawn: EditedDraw, model: SBLDMModel) -> float | None:
     """Dice of a new lesion's mask and the voxels near it that are nearer in brightness to it than to its surroundings.
 
     Brightness is that of the channel of largest contrast; None without a lesion.
     """
-    spacing_mm = generator.plan.grid.spacing_mm
+    spacing_mm = model.plan.grid.spacing_mm
     mask, shell = mask_and_shell(drawn.focus > 0, drawn.label != OUTSIDE, spacing_mm)
     if not mask.any() or not shell.any():
         return None
@@ -99,10 +99,10 @@ def threshold_dice(image: np.ndarray, drawn: EditedDraw, generator: Generator) -
     return float(2 * (near & mask).sum() / (near.sum() + mask.sum()))
 
 
-def unchanged_outside(drawn: EditedDraw, generator: Generator) -> bool:
+def unchanged_outside(drawn: EditedDraw, model: SBLDMModel) -> bool:
     """Whether the raw voxels and labels of the written case are the host's wherever the region has no weight."""
     host = drawn.task.prepared.host
-    case = drawn.case(generator)
+    case = drawn.case(model)
     same = (case.image == host.case.image).all(axis=0) & (case.label == host.case.label)
     may_change = np.zeros(same.transpose(host.axes).shape, bool)
     may_change[host.box] = drawn.native_weight > 0

@@ -25,7 +25,7 @@ from nnunet_sbldm.editing.samples import draw_edits, edit_panels
 from nnunet_sbldm.evaluation.cases import numbered_requests
 from nnunet_sbldm.evaluation.edit_measures import measure_edit
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 
 MAX_PICTURED = 8
 OF_A_RUN = {
@@ -83,12 +83,12 @@ NUMBERS = {**OF_A_RUN, **{name: number.text for name, number in OF_AN_EDIT.items
 
 
 def evaluate_edits(
-    generator: Generator, dataset: NnunetDataset, editing: EditSettings, settings: EvaluationSettings, output: Path
+    model: SBLDMModel, dataset: NnunetDataset, editing: EditSettings, settings: EvaluationSettings, output: Path
 ) -> dict[str, Any]:
     """Edit hosts, measure every first draw, and write ``edit_evaluation.json``, ``.html`` and a picture.
 
     Args:
-        generator: trained generator, on the device to use.
+        model: trained model, on the device to use.
         dataset: where the hosts are.
         editing: kinds and hosts.
         settings: number of edits, sampler, seed and diversity; the rest is for whole cases.
@@ -97,17 +97,17 @@ def evaluate_edits(
     Returns:
         The content of the JSON file.
     """
-    cases = edited_cases(generator, dataset, editing)
+    cases = edited_cases(model, dataset, editing)
     rows: list[dict[str, Any]] = []
     pictured: list[tuple[str, Sequence[Panel]]] = []
     for request in progress(numbered_requests(settings.num_cases, settings.seed, settings.diversity), "editing"):
         row, drawn = measure_edit(cases, request, settings.sampler)
         rows.append(row)
         if len(pictured) < MAX_PICTURED:
-            pictured.append(("" if row["accepted"] else f"rejected: {row['reasons'][0]}", edit_panels(drawn, generator)))
+            pictured.append(("" if row["accepted"] else f"rejected: {row['reasons'][0]}", edit_panels(drawn, model)))
     result = _result(cases, dataset, editing, rows)
     write_json(output / "edit_evaluation.json", result)
-    draw_edits(output / "edits.png", pictured, generator)
+    draw_edits(output / "edits.png", pictured, model)
     write_edit_report(result, output / "edits.png", output / "edit_evaluation.html")
     return result
 
@@ -116,9 +116,9 @@ def _result(
     cases: EditedCases, dataset: NnunetDataset, editing: EditSettings, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """The content of the JSON file."""
-    generator = cases.generator
+    model = cases.model
     return {
-        "generator": {"folder": str(generator.folder), "hash": generator.hash},
+        "generator": {"folder": str(model.folder), "hash": model.hash},
         "dataset": dataset.name,
         "editing": {**editing.signature(), "num_hosts": len(cases.settings.hosts)},
         "all": summarise_edits(rows),

@@ -35,16 +35,16 @@ from nnunet_sbldm.evaluation.report import draw_pictures, write_evaluation_repor
 from nnunet_sbldm.evaluation.results import Result, reconstruction_results
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
 from nnunet_sbldm.generator.card import refresh_card
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.types import UserError
 
 
-def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
+def evaluate(model: SBLDMModel, dataset: NnunetDataset, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
     """Evaluate a generator and write the report.
 
     Args:
-        generator: trained generator, on the device to use.
+        model: trained model, on the device to use.
         dataset: the dataset it was trained on, in the same configuration.
         settings: what to draw and how to judge it.
         output: folder to write.
@@ -58,15 +58,15 @@ def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationS
         UnfitGeneratorError: a synthetic case is empty, or the quality gate accepts fewer than two.
     """
     start = time.monotonic()
-    training_ids, held_out_ids = evaluated_cases(generator, dataset)
+    training_ids, held_out_ids = evaluated_cases(model, dataset)
     if settings.num_cases < MIN_CASES:
         raise UserError(f"An evaluation needs at least {MIN_CASES} synthetic cases, got {settings.num_cases}.")
-    plan = generator.plan
-    encoder = load_encoder(settings.nnunet, dataset, plan.fold, generator.device) if settings.nnunet else None
+    plan = model.plan
+    encoder = load_encoder(settings.nnunet, dataset, plan.fold, model.device) if settings.nnunet else None
     requests = numbered_requests(settings.num_cases, settings.seed, settings.diversity)
     with temporary_folder(output) as work:
         reference = Reference.measure(
-            generator, dataset, RealCases.collect(plan, dataset, training_ids, held_out_ids, work / "real")
+            model, dataset, RealCases.collect(plan, dataset, training_ids, held_out_ids, work / "real")
         )
         made = make_cases(dataset, reference.nearest, requests, settings.sampler, work, settings.use_gate)
         rng = rng_of(settings.seed, EvaluationStream.COMPARISON)
@@ -80,7 +80,7 @@ def evaluate(generator: Generator, dataset: NnunetDataset, settings: EvaluationS
             "seconds": round(time.monotonic() - start, 1),
         }
         write_json(output / "evaluation.json", without_nan(result))
-        refresh_card(generator.folder, without_nan(result))
+        refresh_card(model.folder, without_nan(result))
         pictures = draw_pictures(made.cases, reference.cases.training, result, output / "pictures")
     write_evaluation_report(without_nan(result), pictures, output / "evaluation.html")
     return result
@@ -101,7 +101,7 @@ def measure_quality(
     real = reference.cases
     compared = compare_with_real(reference, synthetic, records, rng, goals, draws)
     sections = {
-        "reconstruction": reconstruction_results(compared.sets, _class_names(reference.generator)),
+        "reconstruction": reconstruction_results(compared.sets, _class_names(reference.model)),
         **compared.sections,
         "diversity": diversity_results(synthetic, real.held_out, real.training, rng),
     }
@@ -121,7 +121,7 @@ def encoder_results(
     return distribution_results(synthetic, tables[0], tables[1], rng)
 
 
-def _class_names(generator: Generator) -> list[str]:
+def _class_names(model: SBLDMModel) -> list[str]:
     """Names of the foreground labels, in the order of the encoding."""
-    names = {v: t.name for t in generator.plan.targets if len(t.label_values) == 1 for v in t.label_values}
-    return [names.get(v, f"label {v}") for v in generator.plan.encoding.values[2:]]
+    names = {v: t.name for t in model.plan.targets if len(t.label_values) == 1 for v in t.label_values}
+    return [names.get(v, f"label {v}") for v in model.plan.encoding.values[2:]]

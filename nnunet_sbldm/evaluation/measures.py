@@ -15,7 +15,7 @@ from nnunet_sbldm.data.conditions import Target, measure, roughness_of_targets
 from nnunet_sbldm.data.grid import left_right_axis
 from nnunet_sbldm.evaluation.case_set import CaseSet
 from nnunet_sbldm.evaluation.reconstruction import Reconstruction, reconstruct
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.quality.appearance import case_features, distinct, halo, pooled_latents
 from nnunet_sbldm.quality.memorisation import descriptors
@@ -97,15 +97,15 @@ class Measures:
         return len(self.masks.condition)
 
 
-def measure_cases(generator: Generator, cases: CaseSet, title: str) -> Measures:
+def measure_cases(model: SBLDMModel, cases: CaseSet, title: str) -> Measures:
     """Measure every case of a set.
 
     Args:
-        generator: its autoencoder and plan serve to measure.
+        model: its autoencoder and plan serve to measure.
         cases: what to measure.
         title: text of the progress bar.
     """
-    return _stacked([_measure_case(generator, cases, i) for i in progress(range(len(cases)), title)])
+    return _stacked([_measure_case(model, cases, i) for i in progress(range(len(cases)), title)])
 
 
 def _stacked(rows: Sequence[Any]) -> Any:
@@ -118,12 +118,12 @@ def _stacked(rows: Sequence[Any]) -> Any:
     return type(first)(*(_stacked([getattr(row, f.name) for row in rows]) for f in fields(first)))
 
 
-def _measure_case(generator: Generator, cases: CaseSet, index: int) -> Measures:
+def _measure_case(model: SBLDMModel, cases: CaseSet, index: int) -> Measures:
     """The measures of one case, without the axis of cases."""
-    plan, image, classes = generator.plan, cases.image(index), cases.classes(index)
-    label, again = cases.label(index), reconstruct(generator.autoencoder, image, classes, plan.encoding)
+    plan, image, classes = model.plan, cases.image(index), cases.classes(index)
+    label, again = cases.label(index), reconstruct(model.autoencoder, image, classes, plan.encoding)
     latent = plan.standardised(again.latent)
-    mirrored_image, mirrored_classes, mirrored_latent = _mirrored(generator, image, classes)
+    mirrored_image, mirrored_classes, mirrored_latent = _mirrored(model, image, classes)
     num_classes = plan.encoding.num_classes
     return Measures(
         _measure_mask(plan, label),
@@ -160,16 +160,16 @@ def _measure_reconstruction(plan: GeneratorPlan, again: Reconstruction, inside: 
     return ReconstructionMeasures(np.array(again.dice), np.array(again.psnr_db), np.array(again.ssim), condition)
 
 
-def _mirrored(generator: Generator, image: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+def _mirrored(model: SBLDMModel, image: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Image, classes and standardised latent of a case mirrored left to right."""
-    axis = left_right_axis(generator.plan.template, generator.plan.grid.transpose_forward)
+    axis = left_right_axis(model.plan.template, model.plan.grid.transpose_forward)
     image, classes = np.flip(image, axis + 1).copy(), np.flip(classes, axis).copy()
-    return image, classes, generator.encode(image, classes).cpu()
+    return image, classes, model.encode(image, classes).cpu()
 
 
-def feature_columns(generator: Generator, cases: CaseSet) -> list[str]:
+def feature_columns(model: SBLDMModel, cases: CaseSet) -> list[str]:
     """Names of the columns of :attr:`ImageMeasures.features`."""
-    plan = generator.plan
+    plan = model.plan
     return list(case_features(cases.image(0), cases.label(0), plan.targets, plan.grid.spacing_mm, plan.channel_names))
 
 

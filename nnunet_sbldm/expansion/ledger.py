@@ -12,7 +12,7 @@ from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.expansion.destinations import Destination
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.records import streams_of
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.ldm.config import SamplerConfig
@@ -31,20 +31,20 @@ class Job:
 
     Attributes:
         fold: the fold they train in.
-        generator: a generator that has seen none of the fold's validation cases.
+        model: a model that has seen none of the fold's validation cases.
         requests: what to make.
         editing: how to edit hosts, all of them real training cases of the fold; None makes whole cases.
     """
 
     fold: Fold
-    generator: Generator
+    model: SBLDMModel
     requests: tuple[Request, ...]
     editing: EditSettings | None = None
 
     @property
     def source(self) -> str:
         """What the cases come from: the generator, and the hosts where they are edited."""
-        return self.generator.hash if self.editing is None else f"{self.generator.hash}-{self.editing.signature()['hosts'][:8]}"
+        return self.model.hash if self.editing is None else f"{self.model.hash}-{self.editing.signature()['hosts'][:8]}"
 
     def signature(self) -> dict[str, Any]:
         """What decides the cases beside the requests and the settings of the production."""
@@ -79,7 +79,7 @@ class ProductionSettings:
 
 @dataclass
 class Tally:
-    """What a production came to.
+    """Totals of a production: draws, requests accepted and given up, time.
 
     Attributes:
         attempts: draws judged.
@@ -123,7 +123,7 @@ def rejected_folders(destination: Destination) -> list[Path]:
 
 
 def recorded(job: Job, settings: ProductionSettings, destination: Destination) -> Tally:
-    """What earlier runs and other parts came to, over all requests of a job, by their records."""
+    """Totals of earlier runs and other parts, over all requests of a job, by their records."""
     tally, (rejected, *_) = Tally(), rejected_folders(destination)
     for request in job.requests:
         if _is_recorded(request, job, settings, destination.record_folders):
@@ -146,4 +146,4 @@ def matches(file: Path, request: Request, job: Job, settings: ProductionSettings
     request = request.with_streams(streams_of(record))
     found = {k: v for k, v in record["sampler"].items() if k not in ROUNDING}
     wanted = {**settings.signature(), **job.signature(), "diversity": request.diversity, "asked": dict(request.asked)}
-    return (record["generator_hash"], record["seed"], found) == (job.generator.hash, request.seed, wanted)
+    return (record["generator_hash"], record["seed"], found) == (job.model.hash, request.seed, wanted)

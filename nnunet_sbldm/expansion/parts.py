@@ -21,13 +21,13 @@ from nnunet_sbldm.types import UnfitGeneratorError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an expansion came to.
+    """Result of an expansion: folders, cases of every fold, requests still open.
 
     Attributes:
         folders: where the cases are.
         installed: accepted cases per fold; empty while other parts are not finished.
         num_open: requests that other parts still have to decide.
-        tallies: what this call did, and what all came to, per fold.
+        tallies: totals of every fold, this call's and those before.
     """
 
     folders: list[Path]
@@ -84,7 +84,7 @@ def giving_up_if_unfit(
 def installed_by(jobs: Sequence[Job], destinations: Sequence[Destination], settings: ProductionSettings) -> Installed:
     """What every job has had accepted; all of its requests must be decided."""
     pairs = zip(jobs, destinations, strict=True)
-    return {job.fold: (accepted_ids(job, settings, d), job.source, job.generator.seen) for job, d in pairs}
+    return {job.fold: (accepted_ids(job, settings, d), job.source, job.model.seen) for job, d in pairs}
 
 
 def finished(outcome: Outcome, installed: Installed) -> Outcome:
@@ -98,7 +98,7 @@ def request_of(
     """What an expansion is asked to be; another one must not be mixed with it."""
     requests = {
         str(j.fold): {
-            "generator": j.generator.hash,
+            "generator": j.model.hash,
             "cases": sha256_of_json([r.identity() for r in j.requests]),
             **j.signature(),
         }

@@ -23,14 +23,14 @@ from nnunet_sbldm.editing.planner import refuse_other_axes
 from nnunet_sbldm.expansion.destinations import Destination
 from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, is_decided
 from nnunet_sbldm.generator.checkpoint import (
-    Generator,
+    SBLDMModel,
     generator_folder,
     has_its_plans,
-    load_generator,
+    load_model,
     refuse_mismatch,
     training_command,
 )
-from nnunet_sbldm.generator.requests import Request, Wish, plan_requests
+from nnunet_sbldm.generator.requests import ExpansionRequest, Request, plan_requests
 from nnunet_sbldm.generator.zoo import find_model, finished_models, places_of
 from nnunet_sbldm.types import UserError
 
@@ -40,7 +40,7 @@ SAFETY_BYTES = 200 * 2**20
 def plan_jobs(
     dataset: NnunetDataset,
     folds: Sequence[Fold],
-    wish: Wish,
+    wanted: ExpansionRequest,
     model: str | Path | None = None,
     preset: str | None = None,
     editing: EditSettings | None = None,
@@ -50,7 +50,7 @@ def plan_jobs(
     Args:
         dataset: the real dataset.
         folds: folds to serve.
-        wish: how many cases of which kind.
+        wanted: how many cases of which kind.
         model: folder or name of one generator for all folds; without it each fold's own is taken.
         preset: preset of the folds' own generators; None takes the only finished one of each.
         editing: edit hosts instead of making whole cases; its hosts, where it names any, are the only ones.
@@ -64,17 +64,17 @@ def plan_jobs(
     jobs = []
     for fold in folds:
         train, val = fold_cases(dataset, fold)
-        generator = load_generator(_generator_of(dataset, fold, model, preset))
-        refuse_mismatch(generator, dataset)
-        if not editing and generator.plan.dataset_name == dataset.name and not has_its_plans(generator, dataset):
+        loaded = load_model(_generator_of(dataset, fold, model, preset))
+        refuse_mismatch(loaded, dataset)
+        if not editing and loaded.plan.dataset_name == dataset.name and not has_its_plans(loaded, dataset):
             raise UserError(
-                f"The SBLDM in {generator.folder} was trained on {dataset.name} as it was preprocessed at that time; its plans "
-                f"{generator.plan.plans_name} have changed since: move that folder away and train it again."
+                f"The SBLDM in {loaded.folder} was trained on {dataset.name} as it was preprocessed at that time; its plans "
+                f"{loaded.plan.plans_name} have changed since: move that folder away and train it again."
             )
-        generator = replace(generator, seen=with_remembered_groups(generator.seen, dataset))
-        requests = tuple(plan_requests(generator.plan, fold, len(train), wish, set(dataset.real_case_ids)))
-        job = edit_job(dataset, fold, generator, requests, editing) if editing else Job(fold, generator, requests)
-        refuse_leaks(job.generator.seen, fingerprints_of(dataset, val).values(), fold)
+        loaded = replace(loaded, seen=with_remembered_groups(loaded.seen, dataset))
+        requests = tuple(plan_requests(loaded.plan, fold, len(train), wanted, set(dataset.real_case_ids)))
+        job = edit_job(dataset, fold, loaded, requests, editing) if editing else Job(fold, loaded, requests)
+        refuse_leaks(job.model.seen, fingerprints_of(dataset, val).values(), fold)
         jobs.append(job)
     return jobs
 
@@ -95,17 +95,17 @@ def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, 
 
 
 def edit_job(
-    dataset: NnunetDataset, fold: Fold, generator: Generator, requests: tuple[Request, ...], editing: EditSettings
+    dataset: NnunetDataset, fold: Fold, model: SBLDMModel, requests: tuple[Request, ...], editing: EditSettings
 ) -> Job:
     """A job that edits hosts of the fold; the fold rule counts its hosts as seen, whoever trained the generator.
 
     Raises:
         UserError: no host is allowed, or the dataset's cases are turned otherwise.
     """
-    refuse_other_axes(generator, dataset)
+    refuse_other_axes(model, dataset)
     hosts = allowed_hosts(dataset, fold, editing.hosts)
-    further = [c for c in fingerprints_of(dataset, hosts).values() if c not in generator.seen]
-    return Job(fold, replace(generator, seen=(*generator.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
+    further = [c for c in fingerprints_of(dataset, hosts).values() if c not in model.seen]
+    return Job(fold, replace(model, seen=(*model.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
 
 
 def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], views: Sequence[NnunetDataset], with_raw: bool) -> int:
@@ -124,7 +124,7 @@ def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], views: Sequence[
 
 def _bytes_of_whole_case(_: NnunetDataset, job: Job, view: NnunetDataset | None) -> int:
     """Preprocessed through a view, or raw, at the generator's spacing."""
-    plan = job.generator.plan
+    plan = job.model.plan
     spacing_mm = plan.grid.spacing_mm if view is None else view.config.spacing
     finer = np.divide(plan.grid.spacing_mm[-len(spacing_mm) :], spacing_mm)  # a 2d configuration keeps the slices
     return int(np.prod(plan.grid.shape) * np.prod(finer) * (len(plan.channel_names) * 4 + 2))

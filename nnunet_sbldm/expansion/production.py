@@ -30,7 +30,7 @@ from nnunet_sbldm.expansion.ledger import (
     recorded,
     rejected_folders,
 )
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.nearest import NearestRealCase
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
@@ -40,7 +40,7 @@ from nnunet_sbldm.quality.appearance import measure_appearance
 from nnunet_sbldm.quality.gate import Reason, Verdict, judge, rules_of
 from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError
 
-Yardstick: TypeAlias = NearestRealCase | EditedCases
+RealReference: TypeAlias = NearestRealCase | EditedCases
 MIN_DECIDED = 10
 MAX_REJECTED_SHARE = 0.5
 MAX_REASONS_NAMED = 3
@@ -58,13 +58,13 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     refuse_unfit(job, tally)
     if not open_requests:
         return tally
-    yardstick = yardstick_of(job, dataset)
+    reference = reference_of(job, dataset)
     shown = Progress(f"fold {job.fold}", len(mine), initial=len(mine) - len(open_requests))
     with shown, Writers(destination, settings.num_writers) as writers:
-        for drawn, record in judged_draws(job, open_requests, yardstick, settings, tally):
+        for drawn, record in judged_draws(job, open_requests, reference, settings, tally):
             start = time.monotonic()
             if drawn is not None and not record.gate.get("reasons"):
-                writers.put(drawn.case(job.generator), record)
+                writers.put(drawn.case(job.model), record)
             elif drawn is None or record.attempt + 1 >= settings.max_attempts:
                 _save_rejected(record, destination)
             else:
@@ -75,23 +75,23 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     return tally
 
 
-def yardstick_of(job: Job, dataset: NnunetDataset) -> Yardstick:
+def reference_of(job: Job, dataset: NnunetDataset) -> RealReference:
     """What the draws of a job are compared with: the training cases, or for edits the hosts and their lesions."""
     if job.editing is None:
-        return NearestRealCase(job.generator, dataset)
-    return EditedCases(job.generator, dataset, job.editing)
+        return NearestRealCase(job.model, dataset)
+    return EditedCases(job.model, dataset, job.editing)
 
 
 def judged_draws(
-    job: Job, requests: Sequence[Request], yardstick: Yardstick, settings: ProductionSettings, tally: Tally
+    job: Job, requests: Sequence[Request], reference: RealReference, settings: ProductionSettings, tally: Tally
 ) -> Iterator[tuple[Draw | EditedDraw | None, SyntheticRecord]]:
     """Draw until every request is accepted or given up: every draw, with its record.
 
     A draw is rejected if ``gate["reasons"]`` of its record names any; its request is drawn again until the attempts of the
     settings are used up. A lesion for which no host has room is given up at once: its draw is None.
     """
-    generator, sampler, queue = job.generator, settings.sampler, deque(requests)
-    maker = _maker(job, yardstick)
+    model, sampler, queue = job.model, settings.sampler, deque(requests)
+    maker = _maker(job, reference)
     while queue:
         batch = [queue.popleft() for _ in range(min(sampler.batch_size, len(queue)))]
         start = time.monotonic()
@@ -100,7 +100,7 @@ def judged_draws(
                 tally.seconds["sampling"] += time.monotonic() - start
                 start = time.monotonic()
                 closest = maker.nearest(drawn)
-                record = replace(drawn.record(generator, sampler), nearest_real_case=closest)
+                record = replace(drawn.record(model, sampler), nearest_real_case=closest)
                 verdict = maker.judge(drawn, record).to_json() if settings.use_gate else {}
                 tally.attempts += 1
                 tally.evaluations += drawn.num_draws
@@ -133,8 +133,8 @@ def _judged(
 
 def _record_of_nothing(request: Request, job: Job, sampler: SamplerConfig) -> SyntheticRecord:
     """The record of a request that nothing was drawn for."""
-    names, asked = job.generator.plan.condition_scaling.names, dict(request.asked)
-    return record_of(job.generator, request, sampler, asked, as_vector(names, asked), as_vector(names, {}))
+    names, asked = job.model.plan.condition_scaling.names, dict(request.asked)
+    return record_of(job.model, request, sampler, asked, as_vector(names, asked), as_vector(names, {}))
 
 
 class _Maker(Protocol):
@@ -147,20 +147,20 @@ class _Maker(Protocol):
     def judge(self, drawn: Any, record: SyntheticRecord) -> Verdict: ...
 
 
-def _maker(job: Job, yardstick: Yardstick) -> _Maker:
-    return yardstick if isinstance(yardstick, EditedCases) else WholeCases(job.generator, yardstick)
+def _maker(job: Job, reference: RealReference) -> _Maker:
+    return reference if isinstance(reference, EditedCases) else WholeCases(job.model, reference)
 
 
 @dataclass(frozen=True)
 class WholeCases:
     """Whole cases as :class:`EditedCases` are edits: drawn, compared with the training cases, judged."""
 
-    generator: Generator
+    model: SBLDMModel
     real: NearestRealCase
 
     def draw(self, requests: Sequence[Request], sampler: SamplerConfig) -> Iterator[Draw]:
         """Sample and decode."""
-        return draw(self.generator, requests, sampler)
+        return draw(self.model, requests, sampler)
 
     def nearest(self, drawn: Draw) -> dict[str, Any]:
         """The nearest training case and its distance; empty without real data."""
@@ -168,7 +168,7 @@ class WholeCases:
 
     def judge(self, drawn: Draw, record: SyntheticRecord) -> Verdict:
         """The gate's scores and reasons."""
-        plan = self.generator.plan
+        plan = self.model.plan
         return judge(
             plan.gate,
             record.condition_asked,
@@ -206,7 +206,7 @@ def refuse_unfit(job: Job, tally: Tally) -> None:
             "for; nothing was installed. Ask for smaller lesions or other places, or replace lesions (-kind replace)."
         )
     raise UnfitGeneratorError(
-        f"Fold {job.fold}: the quality gate gave up {decided} cases of the SBLDM in {job.generator.folder}, most often for "
+        f"Fold {job.fold}: the quality gate gave up {decided} cases of the SBLDM in {job.model.folder}, most often for "
         f"{commonest_reasons(tally)}; nothing was installed. Train it longer or on more cases, or accept every case with "
         "--no_gate."
     )
@@ -253,8 +253,8 @@ class Writers:
 def seconds_per_draw(job: Job, dataset: NnunetDataset, sampler: SamplerConfig) -> float:
     """Measured time of one draw, the second of two batches, so that start-up does not count."""
     requests = job.requests[: sampler.batch_size]
-    yardstick = yardstick_of(job, dataset)
-    maker = _maker(job, yardstick)
+    reference = reference_of(job, dataset)
+    maker = _maker(job, reference)
     list(maker.draw(requests, sampler))
     start = time.monotonic()
     list(maker.draw(requests, sampler))

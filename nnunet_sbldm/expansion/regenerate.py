@@ -23,7 +23,7 @@ from nnunet_sbldm.editing.edit import EditedDraw, edit
 from nnunet_sbldm.editing.planner import EditPlanner, has_same_axes
 from nnunet_sbldm.expansion.in_place import IN_PLACE
 from nnunet_sbldm.expansion.places import FOLDER
-from nnunet_sbldm.generator.checkpoint import Generator, hash_of, load_generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, hash_of, load_model
 from nnunet_sbldm.generator.records import TRACE_NAME, read_trace, streams_of
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw, draw_again
@@ -57,16 +57,16 @@ def regenerate(place: str, case_id: str, device: str, model: Path | None = None,
         raise UserError(f"{place} is no results folder of a fold that was trained on the fly: it has no {TRACE_NAME}.")
     record_file = trace if is_traced else _find_record(dataset_name(place), case_id)
     record = _traced(trace, case_id) if is_traced else read_json(record_file)
-    generator = _find_generator(record, model, torch.device(device))
-    drawn = _again(record, generator)
-    case = drawn.case(generator)
+    loaded = _find_generator(record, model, torch.device(device))
+    drawn = _again(record, loaded)
+    case = drawn.case(loaded)
     if output is not None:
         images = [output / f"{case_id}_{c:04d}.nii.gz" for c in range(len(case.image))]
         write_case(case, images, output / f"{case_id}.nii.gz")
     if is_traced:
-        obtained = as_dict(generator.plan.condition_scaling.names, drawn.obtained)
-        return f"{case_id} from {generator.folder}: {_compare_conditions(obtained, record['condition_obtained'])}."
-    return f"{case_id} from {generator.folder}: {_compare(*_comparable(dataset_name(place), case, record_file))}."
+        obtained = as_dict(loaded.plan.condition_scaling.names, drawn.obtained)
+        return f"{case_id} from {loaded.folder}: {_compare_conditions(obtained, record['condition_obtained'])}."
+    return f"{case_id} from {loaded.folder}: {_compare(*_comparable(dataset_name(place), case, record_file))}."
 
 
 def _find_record(name: str, case_id: str) -> Path:
@@ -90,20 +90,20 @@ def _traced(trace: Path, case_id: str) -> dict[str, Any]:
     return records[case_id]
 
 
-def _find_generator(record: dict[str, Any], model: Path | None, device: torch.device) -> Generator:
+def _find_generator(record: dict[str, Any], model: Path | None, device: torch.device) -> SBLDMModel:
     recorded, wanted = Path(record["generator_path"]), record["generator_hash"]
     trained = nnunet_folder("nnUNet_results").glob("Dataset*/SBLDM__*/fold_*")
     folders = [model or recorded, *known_models().values(), *trained]
     for folder in folders:
         if is_complete(folder) and hash_of(folder) == wanted:
-            return load_generator(folder, device)
+            return load_model(folder, device)
     raise UserError(
         f"The SBLDM {wanted} that made this case is neither in {folders[0]} nor among the known models nor in nnUNet_results; "
         "name its folder with -m."
     )
 
 
-def _again(record: dict[str, Any], generator: Generator) -> Draw | EditedDraw:
+def _again(record: dict[str, Any], model: SBLDMModel) -> Draw | EditedDraw:
     stored = record["sampler"]
     recorded = SamplerConfig(**{f.name: stored[f.name] for f in fields(SamplerConfig)})
     sampler = replace(recorded, max_corrections=0)  # the record says what they led to
@@ -111,41 +111,41 @@ def _again(record: dict[str, Any], generator: Generator) -> Draw | EditedDraw:
         record["case_id"], record["seed"], stored["asked"], stored["diversity"], record["attempt"], streams_of(record)
     )
     if record.get("edit"):
-        return _edited_again(record, request, generator, sampler)
-    return draw_again(generator, request, sampler, record["condition_told"])
+        return _edited_again(record, request, model, sampler)
+    return draw_again(model, request, sampler, record["condition_told"])
 
 
-def _edited_again(record: dict[str, Any], request: Request, generator: Generator, sampler: SamplerConfig) -> EditedDraw:
+def _edited_again(record: dict[str, Any], request: Request, model: SBLDMModel, sampler: SamplerConfig) -> EditedDraw:
     """Edit the recorded host as recorded.
 
     Raises:
         UserError: the host is gone, or is no longer what it was.
     """
-    stored, told = record["edit"], record["condition_told"]
+    stored, corrected = record["edit"], record["condition_told"]
     choice, name = EditChoice.from_record(stored), stored["dataset"]
     wanted = f"{request.case_id} was made by editing {choice.host} of {name}"
     try:
-        dataset = _view_of_hosts(name, generator)
+        dataset = _view_of_hosts(name, model)
     except UserError as e:
         raise UserError(f"{wanted}, which is needed to make it again: {e}") from None
     images = [f for f in dataset.case_files.get(choice.host, {}).get("images", ()) if os.path.isfile(f)]
     if len(images) < len(dataset.channel_names):
         raise UserError(f"{wanted}, which is no longer there; put its files back to make the case again.")
-    planner = EditPlanner(generator, dataset)
+    planner = EditPlanner(model, dataset)
     task = planner.task(request, choice)
     if task is None or task.prepared.host.content != stored["host_content"]:
         raise UserError(f"{wanted}, whose voxels have changed since; the case cannot be made again.")
-    if told:
-        task = replace(task, condition=as_vector(generator.plan.condition_scaling.names, told))
-    (drawn,) = edit(generator, [task], sampler)
+    if corrected:
+        task = replace(task, condition=as_vector(model.plan.condition_scaling.names, corrected))
+    (drawn,) = edit(model, [task], sampler)
     return drawn
 
 
-def _view_of_hosts(name: str, generator: Generator) -> NnunetDataset:
+def _view_of_hosts(name: str, model: SBLDMModel) -> NnunetDataset:
     """A dataset through a configuration that suits the generator: of its configuration's name and plans if there is one."""
-    plan = generator.plan
+    plan = model.plan
     views = sorted(planned_views(name), key=lambda v: (v.configuration != plan.configuration, v.plans_name != plan.plans_name))
-    return next((view for view in views if has_same_axes(generator, view)), views[0])
+    return next((view for view in views if has_same_axes(model, view)), views[0])
 
 
 def _comparable(name: str, case: Case, record_file: Path) -> tuple[Arrays, Arrays]:

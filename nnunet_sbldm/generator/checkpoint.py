@@ -58,8 +58,8 @@ def build_denoiser(plan: GeneratorPlan) -> VolumeDenoiser:
 
 
 @dataclass(frozen=True)
-class Generator:
-    """A trained generator, ready to sample.
+class SBLDMModel:
+    """A trained SBLDM, ready to sample: plan, both networks, and the real cases that it has seen.
 
     Attributes:
         folder: where it lies.
@@ -77,7 +77,7 @@ class Generator:
     seen: tuple[CaseFingerprint, ...]
     hash: str
 
-    def to(self, device: torch.device) -> Generator:
+    def to(self, device: torch.device) -> SBLDMModel:
         """Move both networks."""
         self.autoencoder.to(device)
         self.denoiser.to(device)
@@ -122,7 +122,7 @@ def training_command(dataset_name: str, plans_name: str, fold: Fold, preset: str
     return " ".join([*words, *(training_options(preset) if preset else ())])
 
 
-def load_generator(folder: Path, device: torch.device | None = None) -> Generator:
+def load_model(folder: Path, device: torch.device | None = None) -> SBLDMModel:
     """Load a finished generator.
 
     Raises:
@@ -150,8 +150,8 @@ def load_generator(folder: Path, device: torch.device | None = None) -> Generato
         seen = _read_seen(folder, plan)
         if not read_json(folder / "dataset.json")["labels"]:
             raise ValueError("dataset.json names no labels")
-    generator = Generator(folder, plan, autoencoder, denoiser, seen, hash_of(folder))
-    return generator.to(device) if device else generator
+    model = SBLDMModel(folder, plan, autoencoder, denoiser, seen, hash_of(folder))
+    return model.to(device) if device else model
 
 
 @contextmanager
@@ -180,23 +180,23 @@ def hash_of(folder: Path) -> str:
     return sha256_of_json([sha256_of_file(folder / n) for n in (*WEIGHTS, "generator.json", "training_cases.json")])[:16]
 
 
-def refuse_mismatch(generator: Generator, dataset: NnunetDataset) -> None:
+def refuse_mismatch(model: SBLDMModel, dataset: NnunetDataset) -> None:
     """Raise a :class:`UserError` if channels or labels of a generator are not those of the dataset."""
-    if list(generator.plan.channel_names) != dataset.channel_names:
+    if list(model.plan.channel_names) != dataset.channel_names:
         raise UserError(
-            f"The SBLDM in {generator.folder} makes the channels {', '.join(generator.plan.channel_names)}, but "
+            f"The SBLDM in {model.folder} makes the channels {', '.join(model.plan.channel_names)}, but "
             f"{dataset.name} has {', '.join(dataset.channel_names)}."
         )
-    theirs = read_json(generator.folder / "dataset.json")["labels"]
+    theirs = read_json(model.folder / "dataset.json")["labels"]
     if theirs != dataset.dataset_json["labels"]:
         raise UserError(
-            f"The SBLDM in {generator.folder} makes the labels {theirs}, but {dataset.name} has {dataset.dataset_json['labels']}."
+            f"The SBLDM in {model.folder} makes the labels {theirs}, but {dataset.name} has {dataset.dataset_json['labels']}."
         )
 
 
-def has_its_plans(generator: Generator, dataset: NnunetDataset) -> bool:
+def has_its_plans(model: SBLDMModel, dataset: NnunetDataset) -> bool:
     """Whether the plans that a generator was trained with still say of a dataset what they said then."""
-    plan = generator.plan
+    plan = model.plan
     view = replace(dataset, plans_name=plan.plans_name, configuration=plan.configuration)
     is_planned = (dataset.preprocessed / f"{plan.plans_name}.json").is_file()
     return is_planned and plan.configuration in view.plans.available_configurations and view.plans_hash() == plan.plans_hash

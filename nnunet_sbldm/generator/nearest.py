@@ -12,7 +12,7 @@ from nnunet_sbldm.data.cases import load_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import known_case_ids
 from nnunet_sbldm.data.folds import names_of
-from nnunet_sbldm.generator.checkpoint import Generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.types import FloatArray, LabelArray
 
 
@@ -23,15 +23,15 @@ class NearestRealCase:
     dataset there is nothing to compare with.
     """
 
-    def __init__(self, generator: Generator, dataset: NnunetDataset | None) -> None:
-        self.generator, self.dataset = generator, dataset
+    def __init__(self, model: SBLDMModel, dataset: NnunetDataset | None) -> None:
+        self.model, self.dataset = model, dataset
         self.latents: dict[str, Tensor] = {}
-        if dataset is not None and generator.seen:
-            ids = names_of(generator.seen, known_case_ids(dataset))
+        if dataset is not None and model.seen:
+            ids = names_of(model.seen, known_case_ids(dataset))
             self.latents = {c: self._latent(*load_preprocessed(dataset, c)) for c in ids}
 
     def _latent(self, image: FloatArray, label: LabelArray) -> Tensor:
-        return self.generator.encode(*self.generator.plan.to_network(image, label)).cpu()
+        return self.model.encode(*self.model.plan.to_network(image, label)).cpu()
 
     def of(self, latent: Tensor) -> dict[str, Any]:
         """Nearest training case of a standardised latent volume [Z, D, h, w], and its distance; empty without real data."""

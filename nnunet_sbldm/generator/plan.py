@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class InitialModel:
+class InitialModelRecord:
     """The model that a generator was fine-tuned from.
 
     Attributes:
@@ -45,7 +45,7 @@ class InitialModel:
     licence: str = ""
 
 
-FROM_SCRATCH = InitialModel()
+FROM_SCRATCH = InitialModelRecord()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class GeneratorPlan:
     texture: Texture = NO_TEXTURE
     outlines: Outlines = MOST_PROBABLE
     noise_correlation: float = 0.0
-    initial: InitialModel = FROM_SCRATCH
+    initial: InitialModelRecord = FROM_SCRATCH
     layout: DenoiserLayout | None = None
 
     @property
@@ -210,7 +210,7 @@ class GeneratorPlan:
         }
         parsed = {k: from_json(cls, value[k]) for k, cls in nested.items() if k in value}
         parsed["preset"] = _preset_from_json(value["preset"])
-        parsed["initial"] = from_json(InitialModel, value.get("initial", {}))
+        parsed["initial"] = from_json(InitialModelRecord, value.get("initial", {}))
         parsed["layout"] = from_json(DenoiserLayout, layout) if (layout := value.get("layout")) else None
         parsed["targets"] = tuple(from_json(Target, t) for t in value["targets"])
         return from_json(GeneratorPlan, {**value, **parsed})

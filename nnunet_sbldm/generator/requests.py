@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExpansionRequest:
     """What a user asks of an expansion, for every fold; exactly one of the first three is given.
 
     Attributes:
@@ -101,7 +101,7 @@ class Wish:
 
 
 def plan_requests(
-    plan: GeneratorPlan, fold: Fold, num_training_cases: int, wish: Wish, taken_ids: Collection[str]
+    plan: GeneratorPlan, fold: Fold, num_training_cases: int, wanted: ExpansionRequest, taken_ids: Collection[str]
 ) -> list[Request]:
     """Decide every synthetic case of one fold.
 
@@ -109,35 +109,35 @@ def plan_requests(
         plan: plan of the generator that will make them.
         fold: fold they train in.
         num_training_cases: real training cases of that fold.
-        wish: what the user asks for.
+        wanted: what the user asks for.
         taken_ids: ids of the real cases.
 
     Raises:
         UserError: no case results, a real case has the id of a synthetic one, or a label does not exist.
     """
-    entries = _entries(fold, num_training_cases, wish)
-    rare = balanced_labels(plan, len(entries)) if wish.balance else []
+    entries = _entries(fold, num_training_cases, wanted)
+    rare = balanced_labels(plan, len(entries)) if wanted.balance else []
     requests = []
     for i, (origin, entry) in enumerate(entries):
-        case_id, seed = f"sbldm_f{fold}_{i:04d}", case_seed(wish.seed, fold, i)
+        case_id, seed = f"sbldm_f{fold}_{i:04d}", case_seed(wanted.seed, fold, i)
         if case_id in taken_ids:
             raise UserError(f"The dataset has a real case named {case_id}; rename it, synthetic cases need that name.")
         asked = entry.features(plan, seed, origin)
         if rare:
             asked.setdefault(f"{rare[i]}/{FEATURES[0]}", 1.0)
-        requests.append(Request(case_id, seed, asked, wish.diversity, ranges=entry.ranges(plan, origin)))
+        requests.append(Request(case_id, seed, asked, wanted.diversity, ranges=entry.ranges(plan, origin)))
     return requests
 
 
-def _entries(fold: Fold, num_training_cases: int, wish: Wish) -> list[tuple[str, SpecEntry]]:
+def _entries(fold: Fold, num_training_cases: int, wanted: ExpansionRequest) -> list[tuple[str, SpecEntry]]:
     """For every case what it shall be like, and which option says so."""
-    if wish.spec:
-        return [(f"-spec, entry {n}: label", e) for n, e in enumerate(wish.spec, 1) for _ in range(e.count)]
-    count = wish.num_cases if wish.num_cases is not None else round((wish.ratio or 0) * num_training_cases)
+    if wanted.spec:
+        return [(f"-spec, entry {n}: label", e) for n, e in enumerate(wanted.spec, 1) for _ in range(e.count)]
+    count = wanted.num_cases if wanted.num_cases is not None else round((wanted.ratio or 0) * num_training_cases)
     if count < 1:
-        asked = f"-n {count}" if wish.ratio is None else f"{wish.ratio:g} synthetic per real case of {num_training_cases}"
+        asked = f"-n {count}" if wanted.ratio is None else f"{wanted.ratio:g} synthetic per real case of {num_training_cases}"
         raise UserError(f"Fold {fold}: {asked} makes no case; ask for more.")
-    return [("-label", SpecEntry(label=wish.label, volume_ml=wish.size_range_ml))] * count
+    return [("-label", SpecEntry(label=wanted.label, volume_ml=wanted.size_range_ml))] * count
 
 
 # --- warnings ------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from nnunet_sbldm.common.files import (
 )
 from nnunet_sbldm.data.paths import nnunet_folder
 from nnunet_sbldm.generator.card import CARD, README, ModelCard, num_parameters, read_card, write_card
-from nnunet_sbldm.generator.checkpoint import Generator, build_autoencoder, build_denoiser, load_generator
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, build_autoencoder, build_denoiser, load_model
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.zoo import IMPORTED, MANIFEST, WEIGHTS, is_shared, known_models
 from nnunet_sbldm.types import UserError
@@ -74,7 +74,7 @@ class Sharing:
     plain_ids: bool = False
 
 
-def export_model(generator: Generator, file: Path, sharing: Sharing) -> None:
+def export_model(model: SBLDMModel, file: Path, sharing: Sharing) -> None:
     """Write a generator into a zip; the same generator and settings give the same bytes.
 
     Raises:
@@ -83,24 +83,24 @@ def export_model(generator: Generator, file: Path, sharing: Sharing) -> None:
     with temporary_folder(file.parent) as work:
         for name in WEIGHTS:
             if sharing.half:
-                _write_half(generator.folder / name, work / name)
+                _write_half(model.folder / name, work / name)
             else:
-                link_or_copy(generator.folder / name, work / name)
-        shutil.copyfile(generator.folder / "generator.json", work / "generator.json")
-        salt = "" if sharing.plain_ids else _salt_of(generator)
-        seen = [c.salted(salt) if salt else c for c in generator.seen]
+                link_or_copy(model.folder / name, work / name)
+        shutil.copyfile(model.folder / "generator.json", work / "generator.json")
+        salt = "" if sharing.plain_ids else _salt_of(model)
+        seen = [c.salted(salt) if salt else c for c in model.seen]
         write_json(work / "training_cases.json", [c.to_json() for c in seen])
-        dataset_json = read_json(generator.folder / "dataset.json")
+        dataset_json = read_json(model.folder / "dataset.json")
         write_json(work / "dataset.json", {k: dataset_json[k] for k in DATASET_KEYS if k in dataset_json})
-        said = {**asdict(read_card(generator.folder)), **sharing.statements}
+        said = {**asdict(read_card(model.folder)), **sharing.statements}
         write_card(work, from_json(ModelCard, {**said, "is_salted": any(c.salt for c in seen), "is_exported": True}))
         write_json(work / MANIFEST, _manifest(work))
         write_atomically(file, lambda tmp: _write_zip(tmp, work))
 
 
-def _salt_of(generator: Generator) -> str:
+def _salt_of(model: SBLDMModel) -> str:
     """A salt of the model's own, the same at every export, so that the same model is the same file."""
-    return hashlib.sha256(f"training cases of {generator.hash}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"training cases of {model.hash}".encode()).hexdigest()[:32]
 
 
 def _write_half(source: Path, target: Path) -> None:
@@ -246,7 +246,7 @@ def _refuse_unusable(file: Path, folder: Path) -> None:
             planned = [sum(p.numel() for p in n.state_dict().values()) for n in (build_autoencoder(plan), build_denoiser(plan))]
         if planned != [num_parameters(folder / w) for w in WEIGHTS]:
             _refuse(file, "its weights are not those of its plan")
-        load_generator(folder)
+        load_model(folder)
     except UserError as e:
         raise UserError(str(e).replace(str(folder), str(file))) from e
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, SafetensorError) as e:

@@ -1,7 +1,7 @@
 """Draw again what came out too small or too large: the same noise, and a condition that asks for more or for less.
 
-A denoiser follows its condition on average, not in every draw. What is wanted stays the condition that was asked; what the
-denoiser is *told* is scaled by the ratio of asked and obtained volume, and the best draw is kept.
+A denoiser follows its condition on average, not in every draw. What is wanted stays the condition that was asked; the
+denoiser gets a *corrected* one, scaled by the ratio of asked and obtained volume, and the best draw is kept.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ D_co = TypeVar("D_co", bound=Measured, covariant=True)
 
 
 class MakeDraws(Protocol[D_co]):
-    """Makes some draws of a batch: their positions in the batch, and what the denoiser is told of each, [F]."""
+    """Makes some draws of a batch: their positions in the batch, and the condition [F] that the denoiser gets for each."""
 
-    def __call__(self, chosen: Sequence[int], told: Sequence[np.ndarray]) -> Iterable[D_co]: ...  # noqa: D102  said above
+    def __call__(self, chosen: Sequence[int], corrected: Sequence[np.ndarray]) -> Iterable[D_co]: ...  # noqa: D102  said above
 
 
 def draw_to_size(
-    plan: GeneratorPlan, asked: Sequence[np.ndarray], told: Sequence[np.ndarray], max_corrections: int, make: MakeDraws[D]
+    plan: GeneratorPlan, asked: Sequence[np.ndarray], corrected: Sequence[np.ndarray], max_corrections: int, make: MakeDraws[D]
 ) -> list[tuple[D, int]]:
     """Make the draws of a batch, and those of wrong size again.
 
     Args:
         plan: names and training range of the features.
         asked: [F] conditions that the draws are measured by, NaN where nothing is asked.
-        told: [F] conditions that the denoiser is told first.
+        corrected: [F] conditions that the denoiser gets first.
         max_corrections: how often a draw is made again at most.
         make: makes draws.
 
     Returns:
         For each condition the draw of smallest error, and the number of draws it took.
     """
-    told, latest = list(told), list(make(range(len(told)), told))
+    corrected, latest = list(corrected), list(make(range(len(corrected)), corrected))
     best, num_draws = list(latest), [1] * len(latest)
     for _ in range(max_corrections):
-        further = {i: correction(plan, asked[i], told[i], drawn.obtained) for i, drawn in enumerate(latest)}
+        further = {i: correction(plan, asked[i], corrected[i], drawn.obtained) for i, drawn in enumerate(latest)}
         again = {i: condition for i, condition in further.items() if condition is not None}
         if not again:
             break
         for i, drawn in zip(again, make(list(again), list(again.values())), strict=True):
-            told[i], latest[i], num_draws[i] = again[i], drawn, num_draws[i] + 1
+            corrected[i], latest[i], num_draws[i] = again[i], drawn, num_draws[i] + 1
             if size_error(plan, asked[i], drawn.obtained) < size_error(plan, asked[i], best[i].obtained):
                 best[i] = drawn
     return list(zip(best, num_draws, strict=True))
@@ -79,7 +79,7 @@ def tolerance(plan: GeneratorPlan) -> float:
     return min(max(TOLERANCE_STD * spread, MIN_TOLERANCE), MAX_TOLERANCE)
 
 
-def correction(plan: GeneratorPlan, asked: np.ndarray, told: np.ndarray, obtained: np.ndarray) -> np.ndarray | None:
+def correction(plan: GeneratorPlan, asked: np.ndarray, corrected: np.ndarray, obtained: np.ndarray) -> np.ndarray | None:
     """What to tell next, [F]: volumes scaled by asked over obtained, extents by its cube root, within the training range.
 
     Returns:
@@ -88,12 +88,12 @@ def correction(plan: GeneratorPlan, asked: np.ndarray, told: np.ndarray, obtaine
     if size_error(plan, asked, obtained) <= tolerance(plan):
         return None
     ratios = np.nan_to_num(_volume_ratios(plan, asked, obtained), nan=1)
-    new, table = told.copy(), plan.condition_model.table
+    new, table = corrected.copy(), plan.condition_model.table
     for feature, factor in {"volume_ml": ratios, **{f"extent_{a}_mm": np.cbrt(ratios) for a in AXES}}.items():
         c = _columns(plan, feature)
         low, high = np.fmin(np.fmin.reduce(table[:, c]), asked[c]), np.fmax(np.fmax.reduce(table[:, c]), asked[c])
-        new[c] = np.clip(told[c] * factor, low, high)
-    return None if np.array_equal(new, told, equal_nan=True) else new
+        new[c] = np.clip(corrected[c] * factor, low, high)
+    return None if np.array_equal(new, corrected, equal_nan=True) else new
 
 
 def _volume_ratios(plan: GeneratorPlan, asked: np.ndarray, obtained: np.ndarray) -> np.ndarray:

@@ -20,8 +20,8 @@ from nnunet_sbldm.common.files import write_atomically
 from nnunet_sbldm.data.conditions import FEATURES, ConditionScaling, Target
 from nnunet_sbldm.data.folds import MAX_CASES_NAMED, CaseFingerprint, find_leaks
 from nnunet_sbldm.data.labels import LabelEncoding
-from nnunet_sbldm.generator.checkpoint import Generator
-from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModel, layout_of
+from nnunet_sbldm.generator.checkpoint import SBLDMModel
+from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModelRecord, layout_of
 from nnunet_sbldm.generator.presets import Preset, lengthened
 from nnunet_sbldm.types import UserError
 
@@ -42,34 +42,34 @@ class Correspondence:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """What fine-tuning starts from.
 
     Attributes:
-        generator: the initial model, on the CPU.
+        model: the initial model, on the CPU.
         name: its name.
         renamed: own name of a channel or label -> that of the initial model, where they differ.
         licence: its licence; empty if none is stated.
     """
 
-    generator: Generator
+    model: SBLDMModel
     name: str
     renamed: Mapping[str, str]
     licence: str = ""
 
     def preset(self, length: float = DEFAULT_LENGTH) -> Preset:
         """The initial model's preset with ``length`` times its steps, under a name of its own."""
-        preset = self.generator.plan.preset
+        preset = self.model.plan.preset
         name = f"{preset.name.split('_')[0]}_from_{self.name}{'' if length == DEFAULT_LENGTH else f'_x{length:g}'}"
         return replace(lengthened(preset, length), name=name)
 
     def seen_with(self, own: Sequence[CaseFingerprint]) -> list[CaseFingerprint]:
         """All real cases that the result has seen: those of the initial model, and the own ones."""
-        return list(dict.fromkeys((*self.generator.seen, *own)))
+        return list(dict.fromkeys((*self.model.seen, *own)))
 
     def refuse_leaks(self, validation: Sequence[CaseFingerprint], fold: int | str) -> None:
         """Raise a :class:`UserError` if the initial model has seen one of the cases."""
-        leaks = find_leaks(self.generator.seen, validation)
+        leaks = find_leaks(self.model.seen, validation)
         if leaks:
             named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
             raise UserError(
@@ -85,17 +85,17 @@ class Start:
         Raises:
             UserError: they do not match one to one; both sides are listed.
         """
-        plan = self.generator.plan
+        plan = self.model.plan
         own = {"channels": list(channels), "labels": [t.name for t in targets]}
         theirs = {"channels": list(plan.channel_names), "labels": [t.name for t in plan.targets]}
-        told = f"The initial SBLDM {self.name} makes {_listed(theirs)}, but {dataset_name} has {_listed(own)}"
+        unlike = f"The initial SBLDM {self.name} makes {_listed(theirs)}, but {dataset_name} has {_listed(own)}"
         for mine, its in self.renamed.items():
             if not any(mine in own[k] and its in theirs[k] for k in own):
-                raise UserError(f"{told}: -map {mine}={its} names no channel of both, and no label of both.")
+                raise UserError(f"{unlike}: -map {mine}={its} names no channel of both, and no label of both.")
         found = {k: _indices([self.renamed.get(n, n) for n in own[k]], theirs[k]) for k in own}
         classes = _classes(encoding, targets, plan, found["labels"])
         if any(sorted(found[k]) != list(range(len(theirs[k]))) for k in own) or classes is None:
-            raise UserError(f"{told}: they must match one to one; say which is which with -map YOURS=ITS, or leave -init out.")
+            raise UserError(f"{unlike}: they must match one to one; say which is which with -map YOURS=ITS, or leave -init out.")
         features = _features(targets, plan, found["labels"])
         return Correspondence(tuple(found["channels"]), classes, tuple(found["labels"]), features)
 
@@ -105,21 +105,21 @@ class Start:
 
     def adopted(self, plan: GeneratorPlan) -> GeneratorPlan:
         """A plan made from the own cases, changed so that the weights of the initial model fit and mean the same."""
-        initial = self.generator.plan
+        initial = self.model.plan
         return replace(
             plan,
             grid=plan.grid.with_downsampling(initial.grid.downsampling),
             layout=layout_of(initial),
             condition_scaling=_scaling(plan, initial.condition_scaling, self.match_plan(plan).features),
-            initial=InitialModel(self.name, self.generator.hash, self.licence),
+            initial=InitialModelRecord(self.name, self.model.hash, self.licence),
         )
 
     def save_weights(self, plan: GeneratorPlan, folder: Path) -> None:
         """Write the weights that training starts from, as :func:`initial_weights` names them."""
         matched = self.match_plan(plan)
         networks = {
-            "autoencoder": autoencoder_weights(self.generator.autoencoder.state_dict(), matched),
-            "denoiser": denoiser_weights(self.generator.denoiser.state_dict(), matched),
+            "autoencoder": autoencoder_weights(self.model.autoencoder.state_dict(), matched),
+            "denoiser": denoiser_weights(self.model.denoiser.state_dict(), matched),
         }
         for stage, weights in networks.items():
             tensors = {k: v.contiguous() for k, v in weights.items()}

@@ -163,21 +163,21 @@ def prepare(
     Raises:
         UserError: too few cases, a bad case, no foreground in any, or other channels and labels than the initial model's.
     """
-    dataset, fold, case_ids, start = request.dataset, request.fold, request.case_ids, request.start
+    dataset, fold, case_ids, initial = request.dataset, request.fold, request.case_ids, request.initial
     if len(case_ids) < MIN_CASES:
         raise UserError(
             f"{dataset.name} has {len(case_ids)} training case(s) in fold {fold}; an SBLDM needs at least {MIN_CASES}."
         )
     encoding, targets = label_encoding(dataset), condition_targets(dataset)
-    if start:
-        start.match(dataset.name, dataset.channel_names, encoding, targets)
+    if initial:
+        initial.match(dataset.name, dataset.channel_names, encoding, targets)
     summaries = [summarise(dataset, c, encoding, targets) for c in progress(case_ids, "reading cases")]
     if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
     _warn_of_orientations(dataset.name, [s.geometry for s in summaries])
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(request, encoding, targets, summaries)
-    plan = start.adopted(plan) if start else plan
+    plan = initial.adopted(plan) if initial else plan
     copies = num_copies(len(case_ids), request.preset.augmentation)
     arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):

@@ -11,7 +11,7 @@ from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.generator.checkpoint import generator_folder
 from nnunet_sbldm.generator.presets import Preset
-from nnunet_sbldm.training.finetuning import Start
+from nnunet_sbldm.training.finetuning import InitialModel
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class TrainingRequest:
     Attributes:
         dataset: preprocessed nnU-Net dataset.
         fold: fold the cases train in.
-        preset: sizes and lengths; with ``start`` its own, see :meth:`Start.preset`.
+        preset: sizes and lengths; with ``initial`` its own, see :meth:`InitialModel.preset`.
         case_ids: real cases that the model may see; nothing else of the dataset is looked at.
         seed: seed of initialisation and training order.
-        start: the initial model; None trains from scratch.
+        initial: the initial model; None trains from scratch.
     """
 
     dataset: NnunetDataset
@@ -32,7 +32,7 @@ class TrainingRequest:
     preset: Preset
     case_ids: Sequence[str]
     seed: int = 0
-    start: Start | None = None
+    initial: InitialModel | None = None
 
     @property
     def folder(self) -> Path:
@@ -41,5 +41,5 @@ class TrainingRequest:
 
     def identity(self) -> list[Any]:
         """What decides the result, as JSON: an unfinished run is gone on with if its own is the same."""
-        beginning = [self.start.generator.hash, dict(self.start.renamed)] if self.start else []
+        beginning = [self.initial.model.hash, dict(self.initial.renamed)] if self.initial else []
         return [self.dataset.plans_hash(), list(self.case_ids), self.seed, self.preset.as_text(), *beginning]

@@ -68,11 +68,11 @@ def train_generator(request: TrainingRequest, device: str = "cuda") -> Path:
 
 def _refuse_other(request: TrainingRequest) -> None:
     """A finished generator is taken for the one that is asked for only if it is."""
-    folder, start = request.folder, request.start
-    plan, inherited = read_json(folder / "generator.json"), start.generator.seen if start else ()
+    folder, initial = request.folder, request.initial
+    plan, inherited = read_json(folder / "generator.json"), initial.model.seen if initial else ()
     seen = {case["case_id"] for case in read_json(folder / "training_cases.json")}
     differences = {
-        "started from another model": plan.get("initial", {}).get("hash", "") != (start.generator.hash if start else ""),
+        "started from another model": plan.get("initial", {}).get("hash", "") != (initial.model.hash if initial else ""),
         "was trained on other cases": seen != {*request.case_ids, *(case.case_id for case in inherited)},
         f"was trained with the seed {plan['seed']}": plan["seed"] != request.seed,
         "was trained with other plans": plan["plans_hash"] != request.dataset.plans_hash(),
@@ -147,9 +147,9 @@ def _prepare_once(
             )
         if not draft.is_file():
             plan, _, seen = prepare(request, work)
-            if request.start:
-                request.start.save_weights(plan, work)
-                seen = request.start.seen_with(seen)
+            if request.initial:
+                request.initial.save_weights(plan, work)
+                seen = request.initial.seen_with(seen)
             write_json(draft, {"asked": asked, "plan": plan.to_json(), "seen": [c.to_json() for c in seen]})
     accelerator.wait_for_everyone()
     stored = read_json(draft)

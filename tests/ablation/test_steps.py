@@ -17,7 +17,7 @@ from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.generator.checkpoint import generator_folder
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.generator.requests import Wish
+from nnunet_sbldm.generator.requests import ExpansionRequest
 from nnunet_sbldm.ldm.config import SamplerConfig
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDM import nnUNetTrainerSBLDM
 from nnunet_sbldm.trainers.nnUNetTrainerSBLDMNoDA import nnUNetTrainerSBLDMNoDA
@@ -70,7 +70,7 @@ def expanded(phantom, phantom_dataset):
     shutil.copytree(source, source.parent / "fold_all")
     settings = ProductionSettings(SamplerConfig(num_steps=2), False, 1)
     for target, editing in ((901, None), (902, EditSettings(()))):
-        jobs = plan_jobs(phantom_dataset, ["all"], Wish(num_cases=2), None, NANO.name, editing)
+        jobs = plan_jobs(phantom_dataset, ["all"], ExpansionRequest(num_cases=2), None, NANO.name, editing)
         write_dataset(phantom_dataset, jobs, target, ["3d_fullres"], settings)
     return phantom
 

@@ -7,7 +7,7 @@ from nnunet_sbldm import SBLDM, UserError, expand, run_study
 from nnunet_sbldm.api.expansion import ExpansionSettings
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
-from nnunet_sbldm.generator.requests import Wish
+from nnunet_sbldm.generator.requests import ExpansionRequest
 from nnunet_sbldm.generator.sharing import Sharing, export_model
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.types import SBLDMWarning
@@ -48,7 +48,7 @@ def test_a_shared_model_is_not_written_to(generator, tmp_path):
 def test_a_pool_is_filled_from_python(generator, phantom_dataset):
     settings = ExpansionSettings(sampler=SAMPLER, device="cpu", use_gate=False)
     with pytest.warns(SBLDMWarning, match="fold 0 has 8 real training cases") as caught:
-        outcome = expand(900, "pool", Wish(num_cases=1), folds=[0], settings=settings)
+        outcome = expand(900, "pool", ExpansionRequest(num_cases=1), folds=[0], settings=settings)
     assert {w.filename for w in caught if w.category is SBLDMWarning} == {__file__}
     assert outcome.installed == {0: 1}
     assert (outcome.folders[0] / "provenance" / "sbldm_f0_0000.json").is_file()

@@ -65,7 +65,7 @@ def test_a_host_given_by_hand_is_the_same_as_array_files_and_case(model, case, p
 def test_a_host_given_by_hand_is_as_bright_as_nnunet_would_have_it(model, case, phantom_dataset):
     from nnunet_sbldm.api.hosts import image_as_host
 
-    hosts = image_as_host(model.generator, case, None, None, None)
+    hosts = image_as_host(model.trained, case, None, None, None)
     image, label = hosts.planner.real_arrays("by_hand")
     theirs, _ = load_preprocessed(phantom_dataset, case.case_id)
     assert image.shape == theirs.shape

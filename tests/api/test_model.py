@@ -28,15 +28,15 @@ def model(generator):
 
 def impossible(model):
     """The model with a gate that nothing passes."""
-    gate = replace(model.generator.plan.gate, low={"channel_0/mean": 1e9}, high={"channel_0/mean": 2e9})
-    return SBLDM(replace(model.generator, plan=replace(model.generator.plan, gate=gate)), "impossible")
+    gate = replace(model.trained.plan.gate, low={"channel_0/mean": 1e9}, high={"channel_0/mean": 2e9})
+    return SBLDM(replace(model.trained, plan=replace(model.trained.plan, gate=gate)), "impossible")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_is_loaded_by_name_by_folder_and_from_a_zip_alike(model, generator, tmp_path):
-    assert SBLDM.load("hippocampus_t1", device="cpu").generator.plan.dataset_name == "Dataset004_Hippocampus"
+    assert SBLDM.load("hippocampus_t1", device="cpu").trained.plan.dataset_name == "Dataset004_Hippocampus"
     export_model(generator, tmp_path / "shared.zip", Sharing({"licence": "CC0"}))
     shared = SBLDM.load(tmp_path / "shared.zip", device="cpu")
     (own,), (same,) = (m.sample(seed=3, **QUICK) for m in (model, shared))
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 
 def test_training_again_gives_the_model_that_is_there(model, phantom):
-    assert SBLDM.train(900, 0, preset="nano", seed=1, device="cpu").generator.hash == hash_of(model.folder)
+    assert SBLDM.train(900, 0, preset="nano", seed=1, device="cpu").trained.hash == hash_of(model.folder)
     with pytest.raises(UserError, match="preset takes tiny, small, base"):
         SBLDM.train(900, 0, preset="huge", device="cpu")
     with pytest.raises(UserError, match="which is not among the real training cases of fold 0"):
@@ -72,7 +72,7 @@ def test_training_again_gives_the_model_that_is_there(model, phantom):
 
 
 def test_conditions_have_the_ranges_of_the_training_cases(model):
-    volumes = model.generator.plan.condition_model.table[:, 1]
+    volumes = model.trained.plan.condition_model.table[:, 1]
     volume = model.conditions["volume_ml"]
     assert (volume.label, volume.unit) == ("tumour", "ml")
     assert (volume.low, volume.high) == (np.nanmin(volumes), np.nanmax(volumes))
@@ -86,8 +86,8 @@ def test_conditions_have_the_ranges_of_the_training_cases(model):
 
 
 def test_axes_of_conditions_are_those_of_the_file(model):
-    plan = model.generator.plan
-    turned = SBLDM(replace(model.generator, plan=replace(plan, grid=replace(plan.grid, transpose_forward=(2, 0, 1)))), "turned")
+    plan = model.trained.plan
+    turned = SBLDM(replace(model.trained, plan=replace(plan, grid=replace(plan.grid, transpose_forward=(2, 0, 1)))), "turned")
     names = plan.condition_scaling.names
     for letter, plan_axis in (("x", "d"), ("z", "h"), ("y", "w")):
         column = plan.condition_model.table[:, names.index(f"tumour/centroid_{plan_axis}")]
@@ -185,9 +185,9 @@ def test_the_gate_leaves_out_what_it_gives_up_and_refuses_an_unfit_model(model):
 
 
 def test_a_case_that_passes_the_gate_is_recorded_as_in_an_expansion(model):
-    plan = model.generator.plan
+    plan = model.trained.plan
     lenient = replace(plan.gate, low={}, high={}, tolerance={})
-    relaxed = SBLDM(replace(model.generator, plan=replace(plan, gate=lenient)), "lenient")
+    relaxed = SBLDM(replace(model.trained, plan=replace(plan, gate=lenient)), "lenient")
     (sample,) = relaxed.sample(gate=True, presence=False, **QUICK)
     assert sample.verdict.accepted
     assert sample.record.gate["reasons"] == []
@@ -213,9 +213,9 @@ def test_a_dataset_gives_the_same_cases_for_any_number_of_workers(model):
 
 def test_items_are_as_large_as_the_grid_and_hold_the_sample(model):
     (item,), (sample,) = model.dataset(1, **QUICK), model.sample(1, **QUICK)
-    assert item["image"].shape == (2, *model.generator.plan.grid.shape)
+    assert item["image"].shape == (2, *model.trained.plan.grid.shape)
     assert (item["image"].dtype, item["label"].dtype) == (torch.float32, torch.int64)
-    assert item["label"].shape == (1, *model.generator.plan.grid.shape)
+    assert item["label"].shape == (1, *model.trained.plan.grid.shape)
     assert item["image"].double().sum().item() == pytest.approx(sample.image.astype(float).sum())
     assert item["label"].sum().item() == sample.label.sum()
     assert item["spacing_mm"].tolist() == pytest.approx(sample.spacing_mm)

@@ -38,7 +38,7 @@ from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.expansion.regenerate import regenerate
 from nnunet_sbldm.generator import decoding
 from nnunet_sbldm.generator.records import SyntheticIndex
-from nnunet_sbldm.generator.requests import Request, Wish
+from nnunet_sbldm.generator.requests import ExpansionRequest, Request
 from nnunet_sbldm.ldm.config import EDIT_SAMPLER
 from nnunet_sbldm.quality.gate import Reason, Verdict
 from nnunet_sbldm.quality.seams import seam_scores, texture_scores
@@ -566,15 +566,15 @@ def test_a_foreign_generators_edits_inherit_their_hosts_under_the_fold_rule(gene
     shutil.copytree(generator.folder, foreign)
     strangers = [{"case_id": f"elsewhere_{i}", "image_hashes": [f"{i:064x}"], "label_hash": ""} for i in range(8)]
     write_json(foreign / "training_cases.json", strangers)
-    (job,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=2), foreign, editing=EditSettings(()))
+    (job,) = plan_jobs(phantom_dataset, [0], ExpansionRequest(num_cases=2), foreign, editing=EditSettings(()))
     train, val = fold_cases(phantom_dataset, 0)
-    assert {c.case_id for c in job.generator.seen} == {*train, *(s["case_id"] for s in strangers)}
-    (other,) = plan_jobs(phantom_dataset, [1], Wish(num_cases=2), foreign, editing=EditSettings(()))
+    assert {c.case_id for c in job.model.seen} == {*train, *(s["case_id"] for s in strangers)}
+    (other,) = plan_jobs(phantom_dataset, [1], ExpansionRequest(num_cases=2), foreign, editing=EditSettings(()))
     assert job.source != other.source  # each fold's hosts are registered on their own
     fingerprints = fingerprints_of(phantom_dataset, [*train, *val])
-    guard_split([*train, "s"], val, {"s": job.generator.seen}, fingerprints, 0)
+    guard_split([*train, "s"], val, {"s": job.model.seen}, fingerprints, 0)
     with pytest.raises(UserError, match="leak"):
-        guard_split([*train, "s"], val, {"s": other.generator.seen}, fingerprints, 0)
+        guard_split([*train, "s"], val, {"s": other.model.seen}, fingerprints, 0)
 
 
 @pytest.mark.parametrize("option", [["-targets", "t.json"], ["-nnunet", "folder"], ["--no_gate"]])
@@ -625,7 +625,7 @@ def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
     """Regions: a core inside a tumour, in two channels; the decoded label head decides both at once."""
     from phantom_fixtures import SHORT, SMALL_PHANTOM, make_planned_phantom
 
-    from nnunet_sbldm.generator.checkpoint import load_generator
+    from nnunet_sbldm.generator.checkpoint import load_model
     from nnunet_sbldm.training.request import TrainingRequest
     from nnunet_sbldm.training.train import train_generator
 
@@ -634,7 +634,7 @@ def test_several_labels_keep_their_nesting(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     dataset = open_dataset("900")
     folder = train_generator(TrainingRequest(dataset, 0, SHORT, fold_cases(dataset, 0)[0], 1), "cpu")
-    two = load_generator(folder, torch.device("cpu"))
+    two = load_model(folder, torch.device("cpu"))
     assert [t.name for t in two.plan.targets] == ["tumour", "core"]
     host = fold_cases(dataset, 0)[0][0]
     for kind in ("replace", "add", "remove"):

@@ -4,7 +4,7 @@ import pytest
 
 from nnunet_sbldm.expansion.destinations import PoolDestination, views_of
 from nnunet_sbldm.expansion.ledger import Job
-from nnunet_sbldm.generator.requests import Wish, plan_requests
+from nnunet_sbldm.generator.requests import ExpansionRequest, plan_requests
 
 
 @pytest.fixture
@@ -19,4 +19,4 @@ def destination(phantom_dataset):
 
 @pytest.fixture
 def job(generator, phantom_dataset):
-    return Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, Wish(num_cases=6, seed=3), set())))
+    return Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, ExpansionRequest(num_cases=6, seed=3), set())))

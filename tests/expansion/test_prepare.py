@@ -12,7 +12,7 @@ from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion.prepare import plan_jobs
 from nnunet_sbldm.generator.checkpoint import training_command
-from nnunet_sbldm.generator.requests import Wish
+from nnunet_sbldm.generator.requests import ExpansionRequest
 from nnunet_sbldm.types import UserError
 
 pytestmark = pytest.mark.quick
@@ -87,15 +87,15 @@ def test_data_that_an_older_nnunet_preprocessed_are_not_read(phantom_dataset, ca
 
 def test_without_a_preset_the_only_generator_of_the_fold_is_taken(phantom_dataset, generator):
     own = generator.folder.parent
-    (only,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=1))
-    assert only.generator.folder == generator.folder
+    (only,) = plan_jobs(phantom_dataset, [0], ExpansionRequest(num_cases=1))
+    assert only.model.folder == generator.folder
     shutil.copytree(own, own.with_name("SBLDM__nnUNetPlans__small_x2"))
     with pytest.raises(UserError, match=r"Fold 0 of .* has 2 finished SBLDMs \(nano, small_x2\): name one with -m"):
-        plan_jobs(phantom_dataset, [0], Wish(num_cases=1))
-    (named,) = plan_jobs(phantom_dataset, [0], Wish(num_cases=1), "small_x2")
-    assert named.generator.folder.parent.name == "SBLDM__nnUNetPlans__small_x2"
+        plan_jobs(phantom_dataset, [0], ExpansionRequest(num_cases=1))
+    (named,) = plan_jobs(phantom_dataset, [0], ExpansionRequest(num_cases=1), "small_x2")
+    assert named.model.folder.parent.name == "SBLDM__nnUNetPlans__small_x2"
     with pytest.raises(UserError, match=r"no SBLDM for fold 1 in .*Dataset900_Phantom: run sbldm_train -d 900 -f 1, or"):
-        plan_jobs(phantom_dataset, [1], Wish(num_cases=1))
+        plan_jobs(phantom_dataset, [1], ExpansionRequest(num_cases=1))
     assert training_command("Dataset004_X", "Res", 0, "small_x2") == "sbldm_train -d 4 -f 0 -p Res -preset small -length 2"
 
 

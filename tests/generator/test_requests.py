@@ -10,7 +10,7 @@ from label_plans import plan_of
 
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator.requests import (
-    Wish,
+    ExpansionRequest,
     apportion,
     balanced_labels,
     plan_requests,
@@ -32,14 +32,14 @@ def plan(generator):
 @pytest.mark.parametrize("options", [{}, {"balance": True}, {"size_range_ml": (1.0, 9.0)}], ids=str)
 def test_a_larger_count_extends_a_smaller_one(plan, options):
     plan = plan_of(plan, [[1, 0], [1, 0], [1, 1]])
-    few, many = (plan_requests(plan, 0, 8, Wish(num_cases=n, seed=5, **options), []) for n in (7, 20))
+    few, many = (plan_requests(plan, 0, 8, ExpansionRequest(num_cases=n, seed=5, **options), []) for n in (7, 20))
     assert many[:7] == few
     assert len({r.seed for r in many}) == 20
 
 
 def test_folds_and_seeds_differ_and_the_same_request_comes_again(plan):
     def seeds(fold, seed):
-        return [r.seed for r in plan_requests(plan, fold, 8, Wish(num_cases=3, seed=seed), [])]
+        return [r.seed for r in plan_requests(plan, fold, 8, ExpansionRequest(num_cases=3, seed=seed), [])]
 
     assert seeds(0, 0) == seeds(0, 0)
     assert len({s for fold in (0, 1, "all") for seed in (0, 1) for s in seeds(fold, seed)}) == 18
@@ -47,19 +47,19 @@ def test_folds_and_seeds_differ_and_the_same_request_comes_again(plan):
 
 def test_a_ratio_counts_the_training_cases_of_the_fold(plan, phantom_dataset):
     train, _ = fold_cases(phantom_dataset, 0)
-    requests = plan_requests(plan, 0, len(train), Wish(ratio=1.5), phantom_dataset.real_case_ids)
+    requests = plan_requests(plan, 0, len(train), ExpansionRequest(ratio=1.5), phantom_dataset.real_case_ids)
     assert [r.case_id for r in requests] == [f"sbldm_f0_{i:04d}" for i in range(12)]
 
 
 def test_no_case_and_taken_ids_are_refused(plan):
     with pytest.raises(UserError, match="Fold 2: 0.01 synthetic per real case of 8 makes no case"):
-        plan_requests(plan, 2, 8, Wish(ratio=0.01), [])
+        plan_requests(plan, 2, 8, ExpansionRequest(ratio=0.01), [])
     with pytest.raises(UserError, match="a real case named sbldm_f2_0001"):
-        plan_requests(plan, 2, 8, Wish(num_cases=2), ["sbldm_f2_0001", "sbldm_f2_00"])
+        plan_requests(plan, 2, 8, ExpansionRequest(num_cases=2), ["sbldm_f2_0001", "sbldm_f2_00"])
 
 
 @pytest.mark.parametrize(
-    ("wish", "sentence"),
+    ("wanted", "sentence"),
     [
         ({}, "Exactly one of -ratio, -n and -spec"),
         ({"ratio": 1.0, "num_cases": 2}, "Exactly one of -ratio, -n and -spec"),
@@ -70,9 +70,9 @@ def test_no_case_and_taken_ids_are_refused(plan):
         ({"num_cases": 1, "diversity": float("nan")}, "-diversity takes a number from 0"),
     ],
 )
-def test_contradictory_wishes_are_refused(wish, sentence):
+def test_contradictory_wishes_are_refused(wanted, sentence):
     with pytest.raises(UserError, match=sentence):
-        Wish(**wish)
+        ExpansionRequest(**wanted)
 
 
 # --- size range ----------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_contradictory_wishes_are_refused(wish, sentence):
 
 def test_volumes_are_log_uniform_in_the_range_and_belong_to_their_label(plan):
     plan = plan_of(plan, [[1, 1], [1, 0]])
-    requests = plan_requests(plan, 0, 8, Wish(num_cases=600, size_range_ml=(1.0, 100.0), label="3"), [])
+    requests = plan_requests(plan, 0, 8, ExpansionRequest(num_cases=600, size_range_ml=(1.0, 100.0), label="3"), [])
     volumes = np.array([r.asked["core/volume_ml"] for r in requests])
     assert (volumes >= 1).all()
     assert (volumes <= 100).all()
@@ -89,7 +89,7 @@ def test_volumes_are_log_uniform_in_the_range_and_belong_to_their_label(plan):
 
 
 def test_a_drawn_volume_is_the_same_under_the_same_version_of_the_streams(plan):
-    (request,) = plan_requests(plan, 0, 8, Wish(num_cases=1, size_range_ml=(4.0, 60.0), seed=3), [])
+    (request,) = plan_requests(plan, 0, 8, ExpansionRequest(num_cases=1, size_range_ml=(4.0, 60.0), seed=3), [])
     first = request.with_streams(1)
     drawn = math.exp(np.random.default_rng([request.seed, 2]).uniform(math.log(4), math.log(60)))
     assert first.asked == {**request.asked, "tumour/volume_ml": drawn} != request.asked
@@ -99,7 +99,7 @@ def test_a_drawn_volume_is_the_same_under_the_same_version_of_the_streams(plan):
 
 
 def test_asked_volumes_reach_the_condition(plan, generator):
-    for request in plan_requests(plan, 0, 8, Wish(num_cases=3, size_range_ml=(4.0, 6.0)), []):
+    for request in plan_requests(plan, 0, 8, ExpansionRequest(num_cases=3, size_range_ml=(4.0, 6.0)), []):
         condition = condition_of(generator, request)[list(plan.condition_scaling.names).index("tumour/volume_ml")]
         assert condition == pytest.approx(request.asked["tumour/volume_ml"])
         assert 4 <= condition <= 6
@@ -129,7 +129,7 @@ def test_every_prefix_has_each_label_by_its_share_to_less_than_one_case(weights,
 
 def test_a_rare_label_is_asked_for_in_inverse_proportion_to_its_frequency(plan):
     plan = plan_of(plan, [[1, 0], [1, 0], [1, 0], [1, 1]])
-    requests = plan_requests(plan, 0, 8, Wish(num_cases=50, balance=True), [])
+    requests = plan_requests(plan, 0, 8, ExpansionRequest(num_cases=50, balance=True), [])
     asked = [next(iter(r.asked)) for r in requests]
     assert (asked.count("core/presence"), asked.count("whole/presence")) == (40, 10)
     assert all(r.asked == {name: 1.0} for r, name in zip(requests, asked, strict=True))
@@ -137,13 +137,13 @@ def test_a_rare_label_is_asked_for_in_inverse_proportion_to_its_frequency(plan):
 
 def test_labels_that_are_always_or_never_present_are_not_asked_for(plan):
     always, never = plan_of(plan, [[1, 1]] * 3), plan_of(plan, [[1, 0], [0, 0]])
-    assert plan_requests(always, 0, 8, Wish(num_cases=4, balance=True), []) == plan_requests(
-        always, 0, 8, Wish(num_cases=4), []
+    assert plan_requests(always, 0, 8, ExpansionRequest(num_cases=4, balance=True), []) == plan_requests(
+        always, 0, 8, ExpansionRequest(num_cases=4), []
     )
     assert balanced_labels(never, 3) == ["whole"] * 3
 
 
 def test_a_size_range_of_the_balanced_label_is_kept(plan):
     plan = plan_of(plan, [[1, 0], [1, 1]])
-    wish = Wish(num_cases=6, balance=True, size_range_ml=(2.0, 2.0), label="core")
-    assert all(r.asked["core/volume_ml"] == 2 for r in plan_requests(plan, 0, 8, wish, []))
+    wanted = ExpansionRequest(num_cases=6, balance=True, size_range_ml=(2.0, 2.0), label="core")
+    assert all(r.asked["core/volume_ml"] == 2 for r in plan_requests(plan, 0, 8, wanted, []))

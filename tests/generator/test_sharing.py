@@ -21,7 +21,7 @@ from nnunet_sbldm.data.folds import find_leaks
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.generator import sharing as model_sharing
 from nnunet_sbldm.generator.card import read_card
-from nnunet_sbldm.generator.checkpoint import load_generator
+from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.sharing import MEMBERS, Sharing, export_model, import_model
 from nnunet_sbldm.types import UserError
 
@@ -33,7 +33,7 @@ def exported(phantom_folders, tmp_path_factory):
     """A generator that was exported once."""
     (folder,) = phantom_folders.results.glob("Dataset900_Phantom/SBLDM__nnUNetPlans__nano/fold_0")
     file = tmp_path_factory.mktemp("exported") / "hospital_a.zip"
-    export_model(load_generator(folder), file, PLAIN)
+    export_model(load_model(folder), file, PLAIN)
     return file
 
 
@@ -89,7 +89,7 @@ def test_what_was_exported_is_imported_and_importing_it_again_changes_nothing(sh
     folder, is_new = import_model(shared)
     assert (folder, is_new) == (phantom.results / "SBLDM_models" / "hospital_a", True)
     assert {p.name for p in folder.iterdir()} == set(MEMBERS)
-    loaded = load_generator(folder)
+    loaded = load_model(folder)
     assert loaded.plan == generator.plan
     for mine, theirs in ((generator.autoencoder, loaded.autoencoder), (generator.denoiser, loaded.denoiser)):
         assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in mine.state_dict().items())
@@ -113,7 +113,7 @@ def test_half_precision_halves_the_file_and_rounds_the_weights(shared, generator
     export_model(generator, tmp_path / "half.zip", Sharing({}, half=True))
     sizes = [sum(len(v) for k, v in members(f).items() if k.endswith(".safetensors")) for f in (tmp_path / "half.zip", shared)]
     assert sizes[0] < 0.65 * sizes[1]
-    rounded = load_generator(import_model(tmp_path / "half.zip")[0]).denoiser.state_dict()
+    rounded = load_model(import_model(tmp_path / "half.zip")[0]).denoiser.state_dict()
     for name, value in generator.denoiser.state_dict().items():
         torch.testing.assert_close(rounded[name], value, rtol=1e-3, atol=1e-7)
         assert rounded[name].dtype == torch.float32
@@ -132,11 +132,11 @@ def test_no_id_of_a_case_no_path_and_no_list_of_files_is_in_a_shared_model(gener
     assert [c for c in phantom_dataset.real_case_ids if c.encode() in everything] == []
     assert str(phantom.results).encode() not in everything
     export_model(generator, tmp_path / "m.zip", replace(PLAIN, plain_ids=True))
-    assert load_generator(import_model(tmp_path / "m.zip")[0]).seen == generator.seen
+    assert load_model(import_model(tmp_path / "m.zip")[0]).seen == generator.seen
 
 
 def test_the_fold_rule_holds_for_a_shared_model(shared, generator, phantom_dataset):
-    seen = load_generator(import_model(shared)[0]).seen
+    seen = load_model(import_model(shared)[0]).seen
     train, val = (fingerprints_of(phantom_dataset, ids) for ids in fold_cases(phantom_dataset, 0))
     assert find_leaks(seen, val.values()) == []
     renamed = [replace(c, case_id=f"renamed_{i}") for i, c in enumerate(train.values())]
@@ -146,9 +146,9 @@ def test_the_fold_rule_holds_for_a_shared_model(shared, generator, phantom_datas
 
 def test_a_model_can_be_passed_on_and_keeps_what_its_first_owner_said(shared, results, tmp_path):
     folder, _ = import_model(shared)
-    export_model(load_generator(folder), tmp_path / "on.zip", Sharing({"licence": "CC BY 4.0"}))
+    export_model(load_model(folder), tmp_path / "on.zip", Sharing({"licence": "CC BY 4.0"}))
     passed_on = import_model(tmp_path / "on.zip")[0]
-    assert load_generator(passed_on).seen == load_generator(folder).seen
+    assert load_model(passed_on).seen == load_model(folder).seen
     assert replace(read_card(passed_on), licence="") == replace(read_card(folder), licence="")
     assert read_card(passed_on).licence == "CC BY 4.0"
 

@@ -41,9 +41,9 @@ def stubborn(follow):
     """A denoiser whose lesions follow the volume that it is told by a power law, as if it had been asked for 8 ml more often."""
     calls = []
 
-    def make(chosen, told):
+    def make(chosen, corrected):
         calls.append(list(chosen))
-        return [Drawn(vector(8 * (c[VOLUME] / 8) ** follow)) for c in told]
+        return [Drawn(vector(8 * (c[VOLUME] / 8) ** follow)) for c in corrected]
 
     return make, calls
 
@@ -61,17 +61,17 @@ def test_each_correction_comes_nearer_and_what_is_right_is_left_alone(correction
 
 def test_the_best_draw_is_kept_where_corrections_make_it_worse():
     volumes = iter([20.0, 60.0, 5.0])
-    (drawn, num_draws), = draw_to_size(PLAN, [vector(32.0)], [vector(32.0)], 2, lambda i, told: [Drawn(vector(next(volumes)))])
+    (drawn, num_draws), = draw_to_size(PLAN, [vector(32.0)], [vector(32.0)], 2, lambda i, c: [Drawn(vector(next(volumes)))])
     assert (drawn.obtained[VOLUME], num_draws) == (20.0, 3)
 
 
 def test_a_correction_stays_in_the_range_of_the_training_and_ends_at_its_limit():
     asked = vector(32.0)
-    told = correction(PLAN, asked, asked, vector(4.0))
-    assert (told[VOLUME], told[EXTENT]) == (128.0, 20.0)
-    assert as_dict(NAMES, told).keys() == as_dict(NAMES, asked).keys()
-    further = correction(PLAN, asked, told, vector(4.0))
-    assert further is None or np.array_equal(further[[VOLUME, EXTENT]], told[[VOLUME, EXTENT]])
+    corrected = correction(PLAN, asked, asked, vector(4.0))
+    assert (corrected[VOLUME], corrected[EXTENT]) == (128.0, 20.0)
+    assert as_dict(NAMES, corrected).keys() == as_dict(NAMES, asked).keys()
+    further = correction(PLAN, asked, corrected, vector(4.0))
+    assert further is None or np.array_equal(further[[VOLUME, EXTENT]], corrected[[VOLUME, EXTENT]])
 
 
 def test_a_missing_lesion_is_as_wrong_as_can_be_and_what_nobody_asked_for_is_right():

@@ -8,7 +8,7 @@ import pytest
 from label_plans import CORE, WHOLE, plan_of
 
 from nnunet_sbldm.cli.sample import DESCRIPTION, sample_entry
-from nnunet_sbldm.generator.requests import Wish, plan_requests
+from nnunet_sbldm.generator.requests import ExpansionRequest, plan_requests
 from nnunet_sbldm.generator.spec import SpecEntry, read_entry, read_spec, spec_schema, target_named
 from nnunet_sbldm.types import UserError
 
@@ -48,7 +48,7 @@ def test_a_spec_says_what_every_case_is_like(plan, tmp_path):
         {"count": 1, "volume_ml": 4, "sphericity": 0.8},
         {"count": 3},
     ]
-    requests = plan_requests(plan, 1, 8, Wish(spec=read_spec(written(tmp_path, spec))), [])
+    requests = plan_requests(plan, 1, 8, ExpansionRequest(spec=read_spec(written(tmp_path, spec))), [])
     asked = [dict(r.asked) for r in requests]
     volumes = [a.pop("core/volume_ml") for a in asked[:2]]
     assert volumes[0] != volumes[1]
@@ -63,7 +63,7 @@ def test_a_spec_says_what_every_case_is_like(plan, tmp_path):
 def test_an_unknown_label_names_its_entry(plan, tmp_path):
     spec = read_spec(written(tmp_path, [{"count": 1}, {"count": 1, "label": "edema"}]))
     with pytest.raises(UserError, match="-spec, entry 2: label edema is none of tumour"):
-        plan_requests(plan, 0, 8, Wish(spec=spec), [])
+        plan_requests(plan, 0, 8, ExpansionRequest(spec=spec), [])
 
 
 @pytest.mark.parametrize(

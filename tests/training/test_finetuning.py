@@ -19,11 +19,11 @@ from nnunet_sbldm.data.labels import LabelEncoding
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion import expand_dataset as expand_command
 from nnunet_sbldm.generator.card import read_card, write_card
-from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser, generator_folder, load_generator
-from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModel, layout_of
+from nnunet_sbldm.generator.checkpoint import build_autoencoder, build_denoiser, generator_folder, load_model
+from nnunet_sbldm.generator.plan import GeneratorPlan, InitialModelRecord, layout_of
 from nnunet_sbldm.ldm.layout import DenoiserLayout
 from nnunet_sbldm.training import loop as optimisation
-from nnunet_sbldm.training.finetuning import MAX_SCALED, Start, autoencoder_weights, denoiser_weights
+from nnunet_sbldm.training.finetuning import MAX_SCALED, InitialModel, autoencoder_weights, denoiser_weights
 from nnunet_sbldm.types import OUTSIDE, UserError
 
 TWO = (Target("core", (1,)), Target("oedema", (2,)))
@@ -45,14 +45,14 @@ def plan_with(plan, channels, targets, values, grid=None):
     )
 
 
-def start_of(generator, plan, renamed=None):
+def initial_of(generator, plan, renamed=None):
     """A start from an untrained generator of a plan, with random weights everywhere."""
     torch.manual_seed(0)
     networks = [build(plan).eval() for build in (build_autoencoder, build_denoiser)]
     for network in networks:
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-    return Start(replace(generator, plan=plan, autoencoder=networks[0], denoiser=networks[1]), "theirs", renamed or {})
+    return InitialModel(replace(generator, plan=plan, autoencoder=networks[0], denoiser=networks[1]), "theirs", renamed or {})
 
 
 @pytest.fixture
@@ -63,22 +63,22 @@ def theirs(generator):
 def test_the_networks_are_the_same_functions_of_reordered_channels_and_labels(generator, theirs):
     """Own channels and labels in the other order and under other names: exchange inputs, and outputs are exchanged."""
     targets = (Target("swelling", (1,)), Target("CORE", (2,)))
-    start = start_of(generator, theirs, {"swelling": "oedema", "T1w": "T1"})
+    initial = initial_of(generator, theirs, {"swelling": "oedema", "T1w": "T1"})
     mine = plan_with(theirs, ("flair", "T1w"), targets, (0, 1, 2))
-    matched = start.match_plan(mine)
+    matched = initial.match_plan(mine)
     same = np.array(theirs.condition_table)[:, list(matched.features)]
-    mine = start.adopted(replace(mine, condition_table=tuple(map(tuple, same.tolist()))))
+    mine = initial.adopted(replace(mine, condition_table=tuple(map(tuple, same.tolist()))))
     assert (matched.channels, matched.classes, matched.targets) == ((1, 0), (0, 1, 3, 2), (1, 0))
     autoencoder, denoiser = build_autoencoder(mine).eval(), build_denoiser(mine).eval()
-    autoencoder.load_state_dict(autoencoder_weights(start.generator.autoencoder.state_dict(), matched))
-    denoiser.load_state_dict(denoiser_weights(start.generator.denoiser.state_dict(), matched))
+    autoencoder.load_state_dict(autoencoder_weights(initial.model.autoencoder.state_dict(), matched))
+    denoiser.load_state_dict(denoiser_weights(initial.model.denoiser.state_dict(), matched))
     rng = torch.Generator().manual_seed(1)
     image, classes = torch.randn(2, 2, 16, 12, generator=rng), torch.softmax(torch.randn(2, 4, 16, 12, generator=rng), 1)
     position = torch.tensor([0.2, 0.9])
     own_image, own_classes = image[:, list(matched.channels)], classes[:, list(matched.classes)]
-    a, b = start.generator.autoencoder.encode(image, classes, position), autoencoder.encode(own_image, own_classes, position)
+    a, b = initial.model.autoencoder.encode(image, classes, position), autoencoder.encode(own_image, own_classes, position)
     torch.testing.assert_close(a.mean, b.mean)
-    (x, logits), (own_x, own_logits) = (n.decode(a.mean, position) for n in (start.generator.autoencoder, autoencoder))
+    (x, logits), (own_x, own_logits) = (n.decode(a.mean, position) for n in (initial.model.autoencoder, autoencoder))
     torch.testing.assert_close(x[:, list(matched.channels)], own_x)
     torch.testing.assert_close(logits[:, list(matched.classes)], own_logits)
     z = torch.randn(2, len(a.mean[0]), *mine.grid.latent_shape, generator=rng)
@@ -86,7 +86,7 @@ def test_the_networks_are_the_same_functions_of_reordered_channels_and_labels(ge
     own = theirs.condition_scaling.scaled(physical)[:, list(matched.features)]
     c, t = torch.from_numpy(theirs.condition_scaling.scaled(physical)).float(), torch.tensor([10, 700])
     own_c = torch.from_numpy(own).float()
-    torch.testing.assert_close(start.generator.denoiser(z, t, c), denoiser(z, t, own_c), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(initial.model.denoiser(z, t, c), denoiser(z, t, own_c), atol=1e-5, rtol=1e-4)
 
 
 def generator_conditions(plan):
@@ -97,17 +97,17 @@ def generator_conditions(plan):
 
 def test_regions_are_matched_by_what_they_hold(generator):
     whole, core = Target("whole", (1, 2)), Target("core", (2,))
-    start = start_of(generator, plan_with(generator.plan, ("FLAIR", "T1"), (whole, core), (0, 1, 2)))
+    initial = initial_of(generator, plan_with(generator.plan, ("FLAIR", "T1"), (whole, core), (0, 1, 2)))
     mine = (Target("core", (1,)), Target("whole", (1, 3)))
-    matched = start.match("mine", ("FLAIR", "T1"), LabelEncoding((OUTSIDE, 0, 1, 3)), mine)
+    matched = initial.match("mine", ("FLAIR", "T1"), LabelEncoding((OUTSIDE, 0, 1, 3)), mine)
     assert (matched.targets, matched.classes) == ((1, 0), (0, 1, 3, 2))
     with pytest.raises(UserError, match="must match one to one"):
-        start.match("mine", ("FLAIR", "T1"), LabelEncoding((OUTSIDE, 0, 1, 3)), (Target("core", (1,)), Target("whole", (3,))))
+        initial.match("mine", ("FLAIR", "T1"), LabelEncoding((OUTSIDE, 0, 1, 3)), (Target("core", (1,)), Target("whole", (3,))))
 
 
 def test_channels_of_one_name_are_matched_in_their_order(generator):
-    start = start_of(generator, plan_with(generator.plan, ("CT", "CT"), (Target("tumour", (1,)),), (0, 1)))
-    matched = start.match("mine", ("CT", "CT"), LabelEncoding((OUTSIDE, 0, 1)), (Target("tumour", (1,)),))
+    initial = initial_of(generator, plan_with(generator.plan, ("CT", "CT"), (Target("tumour", (1,)),), (0, 1)))
+    matched = initial.match("mine", ("CT", "CT"), LabelEncoding((OUTSIDE, 0, 1)), (Target("tumour", (1,)),))
     assert matched.channels == (0, 1)
 
 
@@ -126,9 +126,9 @@ def test_channels_of_one_name_are_matched_in_their_order(generator):
     ],
 )
 def test_what_does_not_match_one_to_one_is_refused_with_both_sides(generator, theirs, channels, targets, renamed):
-    start, values = start_of(generator, theirs, renamed), tuple(v for t in targets for v in t.label_values)
+    initial, values = initial_of(generator, theirs, renamed), tuple(v for t in targets for v in t.label_values)
     with pytest.raises(UserError) as e:
-        start.match("Dataset900_Mine", channels, LabelEncoding((OUTSIDE, 0, *values)), targets)
+        initial.match("Dataset900_Mine", channels, LabelEncoding((OUTSIDE, 0, *values)), targets)
     said = str(e.value)
     assert "makes the channels T1, FLAIR and the labels core, oedema, but Dataset900_Mine has the channels" in said
     assert f"{', '.join(channels)} and the labels {', '.join(t.name for t in targets)}" in said
@@ -144,17 +144,17 @@ def test_weights_fit_a_grid_of_another_size(generator, theirs_shape, own_shape):
     """Down-sampling, tokens, strides and attention are taken from the initial model, whatever the own grid would ask for."""
     spacing, axes = (1.0, 1.0, 1.0), (0, 1, 2)
     plan = plan_with(generator.plan, ("A", "B"), TWO, (0, 1, 2), Grid(theirs_shape, spacing, axes, False))
-    start = start_of(generator, plan)
-    mine = start.adopted(plan_with(plan, ("A", "B"), TWO, (0, 1, 2), Grid(own_shape, (2.0, 1.0, 1.0), axes, False)))
+    initial = initial_of(generator, plan)
+    mine = initial.adopted(plan_with(plan, ("A", "B"), TWO, (0, 1, 2), Grid(own_shape, (2.0, 1.0, 1.0), axes, False)))
     assert mine.grid.downsampling == plan.grid.downsampling
     assert all(a >= b and a - b < 8 for a, b in zip(mine.grid.shape, own_shape, strict=True))
     assert [n % mine.grid.downsampling for n in mine.grid.shape[1:]] == [0, 0]
     assert layout_of(mine) == layout_of(plan)
-    matched = start.match_plan(mine)
-    build_autoencoder(mine).load_state_dict(autoencoder_weights(start.generator.autoencoder.state_dict(), matched))
+    matched = initial.match_plan(mine)
+    build_autoencoder(mine).load_state_dict(autoencoder_weights(initial.model.autoencoder.state_dict(), matched))
     denoiser = build_denoiser(mine).eval()
-    denoiser.load_state_dict(denoiser_weights(start.generator.denoiser.state_dict(), matched))
-    z = torch.zeros(1, start.generator.autoencoder.latent_channels, *mine.grid.latent_shape)
+    denoiser.load_state_dict(denoiser_weights(initial.model.denoiser.state_dict(), matched))
+    z = torch.zeros(1, initial.model.autoencoder.latent_channels, *mine.grid.latent_shape)
     c = torch.zeros(1, len(mine.condition_scaling.names))
     assert denoiser(z, torch.tensor([5]), c).shape == z.shape
     again = GeneratorPlan.from_json(mine.to_json())
@@ -172,7 +172,7 @@ def test_a_layout_is_what_the_grid_asks_for_unless_it_is_adopted(generator):
 
 
 def test_conditions_keep_the_initial_scale_unless_they_are_far_outside_it(generator, theirs):
-    start = start_of(generator, theirs)
+    initial = initial_of(generator, theirs)
     names = list(theirs.condition_scaling.names)
     far, absent = names.index("core/centroid_d"), names.index("oedema/presence")
     table = np.array(theirs.condition_table)
@@ -181,7 +181,7 @@ def test_conditions_keep_the_initial_scale_unless_they_are_far_outside_it(genera
     table[0, absent] = 0
     own = ConditionScaling.fit(names, table)
     mine = replace(theirs, condition_table=tuple(map(tuple, table.tolist())), condition_scaling=own)
-    kept = start.adopted(mine)
+    kept = initial.adopted(mine)
     for i in range(len(names)):
         source = own if i in (far, absent) else theirs.condition_scaling
         assert (kept.condition_scaling.mean[i], kept.condition_scaling.std[i]) == (source.mean[i], source.std[i])
@@ -232,8 +232,8 @@ def test_a_model_is_fine_tuned_on_a_few_cases_and_resumes(foreign, phantom_datas
         train(*options)
     train(*options)
     folder = generator_folder(phantom_dataset, "nano_from_hospital_b_x0.4", 1)
-    tuned, initial = load_generator(folder), load_generator(foreign)
-    assert tuned.plan.initial == InitialModel("hospital_b", initial.hash, "CC BY-NC-SA 4.0")
+    tuned, initial = load_model(folder), load_model(foreign)
+    assert tuned.plan.initial == InitialModelRecord("hospital_b", initial.hash, "CC BY-NC-SA 4.0")
     assert "of the initial model hospital_b: CC BY-NC-SA 4.0. **Non-commercial use only**" in (folder / "README.md").read_text()
     assert tuned.plan.preset.autoencoder_stage.num_steps == round(0.4 * NANO.autoencoder_stage.num_steps)
     assert list(tuned.seen) == [*initial.seen, *fingerprints_of(phantom_dataset, chosen).values()]
@@ -246,8 +246,8 @@ def test_a_model_is_fine_tuned_on_a_few_cases_and_resumes(foreign, phantom_datas
 
 def test_training_starts_from_the_weights_of_the_initial_model(foreign, phantom_dataset, few_cases):
     train("-f", 1, "-init", foreign, "-length", 1e-9, "-cases", few_cases)  # one step, with the small rate of the start
-    tuned = load_generator(generator_folder(phantom_dataset, "nano_from_hospital_b_x1e-09", 1))
-    initial = load_generator(foreign)
+    tuned = load_model(generator_folder(phantom_dataset, "nano_from_hospital_b_x1e-09", 1))
+    initial = load_model(foreign)
     for mine, theirs in ((tuned.autoencoder, initial.autoencoder), (tuned.denoiser, initial.denoiser)):
         difference = max((v - theirs.state_dict()[k]).abs().max() for k, v in mine.state_dict().items())
         assert 0 < difference < 1e-2

@@ -18,7 +18,7 @@ from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.generator import presets as config
-from nnunet_sbldm.generator.checkpoint import generator_folder, load_generator
+from nnunet_sbldm.generator.checkpoint import generator_folder, load_model
 from nnunet_sbldm.generator.zoo import is_complete
 from nnunet_sbldm.training import loop as optimisation
 from nnunet_sbldm.training import preparation
@@ -63,7 +63,7 @@ def test_training_that_is_killed_again_and_again_ends_with_the_same_weights(phan
     for name in ("autoencoder.safetensors", "denoiser.safetensors"):
         mine, theirs = load_file(folder / name), load_file(uninterrupted / name)
         assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
-    assert load_generator(folder).hash == load_generator(uninterrupted).hash
+    assert load_model(folder).hash == load_model(uninterrupted).hash
 
 
 def test_a_finished_generator_is_not_trained_again(phantom, phantom_dataset):
@@ -144,7 +144,7 @@ def test_what_the_fold_rule_asks_for_can_be_trained(phantom, phantom_dataset, ca
     assert "was trained on other cases; move that folder away" in message
     generator_folder(phantom_dataset, "nano", 0).rename(phantom.results / "away")
     train_entry(command)
-    seen = load_generator(generator_folder(phantom_dataset, "nano", 0)).seen
+    seen = load_model(generator_folder(phantom_dataset, "nano", 0)).seen
     assert [c.case_id for c in seen] == train[2:]
     expand_entry([*command, "-steps", "2", "--pool", "-n", "1", "--no_gate"])
 
@@ -180,11 +180,11 @@ def test_a_model_of_an_experiment_that_is_gone_is_refused_and_its_off_switch_is_
     content = read_json(file)
     content["preset"]["diffusion"] |= {"min_snr_gamma": None, "self_conditioning": False, "masked_share": 0.0}
     write_json(file, content)
-    assert load_generator(generator.folder).plan == generator.plan
+    assert load_model(generator.folder).plan == generator.plan
     content["preset"]["diffusion"][option] = on
     write_json(file, content)
     with pytest.raises(UserError, match=rf"was trained with {option}, which this version no longer has; sample it with nnunet"):
-        load_generator(generator.folder)
+        load_model(generator.folder)
 
 
 def test_the_checkpoint_lists_exactly_the_training_cases_with_their_content(generator, phantom_dataset):
@@ -199,7 +199,7 @@ def test_the_checkpoint_is_self_contained_and_holds_no_pickle(generator, tmp_pat
     shutil.copytree(generator.folder, copy)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name)
-    assert load_generator(copy).hash == generator.hash
+    assert load_model(copy).hash == generator.hash
     endings = {p.suffix for p in copy.rglob("*") if p.is_file()}
     assert endings == {".json", ".safetensors", ".csv", ".png", ".md"}
 
@@ -209,17 +209,17 @@ def test_a_damaged_or_missing_description_is_noticed(generator, name):
     file = generator.folder / name
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(UserError, match=rf"is damaged \(.*{name} is not valid JSON: .*\); copy it again"):
-        load_generator(generator.folder)
+        load_model(generator.folder)
     file.unlink()
     message = "There is no finished SBLDM" if name == "generator.json" else f"is damaged .*{name}"
     with pytest.raises(UserError, match=message):
-        load_generator(generator.folder)
+        load_model(generator.folder)
 
 
 def test_a_list_of_training_cases_that_is_too_short_is_no_list(generator):
     write_json(generator.folder / "training_cases.json", [c.to_json() for c in generator.seen[1:]])
     with pytest.raises(UserError, match="lists 7 cases, but it was trained on 8"):
-        load_generator(generator.folder)
+        load_model(generator.folder)
 
 
 def test_damage_is_noticed(generator, tmp_path):
@@ -228,7 +228,7 @@ def test_damage_is_noticed(generator, tmp_path):
     weights = copy / "denoiser.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="damaged"):
-        load_generator(copy)
+        load_model(copy)
 
 
 def test_the_log_can_be_plotted_and_there_are_pictures(generator):

@@ -15,7 +15,7 @@ from nnunet_sbldm.data.folds import guard_split
 from nnunet_sbldm.data.paths import number_of
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import refuse_other_axes
-from nnunet_sbldm.generator.checkpoint import Generator, has_its_plans, load_generator, refuse_mismatch
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, has_its_plans, load_model, refuse_mismatch
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.presets import training_options
 from nnunet_sbldm.generator.requests import case_id_of, is_case_id
@@ -34,13 +34,13 @@ class Choice:
     """What makes the cases of a training, and on what; checked.
 
     Attributes:
-        generator: the generator, on the CPU.
+        model: the model, on the CPU.
         hosts: real training cases to edit; without any, whole cases are made.
         device: where to sample.
         num_threads: threads of the process that samples.
     """
 
-    generator: Generator
+    model: SBLDMModel
     hosts: list[str]
     device: torch.device
     num_threads: int
@@ -54,42 +54,42 @@ def choose(run: TrainingRun, settings: MixingSettings) -> Choice:
             case; a real case has the id of a synthetic one; mode ``edit`` without raw files, with other axes or without a case
             that may be edited; no such device; a number of threads that is none.
     """
-    generator = _checked_generator(run, settings.model)
-    hosts = _checked_hosts(run, generator) if settings.mode == "edit" else []
-    return Choice(generator, hosts, _checked_device(run, settings), _checked_threads())
+    model = _checked_generator(run, settings.model)
+    hosts = _checked_hosts(run, model) if settings.mode == "edit" else []
+    return Choice(model, hosts, _checked_device(run, settings), _checked_threads())
 
 
-def _checked_generator(run: TrainingRun, model: str | None) -> Generator:
+def _checked_generator(run: TrainingRun, model: str | None) -> SBLDMModel:
     fold = run.fold
-    generator = load_generator(find_generator(fold, model))
-    _refuse_unlike(generator, fold)
+    loaded = load_model(find_generator(fold, model))
+    _refuse_unlike(loaded, fold)
     first = case_id_of(fold.fold, 0)
     content = {} if fold.fold == "all" else fold.fingerprints(run.val)
-    guard_split([*run.real_train, first], run.val, {first: generator.seen}, content, fold.fold)
+    guard_split([*run.real_train, first], run.val, {first: loaded.seen}, content, fold.fold)
     clashes = [c for c in (*run.real_train, *run.val) if is_case_id(c, fold.fold)]
     if clashes:
         raise UserError(f"{len(clashes)} real case(s) have names of synthetic cases made on the fly ({clashes[0]}): rename them.")
-    return generator
+    return loaded
 
 
-def _refuse_unlike(generator: Generator, fold: TrainingFold) -> None:
+def _refuse_unlike(model: SBLDMModel, fold: TrainingFold) -> None:
     """Its cases must look like those of the dataset to nnU-Net."""
     dataset = dataset_of(fold)
     try:
-        refuse_mismatch(generator, dataset)
+        refuse_mismatch(model, dataset)
     except UserError as e:
         raise UserError(f"{str(e).rstrip('.')}: {train_command(fold)}, or name another SBLDM (sbldm_configure -m).") from e
-    if is_of_dataset(generator, fold):
-        _refuse_other_plans(generator, dataset, fold)
+    if is_of_dataset(model, fold):
+        _refuse_other_plans(model, dataset, fold)
 
 
-def _checked_hosts(run: TrainingRun, generator: Generator) -> list[str]:
+def _checked_hosts(run: TrainingRun, model: SBLDMModel) -> list[str]:
     """The real training cases that may be edited: none that share a patient with a validation case."""
     dataset, fold = dataset_of(run.fold), run.fold
     if dataset.raw == dataset.preprocessed or not (dataset.raw / "dataset.json").is_file():
         raise UserError(f"mode edit needs the raw files of the training cases, but there is no {dataset.name} in nnUNet_raw: put "
                         "it back, or set mode to generate (sbldm_configure).")
-    refuse_other_axes(generator, dataset)
+    refuse_other_axes(model, dataset)
     hosts = allowed_hosts(dataset, fold.fold)
     content, first = fold.fingerprints([*hosts, *run.val]), case_id_of(fold.fold, 0)
     seen = tuple(content[c] for c in hosts)
@@ -118,9 +118,9 @@ def dataset_of(fold: TrainingFold) -> NnunetDataset:
     return NnunetDataset(name, raw, fold.preprocessed, fold.dataset_json, plans.plans_name, fold.configuration)
 
 
-def is_of_dataset(generator: Generator, fold: TrainingFold) -> bool:
+def is_of_dataset(model: SBLDMModel, fold: TrainingFold) -> bool:
     """Whether a generator was trained on cases of the dataset that is trained, so that these can be compared with its own."""
-    return generator.plan.dataset_name in dataset_names(fold)
+    return model.plan.dataset_name in dataset_names(fold)
 
 
 def _training_options(plan: GeneratorPlan) -> str:
@@ -131,16 +131,16 @@ def _training_options(plan: GeneratorPlan) -> str:
     return " ".join(options)
 
 
-def _refuse_other_plans(generator: Generator, dataset: NnunetDataset, fold: TrainingFold) -> None:
+def _refuse_other_plans(model: SBLDMModel, dataset: NnunetDataset, fold: TrainingFold) -> None:
     """The generator's training cases must still lie there as it saw them: synthetic cases are compared with them."""
-    plan = generator.plan
+    plan = model.plan
     view = replace(dataset, plans_name=plan.plans_name, configuration=plan.configuration)
-    if not has_its_plans(generator, dataset):
+    if not has_its_plans(model, dataset):
         raise UserError(
-            f"The SBLDM in {generator.folder} was trained with other plans {plan.plans_name} ({plan.configuration}) than "
+            f"The SBLDM in {model.folder} was trained with other plans {plan.plans_name} ({plan.configuration}) than "
             f"{dataset.name} has now: delete that folder and {train_command(fold)} {_training_options(plan)}."
         )
     if not view.data_folder.is_dir():
-        raise UserError(f"{dataset.name} is not preprocessed for {plan.configuration}, which the SBLDM in {generator.folder} was "
+        raise UserError(f"{dataset.name} is not preprocessed for {plan.configuration}, which the SBLDM in {model.folder} was "
                         f"trained on: run nnUNetv2_preprocess -d {number_of(dataset.name)} -plans_name {plan.plans_name} "
                         f"-c {plan.configuration}.")

@@ -52,7 +52,7 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
     ring = share_ring(own)
     supervisor = _supervisor_of(_job_of(run, settings, choice, ring, use_gate), run) if run.local_rank == 0 else None
     first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, choice.device.type == "cuda")
-    maker = "; ".join(filter(None, (str(choice.generator.folder), licence_note(choice.generator.folder))))
+    maker = "; ".join(filter(None, (str(choice.model.folder), licence_note(choice.model.folder))))
     return OnTheFly(ring, supervisor, f"cases made on the fly on {choice.device} by {maker}", first, run.log, held)
 
 
@@ -73,9 +73,9 @@ def _job_of(run: TrainingRun, settings: MixingSettings, choice: Choice, ring: Pa
         ring=str(ring),
         trace=str(run.output_folder / TRACE_NAME),
         trainer_pid=os.getpid(),
-        model=str(choice.generator.folder),
-        generator_hash=choice.generator.hash,
-        compare=is_of_dataset(choice.generator, fold),
+        model=str(choice.model.folder),
+        generator_hash=choice.model.hash,
+        compare=is_of_dataset(choice.model, fold),
         hosts=choice.hosts,
         dataset={**{name: getattr(dataset, name) for name in fields}, **folders},
         plans_hash=preprocessing_hash(fold.plans, fold.config),

@@ -103,11 +103,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _generate(job: GeneratorJob, report: Report) -> None:
     """Fill the ring, then replace what was drawn often enough; without end."""
-    from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
+    from nnunet_sbldm.mixing.on_the_fly.online_sampler import OnlineSampler
     from nnunet_sbldm.mixing.on_the_fly.ring import RingWriter
 
     ring, trace = RingWriter(Path(job.ring), job.pool_size, job.max_reuse), Path(job.trace)
-    maker, rest_until = CaseMaker(job), 0.0
+    maker, rest_until = OnlineSampler(job), 0.0
     for number in itertools.count(next_number(trace)):
         while not ring.wants_case() or time.monotonic() < rest_until:
             time.sleep(POLL_S)

@@ -30,9 +30,9 @@ from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SamplerConfig
 from nnunet_sbldm.mixing.fold import TrainingFold, TrainingRun
 from nnunet_sbldm.mixing.on_the_fly import choice as generator_choice
 from nnunet_sbldm.mixing.on_the_fly import process as generator_process
-from nnunet_sbldm.mixing.on_the_fly.case_maker import CaseMaker
 from nnunet_sbldm.mixing.on_the_fly.finding import find_generator
 from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
+from nnunet_sbldm.mixing.on_the_fly.online_sampler import OnlineSampler
 from nnunet_sbldm.mixing.on_the_fly.opening import open_on_the_fly
 from nnunet_sbldm.mixing.on_the_fly.process import FAILED, PAUSED, RESUMED, _persist, _reason
 from nnunet_sbldm.mixing.on_the_fly.ring import RingReader
@@ -119,7 +119,7 @@ def test_cases_appear_are_replaced_and_are_those_of_the_seed(opened, run, tmp_pa
 def _assert_numbers_decide(source, run):
     """Another maker, started at another number, makes the same case; the trace says how."""
     job = GeneratorJob.load(source._ring / "job.json")
-    maker, case_id = CaseMaker(job), source.identifiers[-1]
+    maker, case_id = OnlineSampler(job), source.identifiers[-1]
     (line,) = [line for line in read_trace(run.output_folder / TRACE_NAME) if line["case_id"] == case_id]
     case, record = maker.make(line["number"])
     assert (record.seed, record.attempt) == (line["seed"], line["attempt"])
@@ -206,7 +206,7 @@ def test_ranks_that_only_read_have_no_process(opened, run):
 
 def test_a_case_made_on_the_fly_can_be_made_again_from_the_trace(opened, run, phantom_dataset, tmp_path, capsys):
     source = opened()
-    maker, trace = CaseMaker(GeneratorJob.load(source._ring / "job.json")), run.output_folder / TRACE_NAME
+    maker, trace = OnlineSampler(GeneratorJob.load(source._ring / "job.json")), run.output_folder / TRACE_NAME
     case, record = maker.make(3)
     add_to_trace(trace, 3, record)
     arguments = [str(run.output_folder), case.case_id, "-device", "cpu"]
@@ -226,7 +226,7 @@ def test_edits_on_the_fly_have_hosts_of_the_fold_and_can_be_made_again(opened, r
     source = opened(mode="edit")
     job = GeneratorJob.load(source._ring / "job.json")
     assert sorted(job.hosts) == sorted(run.train)
-    case, record = CaseMaker(job).make(0)
+    case, record = OnlineSampler(job).make(0)
     assert record.edit["host"] in run.train
     assert record.sampler["name"] == EDIT_SAMPLER.name
     assert case.image.shape == read_case(open_dataset("900"), record.edit["host"]).image.shape
@@ -274,7 +274,7 @@ def test_a_killed_generator_is_started_again_and_goes_on_with_the_next_case(open
 
 def test_an_unfit_generator_is_found_out(opened):
     source = opened(use_gate=True)
-    maker = CaseMaker(GeneratorJob.load(source._ring / "job.json"))
+    maker = OnlineSampler(GeneratorJob.load(source._ring / "job.json"))
     maker._settings = replace(maker._settings, sampler=SamplerConfig(num_steps=2), max_attempts=1)
     with pytest.raises(UnfitGeneratorError, match="quality gate gave up"):  # noqa: PT012  after some cases
         for number in range(20):
@@ -310,7 +310,7 @@ def test_what_cannot_get_better_ends_it_for_good_with_the_reason(opened, run, fi
     source = opened(replace(run, log=lines.append))
     job = replace(GeneratorJob.load(source._ring / "job.json"), plans_hash="another")
     with pytest.raises(UserError) as refusal:
-        CaseMaker(job)
+        OnlineSampler(job)
     reason, is_final = _reason(refusal.value, job, has_sampled=False)
     failed = json.dumps({"event": FAILED, "reason": reason, "final": is_final})
     source._supervisor._command[2:] = ["-c", f"print({failed!r}); raise SystemExit(1)"]
@@ -452,8 +452,8 @@ def test_a_place_that_cannot_be_written_is_refused(run, model):
 def test_raw_files_may_be_away(run, model, monkeypatch, opened):
     run.fold.fingerprints(run.val)
     monkeypatch.delenv("nnUNet_raw")
-    maker = CaseMaker(GeneratorJob.load(opened()._ring / "job.json"))
-    assert sorted(maker._yardstick.latents) == sorted(run.train)
+    maker = OnlineSampler(GeneratorJob.load(opened()._ring / "job.json"))
+    assert sorted(maker._reference.latents) == sorted(run.train)
 
 
 # --- the trace -----------------------------------------------------------------------------------------------------
