@@ -1,15 +1,21 @@
 """What real cases allow edits to be, where there are few cases and little healthy tissue."""
 
+
 import numpy as np
 import pytest
+from editing_cases import ball
 
+from nnunet_sbldm.editing.gate import judge_edit
 from nnunet_sbldm.editing.real_lesions import (
     MAX_PLACEMENTS,
     PLACEMENTS_PER_CASE,
     RealLesions,
     healthy_scores,
+    lesion_distance,
+    lesion_patch,
     measure_real_lesions,
 )
+from nnunet_sbldm.quality.gate import Reason
 from nnunet_sbldm.types import OUTSIDE
 
 SHAPE, SPACING = (12, 40, 40), (3.0, 2.0, 2.0)
@@ -79,3 +85,22 @@ def test_without_healthy_tissue_only_lesions_are_measured():
 
     values = measure_real_lesions(["a", "b"], load, SPACING).values
     assert not any("border" in name or "healthy" in name for name in values)
+
+
+def test_a_copied_lesion_is_found_under_flips_and_shifts_and_another_is_not():
+    rng = np.random.default_rng(3)
+    label = ball((24, 40, 40), (12, 18, 20), 6).astype(np.int16)
+    label |= ball(label.shape, (14, 23, 22), 4)
+    image = (rng.normal(size=(2, *label.shape)) + 4 * label).astype(np.float32)
+    patch = lesion_patch(image, label)
+    moved = lesion_patch(np.roll(image[..., ::-1], (1, 2), (1, 2)), np.roll(label[..., ::-1], (1, 2), (0, 1)))
+    other_label = ball(label.shape, (12, 20, 20), 7).astype(np.int16)
+    other = lesion_patch((rng.normal(size=image.shape) + 4 * other_label).astype(np.float32), other_label)
+    assert lesion_distance(patch, moved) < 1e-5
+    assert lesion_distance(patch, other) > 0.05
+    real = RealLesions(0.0, {}, {"a": patch, "b": other}, lesion_distance(patch, other))
+    (reason,) = judge_edit(real, {}, 0.0, real.nearest(moved)).reasons
+    assert reason.rule == "copy"
+    assert reason.text.startswith("copy of the lesion of a: distance")
+    (cut,) = judge_edit(real, {}, 0.2, {}).reasons
+    assert cut == Reason("cut", "cut: 20% of the lesion lies in the border of the region")

@@ -1,7 +1,12 @@
 """Numbers of several edits: shares and counts are means, everything else is a median, and what was not measured is left out."""
 
+
+import numpy as np
 import pytest
 
+from nnunet_sbldm.cli.evaluate import evaluate_entry
+from nnunet_sbldm.common.files import read_json
+from nnunet_sbldm.evaluation.edit_measures import lesion_structure
 from nnunet_sbldm.evaluation.edits import NUMBERS, OF_A_RUN, OF_AN_EDIT, summarise_edits
 
 
@@ -28,3 +33,29 @@ def test_shares_and_counts_are_means_and_errors_are_medians():
 
 def test_no_edits_have_no_numbers():
     assert summarise_edits([]) == {"num": 0, **dict.fromkeys(NUMBERS)}
+
+
+@pytest.mark.parametrize("option", [["-targets", "t.json"], ["-nnunet", "folder"], ["--no_gate"]])
+def test_what_is_for_whole_cases_is_refused_where_edits_are_evaluated(generator, capsys, option):
+    with pytest.raises(SystemExit) as e:
+        evaluate_entry(["-m", str(generator.folder), "-device", "cpu", "-mode", "edit", *option])
+    assert e.value.code == 2
+    assert f"{option[0]} is for whole cases; leave it out with -mode edit." in capsys.readouterr().err
+
+
+def test_sbldm_evaluate_measures_edits(generator, tmp_path):
+    out = tmp_path / "evaluation"
+    evaluate_entry(["-m", str(generator.folder), "-o", str(out), "-n", "3", "-steps", "2", "-device", "cpu", "-mode", "edit"])
+    result = read_json(out / "edit_evaluation.json")
+    assert result["all"]["num"] == 3
+    assert result["all"]["unchanged_outside"] == 1.0
+    assert {"channel_0/seam", "channel_0/lesion_halo"} <= set(result["real_tissue"])
+    assert abs(result["all"]["host_lesion_halo"]) < 0.3  # the phantom's lesions end where their masks do
+    assert 0 < result["all"]["host_lesion_ssim"] < 1
+    assert result["all"]["host_lesion_gradient"] > 0
+    assert result["all"]["host_lesion_components"] == 1  # a phantom has one tumour
+    assert "data:image/png;base64," in (out / "edit_evaluation.html").read_text()
+
+
+def test_a_lesion_that_was_removed_has_no_structure():
+    assert set(lesion_structure(np.zeros((1, 4, 5, 5)), np.zeros((4, 5, 5), bool)).values()) == {None}
