@@ -60,7 +60,7 @@ def test_unknown_datasets_plans_and_folds(folders, capsys):
 
 def test_a_dataset_that_is_not_preprocessed(folders, dataset, capsys):
     shutil.rmtree(dataset.data_folder)
-    assert "is not preprocessed for 3d_fullres: run nnUNetv2_plan_and_preprocess -d 901 -c 3d_fullres" in refused(
+    assert "is not preprocessed for 3d_fullres: run nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c 3d_fullres" in refused(
         capsys, *train()
     )
 
