@@ -70,7 +70,8 @@ def test_a_model_made_like_the_bundled_ones_passes_the_same_check(bundled):
 
 def test_a_newcomer_samples_by_name_without_any_setting_or_dataset(bundled, tmp_path, capsys):
     before = hash_tree(bundled)
-    sample_entry(["-m", "phantom_t1", "-o", str(tmp_path / "out"), "-n", "2", "-steps", "2", "-device", "cpu"])
+    sample_entry(["-m", "phantom_t1", "-o", str(tmp_path / "out"), "-n", "2", "-steps", "2", "-device", "cpu",
+                  "--no_gate"])
     out = capsys.readouterr().out
     assert "Phantom heads: licence CC BY-NC-SA 4.0, non-commercial use only" in out
     assert str(tmp_path / "out" / "montage.png") in out

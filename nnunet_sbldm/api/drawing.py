@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunet_sbldm.api.hosts import training_dataset
 from nnunet_sbldm.api.sample import Sample, Scene
 from nnunet_sbldm.api.settings import SampleSettings
 from nnunet_sbldm.common.pictures import Panel
@@ -21,6 +23,7 @@ from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import WholeCases, commonest_reasons, is_unfit, judged_draws
 from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.nearest import NearestRealCase
+from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.generator.records import SyntheticRecord
 from nnunet_sbldm.generator.requests import Request
 from nnunet_sbldm.generator.sampling import Draw
@@ -37,14 +40,18 @@ class Drawer:
         settings: how to draw; what to draw is said with every call.
         hosts: what is edited; None makes whole cases.
         source: folder or file of the model, for the records.
+        compares: look for the nearest training case, where these are on this machine.
         tally: what was drawn so far, where the gate decides.
+        given_up: records of the cases that the gate gave up, for whoever keeps them.
     """
 
     model: SBLDMModel
     settings: SampleSettings
     hosts: EditedCases | None = None
     source: Path | None = None
+    compares: bool = True
     tally: Tally = field(default_factory=Tally)
+    given_up: list[SyntheticRecord] = field(default_factory=list)
 
     def draw(self, numbers: Iterable[int]) -> Iterator[Sample]:
         """Samples of the cases with these numbers, in order; what the gate gives up is left out.
@@ -57,15 +64,20 @@ class Drawer:
         while batch := list(islice(requests, self.settings.sampler.batch_size)):
             yield from self._gated(batch) if self.settings.use_gate else self._first_draws(batch)
 
+    @cached_property
+    def real_cases(self) -> NearestRealCase:
+        """The training cases to compare with, where they are on this machine; else none."""
+        return NearestRealCase(self.model, training_dataset(self.model) if self.compares else None)
+
     def _first_draws(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """The first draw of every request with the gate's verdict, which decides nothing."""
-        maker: Any = self.hosts or WholeCases(self.model, NearestRealCase(self.model, None))
+        maker: Any = self.hosts or WholeCases(self.model, self.real_cases)
         for drawn in maker.draw(requests, self.settings.sampler):
             record = drawn.record(self.model, self.settings.sampler)
             record = replace(record, nearest_real_case=maker.nearest(drawn))
             verdict = maker.judge(drawn, record)
+            record.gate.update(verdict.to_json())
             if self.hosts:
-                record.gate.update(verdict.to_json())
                 record.sampler.update(asked=dict(drawn.request.asked), editing=self.hosts.settings.signature())
             yield self._sample(drawn, record, verdict)
 
@@ -73,13 +85,15 @@ class Drawer:
         """The first accepted draw of every request, in their order."""
         settings, editing = self.settings, self.hosts.settings if self.hosts else None
         job = Job(self.model.plan.fold, self.model, tuple(requests), editing)
-        real = self.hosts or NearestRealCase(self.model, None)
+        real = self.hosts or self.real_cases
         production = ProductionSettings(settings.sampler, max_attempts=settings.max_attempts)
         accepted = {}
         for drawn, record in judged_draws(job, requests, real, production, self.tally):
             if drawn is not None and not record.gate["reasons"]:
                 verdict = Verdict(record.gate["scores"], ())
                 accepted[record.case_id] = self._sample(drawn, record, verdict)
+            elif drawn is None or drawn.request.attempt + 1 == settings.max_attempts:
+                self.given_up.append(record)
         yield from (accepted[r.case_id] for r in requests if r.case_id in accepted)
         self._warn_or_refuse(len(requests) - len(accepted))
 
@@ -96,18 +110,23 @@ class Drawer:
     def _sample(self, drawn: Draw | EditedDraw, record: SyntheticRecord, verdict: Verdict) -> Sample:
         plan, case = self.model.plan, drawn.case(self.model)
         record = replace(record, generator_path=str(self.source or self.model.folder))
-        names = {v: t.name for t in plan.targets if len(t.label_values) == 1 for v in t.label_values}
-        axes = plan.grid.transpose_forward
         if isinstance(drawn, EditedDraw):
-            scene = Scene(tuple(edit_panels(drawn, self.model)), names, axes)
+            scene = scene_of(plan, edit_panels(drawn, self.model))
             return Sample(case, record, verdict, drawn.task.prepared.host.case, _region(drawn), scene)
-        return Sample(case, record, verdict, scene=Scene((_panel(case, axes, plan.grid.spacing_mm),), names, axes))
+        return Sample(case, record, verdict, scene=scene_of(plan, [panel_of(case, plan.grid.transpose_forward)]))
 
 
-def _panel(case: Case, axes: tuple[int, int, int], spacing_mm: Sequence[float]) -> Panel:
-    """First channel of a case, plan order."""
+def scene_of(plan: GeneratorPlan, panels: Sequence[Panel]) -> Scene:
+    """Panels, with the names of the labels that a model makes."""
+    names = {v: t.name for t in plan.targets if len(t.label_values) == 1 for v in t.label_values}
+    return Scene(tuple(panels), names, plan.grid.transpose_forward)
+
+
+def panel_of(case: Case, axes: tuple[int, int, int]) -> Panel:
+    """First channel of a case, plan order; ``axes`` are nnU-Net's ``transpose_forward``."""
     label = np.where((case.image != 0).any(axis=0), case.label, OUTSIDE).astype(np.int16)
     image, turned = case.image[0].transpose(axes), case.geometry.array_axes(axes)
+    spacing_mm = [case.geometry.spacing_mm[axis] for axis in axes]
     return Panel(image, label.transpose(axes), spacing_mm, case.case_id, axes=turned)
 
 

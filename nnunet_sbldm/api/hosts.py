@@ -15,12 +15,14 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_sbldm.common.files import read_json
-from nnunet_sbldm.data.cases import WHOLE_TOLERANCE
+from nnunet_sbldm.data.cases import WHOLE_TOLERANCE, is_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset, open_dataset
+from nnunet_sbldm.data.fingerprints import known_case_ids
+from nnunet_sbldm.data.folds import names_of
 from nnunet_sbldm.data.formats import Reader, geometry_of
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.editing.maker import EditedCases
-from nnunet_sbldm.generator.checkpoint import SBLDMModel
+from nnunet_sbldm.generator.checkpoint import SBLDMModel, has_its_plans
 from nnunet_sbldm.generator.plan import GeneratorPlan
 from nnunet_sbldm.types import Case, Geometry, UserError
 
@@ -42,6 +44,16 @@ def dataset_of(model: SBLDMModel, dataset: int | str | None, plans: str | None) 
     plan = model.plan
     name = plan.dataset_name if dataset is None else str(dataset)
     return open_dataset(name, plans or plan.plans_name, plan.configuration)
+
+
+def training_dataset(model: SBLDMModel) -> NnunetDataset | None:
+    """The dataset that a model was trained on, if it is on this machine, preprocessed with the plans of that time; else None."""
+    try:
+        dataset = dataset_of(model, None, None)
+    except UserError:  # nnU-Net's folders are not set, or it is not there
+        return None
+    seen = names_of(model.seen, known_case_ids(dataset))
+    return dataset if has_its_plans(model, dataset) and all(is_preprocessed(dataset, c) for c in seen) else None
 
 
 # --- a case given by hand ------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ class SBLDM(LoadedModel):
         sampler = self.sampler(SamplerConfig(num_steps=steps, guidance_scale=guidance))
         settings = SampleSettings(1 if n is None else n, described(entry), seed, sampler=sampler, use_gate=gate)
         self._warn_of_range(settings, stacklevel=3)
-        return SampleDataset(Drawer(self.trained, settings, source=self.source), n)
+        return SampleDataset(Drawer(self.trained, settings, source=self.source, compares=False), n)
 
     # more than six arguments: what can be asked of a case and of its host, by keyword
     def edit(
@@ -257,8 +257,12 @@ class SBLDM(LoadedModel):
             settings: what to draw, and how.
             hosts: what to edit, see :meth:`hosts`; None makes whole cases.
         """
-        self._warn_of_range(settings)
-        return Drawer(self.trained, settings, hosts, self.source).draw(range(settings.num_cases))
+        return self.drawer(settings, hosts, stacklevel=5).draw(range(settings.num_cases))
+
+    def drawer(self, settings: SampleSettings, hosts: EditedCases | None = None, stacklevel: int = 4) -> Drawer:
+        """What draws samples by their numbers; it warns of values outside the training range, in the caller's name."""
+        self._warn_of_range(settings, stacklevel)
+        return Drawer(self.trained, settings, hosts, self.source)
 
     def hosts(self, editing: EditSettings, dataset: int | str | None = None, plans: str | None = None) -> EditedCases:
         """Training cases of the model's fold as hosts, measured.

@@ -23,6 +23,7 @@ def sample_entry(argv: Sequence[str] | None = None) -> None:
     host_dataset_arguments(parser)
     description_arguments(parser)
     sampler_arguments(parser)
+    parser.add_argument("--no_gate", action="store_true", help="[OPTIONAL] take every first draw, whatever the quality gate says")
     device_argument(parser)
     args = parser.parse_args(argv)
     run(lambda: _sample(args))
@@ -53,7 +54,7 @@ def description_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sample(args: argparse.Namespace) -> None:
     from nnunet_sbldm.api.model import SBLDM
-    from nnunet_sbldm.api.samples import write_samples
+    from nnunet_sbldm.api.sample_folder import SampleFolder
     from nnunet_sbldm.api.settings import SampleSettings, described
     from nnunet_sbldm.common.progress import progress
 
@@ -61,8 +62,10 @@ def _sample(args: argparse.Namespace) -> None:
     announce_licence(model.folder)
     editing = editing_of(args)
     entry = described({name: getattr(args, name) for name in DESCRIPTION})
-    settings = SampleSettings(args.n, entry, args.seed, args.diversity, edit_sampler_of(args, model.device.type))
+    sampler = edit_sampler_of(args, model.device.type)
+    settings = SampleSettings(args.n, entry, args.seed, args.diversity, sampler, use_gate=not args.no_gate)
     hosts = model.hosts(editing, args.d, args.p) if editing else None
-    samples = progress(model.draw(settings, hosts), "editing" if editing else "sampling", args.n)
-    picture = write_samples(samples, args.o)
-    print(f"{args.n} synthetic cases are in {args.o}; look at {picture}")
+    samples = SampleFolder(args.o, model.drawer(settings, hosts))
+    for _ in progress(samples.fill(), "editing" if editing else "sampling", args.n - samples.num_decided):
+        pass
+    print(f"{len(samples.case_ids)} synthetic cases are in {args.o}; look at {samples.montage}")

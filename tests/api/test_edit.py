@@ -35,7 +35,7 @@ def assert_only_the_region_differs(sample):
 
 def test_edits_of_a_dataset_are_those_of_the_command(model, tmp_path):
     options = ["-n", "1", "-seed", "3", "-steps", "2", "-mode", "edit", "-kind", "replace", "-device", "cpu"]
-    sample_entry(["-m", str(model.folder), "-o", str(tmp_path / "command"), *options])
+    sample_entry(["-m", str(model.folder), "-o", str(tmp_path / "command"), "--no_gate", *options])
     (sample,) = model.edit(1, dataset=900, kinds=("replace",), seed=3, **QUICK)
     assert_only_the_region_differs(sample)
     sample.save(tmp_path / "python")

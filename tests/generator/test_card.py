@@ -98,7 +98,8 @@ def test_models_of_before_there_were_cards_have_one_made(generator):
     for name in ("card.json", "README.md"):
         (generator.folder / name).unlink()
     assert read_card(generator.folder) == card
-    sample_entry(["-m", str(generator.folder), "-o", str(generator.folder / "x"), "-n", "1", "-steps", "1", "-device", "cpu"])
+    sample_entry(["-m", str(generator.folder), "-o", str(generator.folder / "x"), "-n", "1", "-steps", "1", "-device", "cpu",
+                  "--no_gate"])
 
 
 def test_a_model_that_lacks_a_file_is_named_with_it(generator):

@@ -152,11 +152,13 @@ def test_sbldm_sample_writes_pairs_records_and_a_montage(generator, tmp_path, ca
             "0.3",
             "0.5",
             "0.6",
+            "--no_gate",
         ]
     )
     written = {p.name for p in out.iterdir()}
     assert written == {
         "montage.png",
+        "samples.json",
         *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json")),
     }
     asked = json.loads((out / "sbldm_00001.json").read_text())["condition_asked"]
