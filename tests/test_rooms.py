@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     "common data quality ldm generator training editing expansion mixing evaluation ablation api cli dataset_conversion trainers"
-).split()  # from the ground up; the last two are doors
+).split()  # from the ground up; the last two are entry points of nnU-Net
 FORWARDERS = {f"nnunet_sbldm.{name}" for name in ("mixin", "study_runner", "study_steps", "study_surface")}
 """Old places that users' trainers, studies in progress and SLURM scripts name; they go with the next release."""
 SOURCES = {

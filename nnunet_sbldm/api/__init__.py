@@ -1,4 +1,4 @@
-"""The Python door: class ``SBLDM`` and what its methods return. The commands call it; ``nnunet_sbldm`` names what is public.
+"""The Python API: class ``SBLDM`` and what its methods return. The commands call it; ``nnunet_sbldm`` names what is public.
 
 ``model`` class ``SBLDM`` · ``loaded`` its base: what a model is and how it is judged · ``settings`` what is asked, checked ·
 ``drawing`` from settings to samples · ``sample``, ``samples`` one case, several · ``hosts`` what is edited · ``conditions`` what

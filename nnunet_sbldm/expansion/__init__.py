@@ -1,4 +1,4 @@
-"""``sbldm_expand_dataset``: many cases, made in parts that resume, installed through one of three doors.
+"""``sbldm_expand_dataset``: many cases, made in parts that resume, written to one of three destinations.
 
-The doors are ``pool``, ``new_dataset`` and ``in_place``; ``production`` is the loop behind all of them.
+The destinations are ``pool``, ``new_dataset`` and ``in_place``; ``production`` is the loop behind all of them.
 """

@@ -1,4 +1,4 @@
-"""Door three: synthetic cases in the folders of the real dataset itself, and the way to take them out again."""
+"""The destination ``--in_place``: synthetic cases in the folders of the real dataset, and the way to take them out again."""
 
 from __future__ import annotations
 

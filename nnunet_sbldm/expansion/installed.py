@@ -1,4 +1,4 @@
-"""What an expansion has installed: its index, its splits, its ground truth; the same for all doors."""
+"""What an expansion has installed: its index, its splits, its ground truth; the same for all destinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door two: a new dataset for any stock trainer; real cases are listed where they are, synthetic ones are added.
+"""The destination ``-o``: a new dataset for any stock trainer; real cases are listed where they are, synthetic ones are added.
 
 Plans and fingerprint are those of the real dataset; its splits get synthetic cases in ``train`` of their fold alone.
 Every step is repeatable, and ``dataset.json`` is written last.

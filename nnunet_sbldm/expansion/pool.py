@@ -1,4 +1,4 @@
-"""Door one: the pool of the trainer, beside the preprocessed data, which stock nnU-Net never sees."""
+"""The destination ``--pool``: the pool of the trainer, beside the preprocessed data, which stock nnU-Net never sees."""
 
 from __future__ import annotations
 

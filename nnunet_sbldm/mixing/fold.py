@@ -80,16 +80,16 @@ class TrainingFold:
         options += "" if configuration == DEFAULT_CONFIGURATION else f" -c {configuration}"
         wanted = f"-f {self.fold} -ratio 1.0{options}"
         if self._source is None:
-            return f"run sbldm_expand_dataset {self._door} {wanted}"
+            return f"run sbldm_expand_dataset {self._destination} {wanted}"
         if self._source != self.preprocessed.name:
             return f"run sbldm_expand_dataset -d {number_of(self._source)} -o ID {wanted} with an ID that is free"
-        again = f"sbldm_expand_dataset {self._door} {wanted} with all other folds you train after -f"
+        again = f"sbldm_expand_dataset {self._destination} {wanted} with all other folds you train after -f"
         return f"run {undo_command(self._source)}, then {again}"
 
     @property
     def expand_again(self) -> str:
         """The same where it was run before: with other options it would make other cases."""
-        return f"run sbldm_expand_dataset {self._door} again, with the options that it was run with"
+        return f"run sbldm_expand_dataset {self._destination} again, with the options that it was run with"
 
     @property
     def _source(self) -> str | None:
@@ -98,10 +98,10 @@ class TrainingFold:
         return source
 
     @property
-    def _door(self) -> str:
+    def _destination(self) -> str:
         name, source = self.preprocessed.name, self._source
-        door = "--pool" if source is None else "--in_place" if source == name else f"-o {number_of(name)}"
-        return f"-d {number_of(source or name)} {door}"
+        destination = "--pool" if source is None else "--in_place" if source == name else f"-o {number_of(name)}"
+        return f"-d {number_of(source or name)} {destination}"
 
     def fingerprints(self, case_ids: Iterable[str]) -> dict[str, CaseFingerprint]:
         """Content of real cases: from their raw files where these exist, else as an earlier command stored it."""
