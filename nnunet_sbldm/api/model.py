@@ -44,7 +44,7 @@ class SBLDM(LoadedModel):
     Examples:
         >>> from nnunet_sbldm import SBLDM
         >>> model = SBLDM.load("glioma_flair")
-        >>> sample = model.sample(volume_ml=30, seed=0)[0]
+        >>> sample = model.sample(volume_ml=30, seed=1)[0]
         >>> sample.show()
     """
 
