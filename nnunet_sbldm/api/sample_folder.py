@@ -62,7 +62,7 @@ class SampleFolder:
         if not shown:
             raise UnfitGeneratorError(
                 f"The quality gate gave up every one of {settings.num_cases} case(s) of the SBLDM in {self.drawer.model.folder}; "
-                f"why is in {self.folder / REJECTED}. with --no_gate another folder takes every first draw."
+                f"why is in {self.folder / REJECTED}. Choose another folder to take every first draw with --no_gate."
             )
         save_figure(montage_of([scenes.get(c) or self._scene(c) for c in shown]), self.montage)
 
