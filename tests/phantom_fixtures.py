@@ -5,6 +5,7 @@ from pathlib import Path
 
 import blosc2
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
 
@@ -92,3 +93,11 @@ def phantom_dataset(phantom):
 @pytest.fixture
 def generator(phantom_dataset, phantom):
     return load_model(phantom.results / phantom_dataset.name / "SBLDM__nnUNetPlans__nano" / "fold_0", torch.device("cpu"))
+
+
+def store_as_sagittal(files):
+    """Let the third axis of the files, x first, run between left and right; the arrays stay as they are."""
+    for file in files:
+        image = sitk.ReadImage(str(file))
+        image.SetDirection([0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        sitk.WriteImage(image, str(file))

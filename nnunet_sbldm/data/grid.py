@@ -131,8 +131,13 @@ def nearest_axes(axes: Axes) -> str:
     return "".join(letters[i][axis[i] > 0] for i, axis in zip(nearest, axes, strict=True))
 
 
-def left_right_axis(geometry: Geometry, transpose_forward: Sequence[int]) -> int:
-    """Axis of (D, H, W), plan order, that runs most along the patient's left-right direction."""
+def left_right_axis(geometry: Geometry, order: Sequence[int] = (0, 1, 2)) -> int:
+    """Axis of an array that runs most along the patient's left-right direction.
+
+    Args:
+        geometry: of the case itself.
+        order: of the array's axes; nnU-Net's ``transpose_forward`` for arrays in plan order.
+    """
     toward_left = np.abs(np.asarray(geometry.direction).reshape(3, 3)[0])  # per image axis x, y, z
     reader_axis = 2 - int(np.argmax(toward_left))
-    return list(transpose_forward).index(reader_axis)
+    return list(order).index(reader_axis)

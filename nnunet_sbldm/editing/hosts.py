@@ -18,6 +18,7 @@ from nnunet_sbldm.data.cases import read_case
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.folds import find_copies, without_patients_of_val
+from nnunet_sbldm.data.grid import left_right_axis
 from nnunet_sbldm.data.groups import remembered_groups
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.data.splits import fold_cases
@@ -153,23 +154,21 @@ def allowed_hosts(dataset: NnunetDataset, fold: Fold, chosen: Sequence[str] = ()
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load_host(dataset: NnunetDataset, case_id: str, transform: HostTransform, left_right_axis: int) -> Host:
+def load_host(dataset: NnunetDataset, case_id: str, transform: HostTransform) -> Host:
     """Read, transform and preprocess a real case.
 
     Args:
         dataset: where the case is.
         case_id: the real case.
-        transform: mirroring and deformation.
-        left_right_axis: axis of plan order that runs between left and right.
+        transform: mirroring, between the host's own left and right, and deformation.
 
     Raises:
         UserError: the case cannot be read, or its normalisation cannot be taken back.
     """
-    axes = tuple(dataset.plans.transpose_forward)
     case = read_case(dataset, case_id)
     content = sha256_of_array(case.image)
     if transform.mirrored:
-        case = mirrored(case, axes[left_right_axis])
+        case = mirrored(case, left_right_axis(case.geometry))
     if transform.deformation_mm:
         case = deformed(case, transform.deformation_mm, transform.seed)
     return replace(host_of(dataset, case), dataset=dataset.name, content=content)

@@ -14,7 +14,6 @@ from nnunet_sbldm.data.boxes import bounding_box
 from nnunet_sbldm.data.cases import load_preprocessed, read_case
 from nnunet_sbldm.data.conditions import AXES, FEATURES, as_dict
 from nnunet_sbldm.data.dataset import NnunetDataset
-from nnunet_sbldm.data.grid import left_right_axis
 from nnunet_sbldm.editing.choices import EditChoice
 from nnunet_sbldm.editing.hosts import Host, host_of, load_host
 from nnunet_sbldm.editing.regions import (
@@ -201,11 +200,10 @@ class EditPlanner:
 
     def prepared(self, request: Request, choice: EditChoice) -> PreparedHost:
         """A host where the model's grid lies on it; the latest ones are kept."""
-        axis = left_right_axis(self.model.plan.template, self.model.plan.grid.transpose_forward)
         host = _recent(
             self._hosts,
             (choice.host, choice.transform),
-            lambda: load_host(self.dataset, choice.host, choice.transform, axis),
+            lambda: load_host(self.dataset, choice.host, choice.transform),
         )
         centre = self._centre(host, request, choice)
         window = Window.around(self.model.plan.grid.shape, host.label.shape, centre)

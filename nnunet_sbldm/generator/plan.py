@@ -72,7 +72,7 @@ class GeneratorPlan:
         component_intensity: label value (as text) -> per channel, mean intensities (network scale) that its components can have,
             see :func:`nnunet_sbldm.generator.outlines.intensity_range`; empty if they were not measured.
         gate: what the training cases allow a synthetic case to be.
-        template: geometry of one training case.
+        template: geometry of one training case, oriented as most are.
         latent_mean: per latent channel, over the training cases; empty until the first stage is done.
         latent_std: likewise.
         texture: what the first stage cannot encode; empty until it is done.

@@ -137,19 +137,19 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return out
 
 
-def may_be_mirrored(images: np.ndarray, classes: np.ndarray, axis: int) -> bool:
+def may_be_mirrored(images: np.ndarray, classes: np.ndarray, axes: Sequence[int]) -> bool:
     """Whether mirrored cases look like cases: no farther from other cases than the cases themselves, image and labels.
 
     Args:
         images: [N, C, D, H, W].
         classes: [N, D, H, W].
-        axis: of (D, H, W).
+        axes: N axes of (D, H, W): that of each case between its left and right.
     """
     if len(images) < 2:
         return False
     labels = range(2, 1 + max(int(c[c != IGNORED].max(initial=0)) for c in classes))
     coarse = np.stack([_coarse(i, c, labels) for i, c in zip(images, classes, strict=True)])  # [N, C + K, D', H', W']
-    mirrored = np.flip(coarse, axis + 2)
+    mirrored = np.stack([np.flip(volumes, axis + 1) for volumes, axis in zip(coarse, axes, strict=True)])
     for part in (slice(0, images.shape[1]), slice(images.shape[1], None)):
         flat, flipped = coarse[:, part].reshape(len(coarse), -1), mirrored[:, part].reshape(len(coarse), -1)
         own, other = cdist(flat, flat), cdist(flipped, flat)
@@ -164,4 +164,5 @@ def _coarse(image: np.ndarray, classes: np.ndarray, labels: Iterable[int]) -> np
     """Image channels and the share of every label on a coarse grid: [C + K, D', H', W']."""
     factors = [min(1.0, s / n) for s, n in zip(COARSE_SHAPE, classes.shape, strict=True)]
     volumes = [*image.astype(np.float32), *((classes == k).astype(np.float32) for k in labels)]
-    return np.stack([ndimage.zoom(ndimage.gaussian_filter(v, 0.5 / np.array(factors)), factors, order=1) for v in volumes])
+    smooth = (ndimage.gaussian_filter(v, 0.5 / np.array(factors)) for v in volumes)
+    return np.stack([ndimage.zoom(v, factors, order=1, mode="nearest") for v in smooth])  # rounding may leave the last voxel

@@ -174,7 +174,8 @@ def prepare(
     summaries = [summarise(dataset, c, encoding, targets) for c in progress(case_ids, "reading cases")]
     if not any(s.components for s in summaries):
         raise UserError(f"No training case of {dataset.name} in fold {fold} has any foreground; there is nothing to synthesise.")
-    _warn_of_orientations(dataset.name, [s.geometry for s in summaries])
+    geometries = [s.geometry for s in summaries]
+    _warn_of_orientations(dataset.name, geometries)
     fingerprints = list(fingerprints_of(dataset, case_ids).values())
     plan = _plan(request, encoding, targets, summaries)
     plan = initial.adopted(plan) if initial else plan
@@ -182,8 +183,14 @@ def prepare(
     arrays = TrainingArrays.create(work, len(case_ids) * (1 + copies), len(plan.channel_names), plan.grid.shape)
     for n, case_id in enumerate(case_ids):
         arrays.put(n, *plan.to_network(*load_preprocessed(dataset, case_id)))
-    _add_copies(arrays, len(case_ids), plan)
+    _add_copies(arrays, geometries, plan)
     return plan, arrays, fingerprints
+
+
+def _most_common(geometries: Sequence[Geometry]) -> Geometry:
+    """The first geometry among those that are oriented as most are."""
+    axes = [nearest_axes(g.array_axes()) for g in geometries]
+    return geometries[axes.index(Counter(axes).most_common(1)[0][0])]
 
 
 def _warn_of_orientations(name: str, geometries: Sequence[Geometry]) -> None:
@@ -199,16 +206,18 @@ def _warn_of_orientations(name: str, geometries: Sequence[Geometry]) -> None:
         )
 
 
-def _add_copies(arrays: TrainingArrays, num_cases: int, plan: GeneratorPlan) -> None:
-    """Fill the rows after the real cases with augmented copies of them."""
+def _add_copies(arrays: TrainingArrays, geometries: Sequence[Geometry], plan: GeneratorPlan) -> None:
+    """Fill the rows after the real cases with augmented copies of them, each mirrored between its own left and right."""
+    num_cases = len(geometries)
     if len(arrays.images) == num_cases:
         return
-    axis = left_right_axis(plan.template, plan.grid.transpose_forward)
-    mirrored_axis = axis if may_be_mirrored(arrays.images[:num_cases], arrays.classes[:num_cases], axis) else None
-    augmenter = Augmenter(plan.preset.augmentation, plan.grid, mirrored_axis)
+    axes = [left_right_axis(g, plan.grid.transpose_forward) for g in geometries]
+    mirroring = may_be_mirrored(arrays.images[:num_cases], arrays.classes[:num_cases], axes)
     for row in progress(range(num_cases, len(arrays.images)), "augmenting cases"):
-        image, classes = arrays.images[row % num_cases].astype(np.float32), arrays.classes[row % num_cases]
-        arrays.put(row, *augmenter.copy(image, classes, np.random.default_rng([plan.seed, row])))
+        n = row % num_cases
+        augmenter = Augmenter(plan.preset.augmentation, plan.grid, axes[n] if mirroring else None)
+        copy = augmenter.copy(arrays.images[n].astype(np.float32), arrays.classes[n], np.random.default_rng([plan.seed, row]))
+        arrays.put(row, *copy)
 
 
 def _plan(
@@ -245,5 +254,5 @@ def _plan(
         component_intensity={v: intensity_range(intensity.scaled(np.concatenate([means for _, means in known]).T).T)
                              for v, known in components.items()},
         gate=fit_gate(table, feature_names(targets), [s.appearance for s in summaries]),
-        template=summaries[0].geometry,
+        template=_most_common([s.geometry for s in summaries]),
     )

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from phantom_fixtures import store_as_sagittal
 
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.cases import load_preprocessed, read_case
@@ -14,7 +15,7 @@ from nnunet_sbldm.types import OUTSIDE, UserError
 
 def test_a_host_is_nnunets_own_array_and_pasting_nothing_changes_nothing(phantom_dataset):
 
-    host = load_host(phantom_dataset, "phantom_001", HostTransform(), 2)
+    host = load_host(phantom_dataset, "phantom_001", HostTransform())
     image, label = load_preprocessed(phantom_dataset, "phantom_001")
     np.testing.assert_array_equal(host.image, image)
     np.testing.assert_array_equal(host.label, label)
@@ -36,6 +37,14 @@ def test_mirroring_twice_is_nothing_and_deforming_keeps_the_outside_zero(phantom
     assert (bent.image != case.image).mean() > 0.1
     assert (bent.label > 0).sum() == pytest.approx((case.label > 0).sum(), rel=0.3)
     assert bent.image.max() <= case.image.max()
+
+
+def test_a_host_is_mirrored_between_its_own_left_and_right(phantom_dataset):
+    files, mirrored_host = phantom_dataset.case_files["phantom_001"], HostTransform(mirrored=True)
+    plain = read_case(phantom_dataset, "phantom_001").image
+    assert np.array_equal(load_host(phantom_dataset, "phantom_001", mirrored_host).case.image, plain[..., ::-1])
+    store_as_sagittal([*files["images"], files["label"]])
+    assert np.array_equal(load_host(phantom_dataset, "phantom_001", mirrored_host).case.image, plain[:, ::-1])
 
 
 def test_hosts_are_training_cases_of_the_fold_and_no_copies_or_patients_of_its_validation_cases(phantom, phantom_dataset):

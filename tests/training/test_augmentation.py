@@ -88,9 +88,22 @@ def heads(num_cases, sided):
 
 
 def test_mirroring_is_allowed_where_mirrored_cases_look_like_cases():
-    assert may_be_mirrored(*heads(12, sided=False), axis=2)
-    assert not may_be_mirrored(*heads(12, sided=True), axis=2)
-    assert not may_be_mirrored(*heads(1, sided=False), axis=2)
+    assert may_be_mirrored(*heads(12, sided=False), axes=[2] * 12)
+    assert not may_be_mirrored(*heads(12, sided=True), axes=[2] * 12)
+    assert not may_be_mirrored(*heads(1, sided=False), axes=[2])
+
+
+def test_cases_that_are_turned_differently_are_mirrored_between_their_own_left_and_right():
+    pairs = [np.concatenate([a, a[..., ::-1]]) for a in heads(6, sided=True)]  # every case with its mirror image
+    axes = [2, 2, 1, 1, 1, 1] * 2
+    turned = [np.stack([np.swapaxes(c, -1, -2) if a == 1 else c for c, a in zip(square(p), axes, strict=True)]) for p in pairs]
+    assert may_be_mirrored(*turned, axes=axes)
+    assert not may_be_mirrored(*turned, axes=[2] * 12)  # as the first case lies
+
+
+def square(array):
+    """[..., 32, 28] with two columns more on either side."""
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(2, 2)], mode="edge")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from phantom_fixtures import NANO, hash_tree
+from phantom_fixtures import NANO, hash_tree, store_as_sagittal
 from safetensors.torch import load_file
 
 from nnunet_sbldm.cli.train import train_entry
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.data.cases import read_case
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.fingerprints import fingerprints_of
 from nnunet_sbldm.data.splits import fold_cases
@@ -24,10 +25,10 @@ from nnunet_sbldm.training import loop as optimisation
 from nnunet_sbldm.training import preparation
 from nnunet_sbldm.training import train as training
 from nnunet_sbldm.training.loop import averaged, learning_rate_at
-from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, summarise
+from nnunet_sbldm.training.preparation import condition_targets, intensity_scaling, label_encoding, prepare, summarise
 from nnunet_sbldm.training.request import TrainingRequest
 from nnunet_sbldm.training.train import train_generator
-from nnunet_sbldm.types import OUTSIDE, UserError
+from nnunet_sbldm.types import OUTSIDE, SBLDMWarning, UserError
 
 SHORT = replace(
     NANO,
@@ -257,6 +258,15 @@ def test_only_the_training_cases_of_the_fold_are_read(phantom_dataset):
         for file in [*phantom_dataset.case_files[case_id]["images"], phantom_dataset.data_folder / f"{case_id}.b2nd"]:
             os.remove(file)
     assert is_complete(train_generator(TrainingRequest(phantom_dataset, 1, SHORT, train), "cpu"))
+
+
+def test_a_model_has_the_orientation_of_most_of_its_training_cases(phantom_dataset, tmp_path):
+    cases = fold_cases(phantom_dataset, 0)[0]
+    first = phantom_dataset.case_files[cases[0]]
+    store_as_sagittal([*first["images"], first["label"]])
+    with pytest.warns(SBLDMWarning, match=f"1 of {len(cases)} training cases .* in another orientation than most"):
+        plan, _, _ = prepare(TrainingRequest(phantom_dataset, 0, SHORT, cases), tmp_path)
+    assert plan.template == read_case(phantom_dataset, cases[1]).geometry
 
 
 def test_the_average_of_constant_weights_is_that_constant_and_early_steps_weigh_most():
