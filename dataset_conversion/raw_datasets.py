@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_sbldm.common.files import read_json, remove_leftovers, write_atomically, write_json
 from nnunet_sbldm.common.progress import progress
-from nnunet_sbldm.data.paths import nnunet_folder
+from nnunet_sbldm.data.paths import names_with, nnunet_folder
 from nnunet_sbldm.types import UserError
 
 ENDING = ".nii.gz"
@@ -110,7 +110,7 @@ def dataset_folder(dataset_id: int, name: str) -> Path:
     if not 1 <= dataset_id <= 999:
         raise UserError(f"-d takes a dataset id from 1 to 999; got {dataset_id}.")
     folder = raw / f"Dataset{dataset_id:03d}_{name}"
-    others = [p.name for p in raw.glob(f"Dataset{dataset_id:03d}_*") if p != folder]
+    others = [taken for taken in names_with(dataset_id, raw) if taken != folder.name]
     if others:
         raise UserError(f"The dataset id {dataset_id} is taken by {others[0]} in nnUNet_raw; choose another with -d.")
     return folder

@@ -17,9 +17,10 @@ import numpy as np
 
 from nnunet_sbldm.ablation.study import PHANTOM, TEST_FOLDER, Study
 from nnunet_sbldm.common.files import copy_file, read_json, write_json
+from nnunet_sbldm.data.cases import whole_labels
 from nnunet_sbldm.data.formats import geometry_of, side_files
 from nnunet_sbldm.data.groups import read_groups
-from nnunet_sbldm.data.paths import FOLDERS, dataset_name, nnunet_folder, title_of
+from nnunet_sbldm.data.paths import FOLDERS, dataset_name, names_with, nnunet_folder, title_of
 from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.data.splits import NUM_CROSS_VALIDATION_FOLDS
 from nnunet_sbldm.types import Case, UserError
@@ -76,11 +77,15 @@ class SourceDataset:
         return self.test_files.get(case_id) or self.case_files[case_id]
 
     def read(self, case_id: str) -> Case:
-        """Read a case with nnU-Net's reader."""
+        """Read a case with nnU-Net's reader.
+
+        Raises:
+            UserError: its mask has values that are no whole numbers.
+        """
         files = self.files(case_id)
         image, properties = self.reader.read_images(files["images"])
         label, _ = self.reader.read_seg(files["label"])
-        return Case(case_id, image.astype(np.float32), label[0].astype(np.int16), geometry_of(properties))
+        return Case(case_id, image.astype(np.float32), whole_labels(label[0], case_id, self.folder.name), geometry_of(properties))
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _raw_name(dataset: str) -> str:
     """Full name of a dataset given by number, among those of ``nnUNet_raw`` alone."""
     if not dataset.isdigit():
         return dataset
-    names = sorted(p.name for p in nnunet_folder("nnUNet_raw").glob(f"Dataset{int(dataset):03d}_*"))
+    names = names_with(int(dataset), nnunet_folder("nnUNet_raw"))
     return names[0] if len(names) == 1 else dataset_name(dataset)
 
 
@@ -162,7 +167,7 @@ def _listed(raw: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _scanned(raw: Path, ending: str, part: str) -> dict[str, dict[str, Any]]:
     images: dict[str, list[str]] = {}
-    for path in sorted((raw / f"images{part}").glob(f"*{ending}")):
+    for path in sorted((raw / f"images{part}").glob(f"[!.]*{ending}")):  # macOS leaves ._ files beside the images it copies
         images.setdefault(path.name[: -len(ending) - 5], []).append(os.path.abspath(path))
     return {c: {"images": f, "label": os.path.abspath(raw / f"labels{part}" / f"{c}{ending}")} for c, f in images.items()}
 

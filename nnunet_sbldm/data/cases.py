@@ -55,10 +55,10 @@ def read_case(dataset: NnunetDataset, case_id: str) -> Case:
         )
     if not np.isfinite(image).all():
         raise UserError(f"Case {case_id} of {dataset.name} has NaN or infinite voxels; repair or remove it.")
-    return Case(case_id, image.astype(np.float32), _whole(label[0], case_id, dataset.name), geometry_of(properties))
+    return Case(case_id, image.astype(np.float32), whole_labels(label[0], case_id, dataset.name), geometry_of(properties))
 
 
-def _whole(label: np.ndarray, case_id: str, name: str) -> LabelArray:
+def whole_labels(label: np.ndarray, case_id: str, name: str) -> LabelArray:
     """Label values [Z, Y, X] as whole numbers, as nnU-Net takes them: it cuts off what stands behind the point.
 
     Raises:

@@ -40,6 +40,12 @@ def number_of(name: str) -> int:
     return int(found[1])
 
 
+def names_with(number: int, folder: Path) -> list[str]:
+    """Sorted names of the datasets in a folder that have this number, whether or not a title follows it."""
+    pattern = re.compile(rf"Dataset0*{number}(?!\d).*")
+    return sorted(p.name for p in folder.iterdir() if pattern.fullmatch(p.name))
+
+
 def title_of(name: str) -> str:
     """What a dataset is called after its number: ``Name`` of ``Dataset123_Name``; empty for ``Dataset123``."""
     return name.partition("_")[2]

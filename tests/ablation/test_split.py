@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,23 @@ def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
     write_json(tmp_path / "groups.json", groups)
     with pytest.raises(UserError, match="hold only some scans of one"):
         split_cases(study_of(groups="groups.json", test_cases=["phantom_000"]), source)
+
+
+def test_a_dataset_without_a_title_is_found_by_its_number_and_hidden_files_are_no_cases(study_of, raw, tmp_path):
+    cases = set(open_source(study_of(), tmp_path).case_files)
+    (raw / "imagesTr" / "._phantom_000_0000.nii.gz").write_bytes(b"left by macOS")
+    source = open_source(study_of(dataset=900), tmp_path)
+    assert (source.folder.name, set(source.case_files)) == (raw.name, cases)
+    untitled = raw.rename(raw.with_name("Dataset900"))
+    assert open_source(study_of(dataset=900), tmp_path).folder == untitled
+
+
+def test_a_mask_that_nnunet_would_misread_is_refused(study_of, raw, tmp_path):
+    source = open_source(study_of(), tmp_path)
+    label = sitk.ReadImage(source.files("phantom_000")["label"])
+    sitk.WriteImage(sitk.Cast(label, sitk.sitkFloat32) * 0.99999, source.files("phantom_000")["label"])
+    with pytest.raises(UserError, match=r"phantom_000 of Dataset900_\w+ has values that are no whole numbers"):
+        source.read("phantom_000")
 
 
 def test_patients_of_imagests_are_not_trained_on(study_of, raw, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunet_sbldm.data.paths import number_of, planning_command, preprocessing_command, title_of, undo_command
+from nnunet_sbldm.data.paths import names_with, number_of, planning_command, preprocessing_command, title_of, undo_command
 from nnunet_sbldm.types import UserError
 
 
@@ -13,6 +13,13 @@ from nnunet_sbldm.types import UserError
 def test_all_digits_of_a_name_are_its_number(name, number, title):
     assert (number_of(name), title_of(name)) == (number, title)
     assert undo_command(name) == f"sbldm_expand_dataset -d {number} --undo"
+
+
+def test_a_number_is_that_of_names_with_and_without_title_and_of_no_longer_number(tmp_path):
+    for name in ("Dataset091_A", "Dataset910", "Dataset910_B", "Dataset9100_C", "Dataset0910_D", "Task910_E"):
+        (tmp_path / name).mkdir()
+    assert names_with(910, tmp_path) == ["Dataset0910_D", "Dataset910", "Dataset910_B"]
+    assert names_with(91, tmp_path) == ["Dataset091_A"]
 
 
 def test_other_names_are_refused():
