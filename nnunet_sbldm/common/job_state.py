@@ -45,7 +45,7 @@ class Job(Protocol):
 
 def typed(job: Job) -> str:
     """A job as one would type it into a shell, with its own variables in front."""
-    return " ".join([*(f"{k}={v}" for k, v in job.environment.items()), shlex.join(job.command)])
+    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in job.environment.items()), shlex.join(job.command)])
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,8 @@ def refuse_in_place(jobs: Sequence[Job], views: Sequence[NnunetDataset]) -> None
     if any(job.fold == "all" for job in jobs):
         raise UserError("--in_place cannot serve fold all: stock nnU-Net would validate on the synthetic cases; use --pool.")
     dataset, ours = views[0], [view.data_folder.name for view in views]
-    folders = sorted(f.parent.name for c in dataset.real_case_ids[:1] for f in dataset.preprocessed.glob(f"*/{c}.pkl"))
+    files = [folder / f"{c}.pkl" for c in dataset.real_case_ids[:1] for folder in dataset.preprocessed.iterdir()]
+    folders = sorted(f.parent.name for f in files if f.is_file())
     others = [name for name in folders if name not in ours]
     if not others:
         return

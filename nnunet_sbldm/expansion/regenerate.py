@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def _find_record(name: str, case_id: str) -> Path:
     candidates = [
         raw / "synthetic" / "provenance" / f"{case_id}.json",
         raw / IN_PLACE / "provenance" / f"{case_id}.json",
-        *sorted((preprocessed / FOLDER).glob(f"*/fold_*/provenance/{case_id}.json")),
+        *sorted((preprocessed / FOLDER).glob(f"*/fold_*/provenance/{glob.escape(case_id)}.json")),
     ]
     found = [f for f in candidates if f.is_file()]
     if not found:

@@ -6,6 +6,7 @@ Every ``-m`` goes through :func:`find_model`. Nothing here loads a network.
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -92,7 +93,8 @@ def places_of(home: Path, plans_name: str, model: str | Path) -> list[Path]:
 
 def finished_models(home: Path, plans_name: str, fold: int | str) -> list[Path]:
     """Folders of the finished models of a fold in a dataset's folder in ``nnUNet_results``, of every preset and length."""
-    return [folder for folder in sorted(home.glob(f"{folder_name(plans_name, '*')}/fold_{fold}")) if is_complete(folder)]
+    pattern = f"{folder_name(glob.escape(plans_name), '*')}/fold_{fold}"
+    return [folder for folder in sorted(home.glob(pattern)) if is_complete(folder)]
 
 
 def folder_name(plans_name: str, preset: str) -> str:

@@ -97,6 +97,7 @@ def test_a_silent_runner_on_another_machine_is_gone(tmp_path):
 
 def test_a_job_is_typed_as_into_a_shell():
     assert typed(SmallJob("a", "print(1)", {"B": "2"})) == "B=2 python -c 'print(1)'"
+    assert typed(SmallJob("a", "print(1)", {"B": "/my data#1"})) == "B='/my data#1' python -c 'print(1)'"
 
 
 def test_the_error_of_a_log_is_its_last_line_that_looks_like_one(tmp_path):
