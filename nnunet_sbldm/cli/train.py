@@ -78,5 +78,5 @@ def _train(args: argparse.Namespace) -> None:
 def _case_ids(file: Path) -> list[str]:
     if not file.is_file():
         raise UserError(f"-cases {file} is not a file.")
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
     return [line for line in lines if line]

@@ -19,6 +19,7 @@ from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion import production
 from nnunet_sbldm.expansion.ledger import Job
+from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.expansion.pool import fill_pool
 from nnunet_sbldm.expansion.regenerate import regenerate
 from nnunet_sbldm.generator.requests import ExpansionRequest, plan_requests
@@ -91,3 +92,11 @@ def test_cases_of_the_first_record_format_are_kept_and_can_be_made_again(generat
     write_json(destination.record_folders[0] / "sbldm_f0_0000.json", {**made["sbldm_f0_0000"], "format": 3})
     with pytest.raises(UserError, match="has format 3; this version reads 1 to 2: update"):
         regenerate("900", "sbldm_f0_0000", "cpu")
+
+
+def test_signs_of_file_patterns_in_a_case_id_stand_for_themselves(phantom_dataset, generator, capsys):
+    write_json(expansion_folder(phantom_dataset.preprocessed) / "nnUNetPlans_3d_fullres/fold_0/provenance/sbldm_f0_0000.json", {})
+    with pytest.raises(SystemExit) as e:
+        regenerate_entry(["900", "sbldm_f0_*", "-device", "cpu"])
+    assert e.value.code == 2
+    assert "Dataset900_Phantom has no synthetic case sbldm_f0_*" in capsys.readouterr().err
