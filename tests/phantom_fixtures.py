@@ -9,9 +9,10 @@ import SimpleITK as sitk
 import torch
 from nnunet_fixtures import PLAN, NnunetFolders, run_nnunet
 
+from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.data.dataset import open_dataset
 from nnunet_sbldm.data.phantom import PhantomConfig, write_phantom_dataset
-from nnunet_sbldm.data.splits import fold_cases
+from nnunet_sbldm.data.splits import SPLITS, dealt, fold_cases
 from nnunet_sbldm.generator import presets as config
 from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.presets import AugmentationConfig, Preset, StageConfig
@@ -64,6 +65,7 @@ def phantom_folders(tmp_path_factory):
     os.environ.update(folders.environment())
     try:
         dataset = open_dataset("900")
+        write_json(dataset.preprocessed / SPLITS, dealt(dataset))  # as nnU-Net's first training does
         train_generator(TrainingRequest(dataset, 0, NANO, fold_cases(dataset, 0)[0], 1), "cpu")
     finally:
         os.environ.clear()

@@ -8,7 +8,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_sbldm.common.files import read_json
 from nnunet_sbldm.common.text import named
-from nnunet_sbldm.data.cases import is_preprocessed
+from nnunet_sbldm.data.cases import is_preprocessed, refuse_not_preprocessed
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.fingerprints import known_case_ids
 from nnunet_sbldm.data.paths import Fold
@@ -49,6 +49,8 @@ def dealt(dataset: NnunetDataset) -> Splits:
         UserError: too few cases.
     """
     ids = preprocessed_case_ids(dataset)
+    if not ids:
+        refuse_not_preprocessed(dataset, dataset.real_case_ids)
     if len(ids) < NUM_CROSS_VALIDATION_FOLDS:
         raise UserError(
             f"{dataset.name} has {len(ids)} preprocessed case(s) and no {SPLITS}: nnU-Net needs at least "
@@ -64,7 +66,8 @@ def preprocessed_case_ids(dataset: NnunetDataset) -> list[str]:
 
 
 def _refuse_unknown(dataset: NnunetDataset, splits: Splits) -> None:
-    known = set(known_case_ids(dataset))
+    synthetic = dataset.dataset_json.get("sbldm", {}).get("synthetic_cases", ())
+    known = {*known_case_ids(dataset), *synthetic}
     unknown = sorted({c for split in splits for ids in split.values() for c in ids} - known)
     if unknown:
         raise UserError(

@@ -73,7 +73,7 @@ def _refuse_unsuited(dataset: NnunetDataset, manifest: Path) -> None:
 def _keep_backup(dataset: NnunetDataset, destination: RawDestination, request: dict[str, Any], case_ids: Sequence[str]) -> None:
     """Copies of the files that will change, and the list of all that will be created; they appear in one step."""
     raw, preprocessed = dataset.raw, dataset.preprocessed
-    candidates = [folder / name for folder in (raw, preprocessed) for name in ("dataset.json", SPLITS)]
+    candidates = [folder / name for name in (SPLITS, "dataset.json") for folder in (raw, preprocessed)]  # restored in this order
     changed = [_portable(f, raw, preprocessed) for f in candidates if f.is_file()]
     created = [_portable(f, raw, preprocessed) for c in case_ids for f in destination.files(c)]
     if not (preprocessed / SPLITS).is_file():

@@ -43,14 +43,6 @@ def test_in_place_is_refused_where_other_configurations_would_lack_the_synthetic
     assert hash_tree(phantom_dataset.raw) == before
 
 
-@pytest.fixture
-def in_place(phantom, phantom_dataset, generator):
-    """The dataset before it is expanded in place; hashes of its real cases are remembered already."""
-    fold_cases(phantom_dataset, 0)
-    expand("--pool", "-n", "1")
-    return phantom_dataset
-
-
 @pytest.mark.quick
 def test_in_place_trains_where_it_may_and_is_undone_byte_for_byte(phantom, phantom_dataset):
     raw, preprocessed = phantom_dataset.raw, phantom_dataset.preprocessed
