@@ -24,7 +24,7 @@ from nnunet_sbldm.editing.choices import KINDS, EditSettings
 from nnunet_sbldm.evaluation.adherence import errors_of_an_edit
 from nnunet_sbldm.evaluation.edits import NUMBERS, evaluate_edits
 from nnunet_sbldm.evaluation.settings import EvaluationSettings
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import judged_draws, reference_of
 from nnunet_sbldm.generator.checkpoint import SBLDMModel, load_model
 from nnunet_sbldm.generator.requests import Request
@@ -34,7 +34,7 @@ from nnunet_sbldm.ldm.config import EDIT_SAMPLER, SAMPLERS, SamplerConfig
 
 def whole_cases(model: SBLDMModel, dataset: NnunetDataset, num: int, sampler: SamplerConfig) -> dict[str, float | None]:
     """The same numbers of whole cases, drawn once each."""
-    job, tally = Job(model.plan.fold, model, ()), Tally()
+    job, tally = ExpansionJob(model.plan.fold, model, ()), Tally()
     requests = [Request(f"whole_{i:04d}", i, {}) for i in range(num)]
     reference, target = reference_of(job, dataset), model.plan.targets[0].name
     list(judged_draws(job, requests[:1], reference, ProductionSettings(sampler, max_attempts=1), Tally()))  # start-up

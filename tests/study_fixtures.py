@@ -12,9 +12,9 @@ from nnunet_sbldm.ablation.arms import ARM_KINDS, Arm
 from nnunet_sbldm.ablation.file import read_study
 from nnunet_sbldm.ablation.runner import study_folder
 from nnunet_sbldm.ablation.runs import DatasetIds, runs_of
-from nnunet_sbldm.ablation.settings import EvaluationSettings, RunSettings
+from nnunet_sbldm.ablation.settings import RunSettings, StudyEvaluation
 from nnunet_sbldm.ablation.setup import set_up
-from nnunet_sbldm.ablation.split import open_source
+from nnunet_sbldm.ablation.split import open_source_dataset
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.data.formats import write_case
@@ -51,10 +51,10 @@ def finished(tmp_path, monkeypatch):
     """A study whose predictions are the references with a part of the foreground removed; one run has failed."""
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     write_phantom_dataset(tmp_path / "raw", 900, 14, config=SMALL_PHANTOM)
-    study = Study("900", (2, 3), ARMS, 9, seeds=(0, 1), evaluation=EvaluationSettings(num_resamples=300), run=RunSettings("cpu"))
+    study = Study("900", (2, 3), ARMS, 9, seeds=(0, 1), evaluation=StudyEvaluation(num_resamples=300), run=RunSettings("cpu"))
     folder = tmp_path / "out"
     jobs, _ = set_up(study, folder)
-    source = open_source(study, folder)
+    source = open_source_dataset(study, folder)
     for run in runs_of(study):
         predict(run, source, folder)
         if run.subset.key != "n3_f0_s1":

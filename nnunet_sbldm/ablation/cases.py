@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from nnunet_sbldm.ablation.split import SourceDataset, Split, Subset, named
+from nnunet_sbldm.ablation.split import SourceDataset, Split, Subset
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, size_and_time, write_json
 from nnunet_sbldm.common.progress import progress
+from nnunet_sbldm.common.text import named
 from nnunet_sbldm.data.fingerprints import fingerprint_of
 from nnunet_sbldm.data.folds import CaseFingerprint, find_leaks
 from nnunet_sbldm.quality.appearance import mask_and_shell

@@ -14,7 +14,7 @@ from nnunet_sbldm.ablation.page_tables import page_tables
 from nnunet_sbldm.ablation.pictures import best_median_worst, case_plot, difference_plot, learning_curves
 from nnunet_sbldm.ablation.results import Results, collect_results
 from nnunet_sbldm.ablation.scores import RUN
-from nnunet_sbldm.ablation.settings import EvaluationSettings
+from nnunet_sbldm.ablation.settings import StudyEvaluation
 from nnunet_sbldm.ablation.setup import STUDY_FILE
 from nnunet_sbldm.ablation.statistics import VERDICTS
 from nnunet_sbldm.ablation.study import Study
@@ -51,7 +51,7 @@ def write_study_report(study: Study, jobs: Sequence[StudyJob], folder: Path) -> 
     return output / "report.html"
 
 
-def _refuse_other_distances(wanted: EvaluationSettings, measured: dict[str, Any]) -> None:
+def _refuse_other_distances(wanted: StudyEvaluation, measured: dict[str, Any]) -> None:
     """Raise a :class:`UserError` where a study that was changed since it ran asks for surface distances that nobody measured."""
     if wanted.surface_distances and any(measured[k] != getattr(wanted, k) for k in ("surface_distances", "tolerance_mm")):
         raise UserError(f"Surface distances at {wanted.tolerance_mm:g} mm are not measured: sbldm_ablation run measures them.")

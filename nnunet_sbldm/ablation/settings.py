@@ -33,7 +33,7 @@ Options = Annotated[tuple[Text, ...], MustBe("a list of options")]
 
 
 @dataclass(frozen=True, config=FILE)
-class TrainingSettings:
+class StudyTraining:
     """nnU-Net's training, the same for all arms.
 
     Attributes:
@@ -80,7 +80,7 @@ class GeneratorSettings:
 
 
 @dataclass(frozen=True, config=FILE)
-class EvaluationSettings:
+class StudyEvaluation:
     """What is measured on the test cases.
 
     Attributes:

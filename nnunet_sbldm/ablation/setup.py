@@ -17,17 +17,17 @@ from nnunet_sbldm.ablation.planning import job_environment, plan_study_jobs
 from nnunet_sbldm.ablation.runner import save_table, setting_up
 from nnunet_sbldm.ablation.runs import IDS_FILE, DatasetIds, runs_of
 from nnunet_sbldm.ablation.split import (
-    MAX_NAMED,
     SourceDataset,
     Split,
     make_folders,
-    open_source,
+    open_source_dataset,
     split_cases,
     write_raw_dataset,
     write_test_cases,
 )
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.common.files import read_json, write_json
+from nnunet_sbldm.common.text import named
 from nnunet_sbldm.types import UserError
 
 STUDY_FILE, SPLIT_FILE = "study.json", "split.json"
@@ -53,7 +53,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
     folder = folder.absolute()
     refuse_other_study(study, folder)
     _refuse_missing_means(study, on_cluster)
-    source = open_source(study, folder)
+    source = open_source_dataset(study, folder)
     split = split_cases(study, source)
     _refuse_other_split(split, folder)
     refuse_content_leaks(study, split, record_cases(study, source, split, folder, (folder / STUDY_FILE).is_file()))
@@ -71,7 +71,7 @@ def set_up(study: Study, folder: Path, on_cluster: bool = False) -> tuple[list[S
 def _write(study: Study, source: SourceDataset, split: Split, ids: DatasetIds, folder: Path) -> None:
     """Write everything but the table of jobs: what the study is, its datasets and its test cases."""
     make_folders(folder)
-    write_json(folder / STUDY_FILE, {**described(study), "earlier_arms": _earlier_arms(study, folder)})
+    write_json(folder / STUDY_FILE, {**study_content(study), "earlier_arms": _earlier_arms(study, folder)})
     write_json(folder / SPLIT_FILE, split.to_json())
     write_json(folder / IDS_FILE, ids.known)
     for subset in dict.fromkeys(s for run in runs_of(study) for s in (run.subset, run.generator_subset)):
@@ -79,7 +79,7 @@ def _write(study: Study, source: SourceDataset, split: Split, ids: DatasetIds, f
     write_test_cases(source, split, folder)
 
 
-def described(study: Study) -> dict[str, Any]:
+def study_content(study: Study) -> dict[str, Any]:
     """The resolved study and the versions it was set up with, as plain JSON."""
     versions = {"nnunet-sbldm": __version__, "python": platform.python_version(), **{p: version(p) for p in VERSIONED}}
     return {"study": study.to_json(), "fixed": study.fixed(), "versions": versions}
@@ -94,13 +94,13 @@ def refuse_other_study(study: Study, folder: Path) -> None:
         if foreign:
             raise UserError(f"{folder} holds other files ({foreign[0]}); give a new or empty folder with -o.")
         return
-    old, new = read_json(folder / STUDY_FILE), described(study)
+    old, new = read_json(folder / STUDY_FILE), study_content(study)
     changed = [k for k, v in new["fixed"].items() if old["fixed"].get(k) != v]
     unset = {f.name: f.default for f in fields(Arm)}  # an older version may not have known all keys
     arms = {a["name"]: {**unset, **a} for a in [*old.get("earlier_arms", ()), *old["study"]["arms"]]}
     changed += [f"arm {a['name']}" for a in new["study"]["arms"] if arms.get(a["name"], a) != a]
     if changed:
-        raise UserError(f"{folder} holds this study with other {', '.join(changed[:MAX_NAMED])}; choose a new folder with -o "
+        raise UserError(f"{folder} holds this study with other {named(changed)}; choose a new folder with -o "
                         "(arms, num_cases, folds and seeds may be added in this one).")
 
 

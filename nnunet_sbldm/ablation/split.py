@@ -17,6 +17,7 @@ import numpy as np
 
 from nnunet_sbldm.ablation.study import PHANTOM, TEST_FOLDER, Study
 from nnunet_sbldm.common.files import copy_file, read_json, write_json
+from nnunet_sbldm.common.text import named
 from nnunet_sbldm.data.cases import whole_labels
 from nnunet_sbldm.data.formats import geometry_of, side_files
 from nnunet_sbldm.data.groups import read_groups
@@ -25,7 +26,6 @@ from nnunet_sbldm.data.phantom import write_phantom_dataset
 from nnunet_sbldm.data.splits import NUM_CROSS_VALIDATION_FOLDS
 from nnunet_sbldm.types import Case, UserError
 
-MAX_NAMED = 10
 TEST_IMAGES, TEST_LABELS = "test/imagesTs", "test/labelsTs"
 
 
@@ -124,7 +124,7 @@ class Split:
 # --- the source ----------------------------------------------------------------------------------------------------
 
 
-def open_source(study: Study, folder: Path) -> SourceDataset:
+def open_source_dataset(study: Study, folder: Path) -> SourceDataset:
     """The study's dataset in ``nnUNet_raw``; the phantom is written into ``folder`` if it is not there with as many cases.
 
     Raises:
@@ -245,12 +245,6 @@ def _test_cases(study: Study, source: SourceDataset, by_patient: Mapping[str, Se
 def _ordered(free: Sequence[str], by_patient: Mapping[str, Sequence[str]], seed: int, draw: int) -> tuple[str, ...]:
     order = np.random.default_rng([seed, 1 + draw]).permutation(len(free))
     return tuple(c for i in order for c in by_patient[sorted(free)[i]])
-
-
-def named(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

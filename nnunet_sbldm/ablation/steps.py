@@ -61,7 +61,7 @@ def _base_configuration(planned: Mapping[str, Any], base: Mapping[str, Any]) -> 
 
 
 _NETWORKS = {"half": half_network, "small": small_network}
-"""Networks of ``TrainingSettings`` other than the planned one, from the planned one's keywords."""
+"""Networks of ``StudyTraining`` other than the planned one, from the planned one's keywords."""
 
 
 def _refuse_odd_patch(patch_size: Sequence[int] | None, strides: Sequence[Sequence[int]]) -> None:

@@ -10,11 +10,11 @@ from pydantic.dataclasses import dataclass
 from nnunet_sbldm.ablation.arms import Arm
 from nnunet_sbldm.ablation.settings import (
     Count,
-    EvaluationSettings,
     GeneratorSettings,
     RunSettings,
+    StudyEvaluation,
+    StudyTraining,
     Text,
-    TrainingSettings,
     Whole,
 )
 from nnunet_sbldm.common.validation import FILE, Different, MustBe, OneOrSeveral, text
@@ -67,9 +67,9 @@ class Study:
     split_seed: Whole = 0
     groups: Annotated[Text, MustBe("a JSON file, case id to patient")] | None = None
     num_phantom_cases: Count = 24
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    training: StudyTraining = Field(default_factory=StudyTraining)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
-    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    evaluation: StudyEvaluation = Field(default_factory=StudyEvaluation)
     run: RunSettings = Field(default_factory=RunSettings)
 
     def to_json(self) -> dict[str, Any]:

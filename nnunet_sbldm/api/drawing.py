@@ -19,7 +19,7 @@ from nnunet_sbldm.common.pictures import Panel
 from nnunet_sbldm.editing.edit import EditedDraw
 from nnunet_sbldm.editing.maker import EditedCases
 from nnunet_sbldm.editing.samples import edit_panels
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import WholeCases, commonest_reasons, is_unfit, judged_draws
 from nnunet_sbldm.generator.checkpoint import SBLDMModel
 from nnunet_sbldm.generator.nearest import NearestRealCase
@@ -84,7 +84,7 @@ class Drawer:
     def _gated(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """The first accepted draw of every request, in their order."""
         settings, editing = self.settings, self.hosts.settings if self.hosts else None
-        job = Job(self.model.plan.fold, self.model, tuple(requests), editing)
+        job = ExpansionJob(self.model.plan.fold, self.model, tuple(requests), editing)
         real = self.hosts or self.real_cases
         production = ProductionSettings(settings.sampler, max_attempts=settings.max_attempts)
         accepted = {}

@@ -17,7 +17,7 @@ from nnunet_sbldm.data.paths import DEFAULT_CONFIGURATION, DEFAULT_PLANS, Fold, 
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.expansion.in_place import expand_in_place
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings
 from nnunet_sbldm.expansion.new_dataset import expanded_name, write_dataset
 from nnunet_sbldm.expansion.parts import Outcome
 from nnunet_sbldm.expansion.pool import fill_pool
@@ -86,7 +86,7 @@ class Expansion:
 
     dataset: NnunetDataset
     into: int | str
-    jobs: tuple[Job, ...]
+    jobs: tuple[ExpansionJob, ...]
     settings: ExpansionSettings = field(default_factory=ExpansionSettings)
 
     def run(self) -> Outcome:
@@ -164,7 +164,7 @@ def _new_id(into: int | str) -> int:
     raise UserError(f"A dataset is expanded into a new one, whose id is given, into {POOL!r}, or {IN_PLACE!r}; got {into!r}.")
 
 
-def _warn(dataset: NnunetDataset, job: Job) -> None:
+def _warn(dataset: NnunetDataset, job: ExpansionJob) -> None:
     """Say what is unusual about a job: few real cases, or values outside the training range."""
     said = [f"fold {job.fold}: {w}" for w in range_warnings(job.model.plan, [r.asked for r in job.requests])]
     if (num_real := len(fold_cases(dataset, job.fold)[0])) < FEW_CASES:

@@ -36,7 +36,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": table_cell, "number": number, "range": number_range}
+    environment.filters |= {"cell": table_cell, "number": readable, "range": number_range}
     return environment
 
 
@@ -55,7 +55,7 @@ def table_cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def number(value: float | None) -> str:
+def readable(value: float | None) -> str:
     """Three digits; empty for None."""
     return "" if value is None else f"{value:.3g}"
 

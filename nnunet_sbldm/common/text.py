@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MAX_CASES_NAMED = 10
+MAX_NAMED = 10
 
 
-def named(case_ids: Sequence[str]) -> str:
-    """Case ids for a sentence: the first ten, and how many more there are."""
-    more = f" and {len(case_ids) - MAX_CASES_NAMED} more" if len(case_ids) > MAX_CASES_NAMED else ""
-    return ", ".join(case_ids[:MAX_CASES_NAMED]) + more
+def named(names: Sequence[str], most: int = MAX_NAMED) -> str:
+    """Names for a sentence: the first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

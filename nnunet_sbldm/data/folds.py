@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nnunet_sbldm.common.text import named
 from nnunet_sbldm.types import UserError
 
 MAX_CASES_NAMED = 20
@@ -166,10 +167,9 @@ def refuse_leaks(seen: Iterable[CaseFingerprint], validation: Iterable[CaseFinge
     """Raise a :class:`UserError` that names the offending cases if the generator has seen ``validation``."""
     leaks = find_leaks(seen, validation)
     if leaks:
-        named = ", ".join(str(leak) for leak in leaks[:MAX_CASES_NAMED])
-        more = f" and {len(leaks) - MAX_CASES_NAMED} more" if len(leaks) > MAX_CASES_NAMED else ""
+        listed = named([str(leak) for leak in leaks], MAX_CASES_NAMED)
         raise UserError(
-            f"Fold {fold}: the generator was trained on {len(leaks)} of this fold's validation cases: {named}{more}. "
+            f"Fold {fold}: the generator was trained on {len(leaks)} of this fold's validation cases: {listed}. "
             f"Its synthetic cases would leak them into training; train a generator for this fold (sbldm_train -f {fold})."
         )
 

@@ -6,11 +6,12 @@ fold rule treats two scans of one patient as one case.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_sbldm.common.files import read_json, read_user_json, write_json
+from nnunet_sbldm.common.text import named
 from nnunet_sbldm.data.folds import MAX_CASES_NAMED, CaseFingerprint, with_groups
 from nnunet_sbldm.types import UserError
 
@@ -47,9 +48,11 @@ def remember_groups(dataset: NnunetDataset, file: Path) -> dict[str, str]:
     real = set(dataset.real_case_ids)
     unknown, missing = sorted(groups.keys() - real), sorted(real - groups.keys())
     if unknown:
-        raise UserError(f"-groups {file} names {_named(unknown)}, which {dataset.name} does not have as real cases.")
+        listed = named(unknown, MAX_CASES_NAMED)
+        raise UserError(f"-groups {file} names {listed}, which {dataset.name} does not have as real cases.")
     if missing:
-        raise UserError(f"-groups {file} gives no patient for {_named(missing)}; it must name every real case of {dataset.name}.")
+        listed = named(missing, MAX_CASES_NAMED)
+        raise UserError(f"-groups {file} gives no patient for {listed}; it must name every real case of {dataset.name}.")
     if groups != remembered_groups(dataset.preprocessed):
         write_json(groups_file(dataset.preprocessed), groups)
     return groups
@@ -81,8 +84,3 @@ def group_of(case_id: str, groups: dict[str, str], dataset_name: str) -> str:
             f"Case {case_id} of {dataset_name} is in no patient group, though others are: give -groups again, with every case."
         )
     return groups.get(case_id, "")
-
-
-def _named(case_ids: Sequence[str]) -> str:
-    more = f" and {len(case_ids) - MAX_CASES_NAMED} more" if len(case_ids) > MAX_CASES_NAMED else ""
-    return ", ".join(case_ids[:MAX_CASES_NAMED]) + more

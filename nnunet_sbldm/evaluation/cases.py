@@ -13,7 +13,7 @@ from nnunet_sbldm.data.folds import find_leaks, names_of
 from nnunet_sbldm.data.groups import with_remembered_groups
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.evaluation.case_set import CaseSet
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import commonest_reasons, judged_draws
 from nnunet_sbldm.generator.checkpoint import SBLDMModel, refuse_mismatch
 from nnunet_sbldm.generator.nearest import NearestRealCase
@@ -163,7 +163,7 @@ def make_cases(
     """
     model = real.model
     settings = ProductionSettings(sampler, use_gate=True, max_attempts=MAX_ATTEMPTS if use_gate else 1)
-    job, tally = Job(model.plan.fold, model, tuple(requests)), Tally()
+    job, tally = ExpansionJob(model.plan.fold, model, tuple(requests)), Tally()
     records: dict[str, SyntheticRecord] = {}
     draws: list[SyntheticRecord] = []
     for drawn, record in judged_draws(job, requests, real, settings, tally):

@@ -16,7 +16,7 @@ from nnunet_sbldm.data.paths import nnunet_folder, planning_command, undo_comman
 from nnunet_sbldm.data.splits import SPLITS, splits_of
 from nnunet_sbldm.expansion.destinations import RawDestination, views_of
 from nnunet_sbldm.expansion.installed import Installed, copy_ground_truth, expanded_splits, index_of
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings
 from nnunet_sbldm.expansion.parts import Outcome, finished, giving_up_if_unfit, installed_by, produce_all, request_of
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.expansion.prepare import check_disk, estimate_bytes, undecided
@@ -207,7 +207,7 @@ def _remove_empty(folder: Path) -> bool:
 
 
 def expand_in_place(
-    dataset: NnunetDataset, jobs: Sequence[Job], configurations: Sequence[str], settings: ProductionSettings
+    dataset: NnunetDataset, jobs: Sequence[ExpansionJob], configurations: Sequence[str], settings: ProductionSettings
 ) -> Outcome:
     """Add synthetic cases to the raw and preprocessed folders of the dataset itself; :func:`undo` takes them out again."""
     views = views_of(dataset, configurations)
@@ -235,7 +235,7 @@ def expand_in_place(
     return finished(outcome, installed)
 
 
-def refuse_in_place(jobs: Sequence[Job], views: Sequence[NnunetDataset]) -> None:
+def refuse_in_place(jobs: Sequence[ExpansionJob], views: Sequence[NnunetDataset]) -> None:
     """Refuse what an in-place expansion would break, for the splits of a dataset are those of all its configurations.
 
     Raises:

@@ -26,7 +26,7 @@ ROUNDING = ("batch_size", "precision")
 
 
 @dataclass(frozen=True)
-class Job:
+class ExpansionJob:
     """The synthetic cases to make for one fold.
 
     Attributes:
@@ -98,21 +98,21 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def is_decided(request: Request, job: Job, settings: ProductionSettings, destination: Destination) -> bool:
+def is_decided(request: Request, job: ExpansionJob, settings: ProductionSettings, destination: Destination) -> bool:
     """Whether this very request was accepted or given up before."""
     return is_accepted(request, job, settings, destination) or _is_recorded(
         request, job, settings, rejected_folders(destination)
     )
 
 
-def is_accepted(request: Request, job: Job, settings: ProductionSettings, destination: Destination) -> bool:
+def is_accepted(request: Request, job: ExpansionJob, settings: ProductionSettings, destination: Destination) -> bool:
     """Whether the case of this very request is written, and all of its files are there."""
     return _is_recorded(request, job, settings, destination.record_folders) and all(
         file.is_file() for file in destination.case_files(request.case_id)
     )
 
 
-def accepted_ids(job: Job, settings: ProductionSettings, destination: Destination) -> list[str]:
+def accepted_ids(job: ExpansionJob, settings: ProductionSettings, destination: Destination) -> list[str]:
     """Ids of the job's written cases, in order; every request of the job must be decided."""
     return [r.case_id for r in job.requests if is_accepted(r, job, settings, destination)]
 
@@ -122,7 +122,7 @@ def rejected_folders(destination: Destination) -> list[Path]:
     return [folder.parent / REJECTED for folder in destination.record_folders]
 
 
-def recorded(job: Job, settings: ProductionSettings, destination: Destination) -> Tally:
+def recorded(job: ExpansionJob, settings: ProductionSettings, destination: Destination) -> Tally:
     """Totals of earlier runs and other parts, over all requests of a job, by their records."""
     tally, (rejected, *_) = Tally(), rejected_folders(destination)
     for request in job.requests:
@@ -134,11 +134,11 @@ def recorded(job: Job, settings: ProductionSettings, destination: Destination) -
     return tally
 
 
-def _is_recorded(request: Request, job: Job, settings: ProductionSettings, folders: Sequence[Path]) -> bool:
+def _is_recorded(request: Request, job: ExpansionJob, settings: ProductionSettings, folders: Sequence[Path]) -> bool:
     return all(matches(folder / f"{request.case_id}.json", request, job, settings) for folder in folders)
 
 
-def matches(file: Path, request: Request, job: Job, settings: ProductionSettings) -> bool:
+def matches(file: Path, request: Request, job: ExpansionJob, settings: ProductionSettings) -> bool:
     """Whether a record is there, and of this very request."""
     if not file.is_file():
         return False

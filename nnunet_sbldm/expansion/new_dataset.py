@@ -21,7 +21,7 @@ from nnunet_sbldm.data.groups import groups_file
 from nnunet_sbldm.data.paths import nnunet_folder, number_of, title_of
 from nnunet_sbldm.expansion.destinations import RawDestination, views_of
 from nnunet_sbldm.expansion.installed import Installed, copy_ground_truth, expanded_splits, index_of
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings
 from nnunet_sbldm.expansion.parts import Outcome, finished, giving_up_if_unfit, installed_by, produce_all, request_of
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.expansion.prepare import check_disk, estimate_bytes, undecided
@@ -122,7 +122,11 @@ def _exists_raw_or_preprocessed(name: str) -> bool:
 
 
 def write_dataset(
-    dataset: NnunetDataset, jobs: Sequence[Job], target_id: int, configurations: Sequence[str], settings: ProductionSettings
+    dataset: NnunetDataset,
+    jobs: Sequence[ExpansionJob],
+    target_id: int,
+    configurations: Sequence[str],
+    settings: ProductionSettings,
 ) -> Outcome:
     """Write a new raw and preprocessed dataset: the real cases where they are, and the jobs' synthetic cases.
 

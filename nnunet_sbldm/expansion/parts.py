@@ -13,7 +13,7 @@ from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.data.paths import Fold
 from nnunet_sbldm.expansion.destinations import Destination, RawDestination
 from nnunet_sbldm.expansion.installed import Installed
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally, accepted_ids, recorded
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, Tally, accepted_ids, recorded
 from nnunet_sbldm.expansion.prepare import undecided
 from nnunet_sbldm.expansion.production import produce, refuse_unfit
 from nnunet_sbldm.types import UnfitGeneratorError
@@ -38,7 +38,7 @@ class Outcome:
 
 def produce_all(
     dataset: NnunetDataset,
-    jobs: Sequence[Job],
+    jobs: Sequence[ExpansionJob],
     destinations: Sequence[Destination],
     settings: ProductionSettings,
     folders: list[Path],
@@ -81,7 +81,7 @@ def giving_up_if_unfit(
         raise UnfitGeneratorError(f"{error} When all parts have ended, {remedy}.") from None
 
 
-def installed_by(jobs: Sequence[Job], destinations: Sequence[Destination], settings: ProductionSettings) -> Installed:
+def installed_by(jobs: Sequence[ExpansionJob], destinations: Sequence[Destination], settings: ProductionSettings) -> Installed:
     """What every job has had accepted; all of its requests must be decided."""
     pairs = zip(jobs, destinations, strict=True)
     return {job.fold: (accepted_ids(job, settings, d), job.source, job.model.seen) for job, d in pairs}
@@ -93,7 +93,7 @@ def finished(outcome: Outcome, installed: Installed) -> Outcome:
 
 
 def request_of(
-    dataset: NnunetDataset, jobs: Sequence[Job], configurations: Sequence[str], settings: ProductionSettings
+    dataset: NnunetDataset, jobs: Sequence[ExpansionJob], configurations: Sequence[str], settings: ProductionSettings
 ) -> dict[str, Any]:
     """What an expansion is asked to be; another one must not be mixed with it."""
     requests = {

@@ -9,7 +9,7 @@ from nnunet_sbldm.common.files import remove_leftovers
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.expansion.destinations import PoolDestination, views_of
 from nnunet_sbldm.expansion.installed import Installed, index_of
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, is_accepted, matches, rejected_folders
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, is_accepted, matches, rejected_folders
 from nnunet_sbldm.expansion.parts import Outcome, finished, installed_by, produce_all
 from nnunet_sbldm.expansion.prepare import check_disk, estimate_bytes, undecided
 from nnunet_sbldm.generator.records import INDEX_NAME, SyntheticIndex
@@ -26,7 +26,7 @@ def install_pool(destination: PoolDestination, installed: Installed) -> list[Pat
 
 
 def fill_pool(
-    dataset: NnunetDataset, jobs: Sequence[Job], configurations: Sequence[str], settings: ProductionSettings
+    dataset: NnunetDataset, jobs: Sequence[ExpansionJob], configurations: Sequence[str], settings: ProductionSettings
 ) -> Outcome:
     """Make the pool of every fold and configuration hold exactly what the jobs ask for.
 
@@ -50,7 +50,7 @@ def fill_pool(
     return finished(outcome, installed)
 
 
-def _clear_stale(job: Job, destination: PoolDestination, settings: ProductionSettings) -> None:
+def _clear_stale(job: ExpansionJob, destination: PoolDestination, settings: ProductionSettings) -> None:
     """Remove cases and records of other requests; the index is emptied first, so that no trainer reads a pool in between.
 
     It keeps the plans that the cases were preprocessed with until the last of them is gone.

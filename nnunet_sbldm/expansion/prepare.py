@@ -21,7 +21,7 @@ from nnunet_sbldm.editing.choices import EditSettings
 from nnunet_sbldm.editing.hosts import allowed_hosts
 from nnunet_sbldm.editing.planner import refuse_other_axes
 from nnunet_sbldm.expansion.destinations import Destination
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, is_decided
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, is_decided
 from nnunet_sbldm.generator.checkpoint import (
     SBLDMModel,
     generator_folder,
@@ -44,7 +44,7 @@ def plan_jobs(
     model: str | Path | None = None,
     preset: str | None = None,
     editing: EditSettings | None = None,
-) -> list[Job]:
+) -> list[ExpansionJob]:
     """Decide what to make for every fold, and refuse what must not be made.
 
     Args:
@@ -73,7 +73,7 @@ def plan_jobs(
             )
         loaded = replace(loaded, seen=with_remembered_groups(loaded.seen, dataset))
         requests = tuple(plan_requests(loaded.plan, fold, len(train), wanted, set(dataset.real_case_ids)))
-        job = edit_job(dataset, fold, loaded, requests, editing) if editing else Job(fold, loaded, requests)
+        job = edit_job(dataset, fold, loaded, requests, editing) if editing else ExpansionJob(fold, loaded, requests)
         refuse_leaks(job.model.seen, fingerprints_of(dataset, val).values(), fold)
         jobs.append(job)
     return jobs
@@ -96,7 +96,7 @@ def _generator_of(dataset: NnunetDataset, fold: Fold, model: str | Path | None, 
 
 def edit_job(
     dataset: NnunetDataset, fold: Fold, model: SBLDMModel, requests: tuple[Request, ...], editing: EditSettings
-) -> Job:
+) -> ExpansionJob:
     """A job that edits hosts of the fold; the fold rule counts its hosts as seen, whoever trained the generator.
 
     Raises:
@@ -105,10 +105,10 @@ def edit_job(
     refuse_other_axes(model, dataset)
     hosts = allowed_hosts(dataset, fold, editing.hosts)
     further = [c for c in fingerprints_of(dataset, hosts).values() if c not in model.seen]
-    return Job(fold, replace(model, seen=(*model.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
+    return ExpansionJob(fold, replace(model, seen=(*model.seen, *further)), requests, replace(editing, hosts=tuple(hosts)))
 
 
-def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], views: Sequence[NnunetDataset], with_raw: bool) -> int:
+def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[ExpansionJob], views: Sequence[NnunetDataset], with_raw: bool) -> int:
     """Estimate of the disk space that the jobs need: of whole cases uncompressed, of edits as much as the largest host has.
 
     Args:
@@ -122,7 +122,7 @@ def estimate_bytes(dataset: NnunetDataset, jobs: Sequence[Job], views: Sequence[
     return sum(len(job.requests) * per_case(dataset, job, place) for job in jobs for place in places)
 
 
-def _bytes_of_whole_case(_: NnunetDataset, job: Job, view: NnunetDataset | None) -> int:
+def _bytes_of_whole_case(_: NnunetDataset, job: ExpansionJob, view: NnunetDataset | None) -> int:
     """Preprocessed through a view, or raw, at the generator's spacing."""
     plan = job.model.plan
     spacing_mm = plan.grid.spacing_mm if view is None else view.config.spacing
@@ -130,7 +130,7 @@ def _bytes_of_whole_case(_: NnunetDataset, job: Job, view: NnunetDataset | None)
     return int(np.prod(plan.grid.shape) * np.prod(finer) * (len(plan.channel_names) * 4 + 2))
 
 
-def _bytes_of_edit(dataset: NnunetDataset, job: Job, view: NnunetDataset | None) -> int:
+def _bytes_of_edit(dataset: NnunetDataset, job: ExpansionJob, view: NnunetDataset | None) -> int:
     """The largest host's files, preprocessed through a view, or raw."""
 
     def files_of(host: str) -> list[Path]:
@@ -142,7 +142,7 @@ def _bytes_of_edit(dataset: NnunetDataset, job: Job, view: NnunetDataset | None)
     return max((sum(f.stat().st_size for f in files_of(host) if f.is_file()) for host in hosts), default=0)
 
 
-def undecided(job: Job, destination: Destination, settings: ProductionSettings) -> Job:
+def undecided(job: ExpansionJob, destination: Destination, settings: ProductionSettings) -> ExpansionJob:
     """The job with those of its requests that are still to be made."""
     return replace(job, requests=tuple(r for r in job.requests if not is_decided(r, job, settings, destination)))
 

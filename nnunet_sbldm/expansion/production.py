@@ -23,7 +23,7 @@ from nnunet_sbldm.editing.maker import EditedCases
 from nnunet_sbldm.expansion.destinations import Destination
 from nnunet_sbldm.expansion.ledger import (
     NO_ROOM,
-    Job,
+    ExpansionJob,
     ProductionSettings,
     Tally,
     is_decided,
@@ -46,7 +46,7 @@ MAX_REJECTED_SHARE = 0.5
 MAX_REASONS_NAMED = 3
 
 
-def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, destination: Destination) -> Tally:
+def produce(job: ExpansionJob, dataset: NnunetDataset, settings: ProductionSettings, destination: Destination) -> Tally:
     """Decide every request of this part that is not decided yet.
 
     Raises:
@@ -75,7 +75,7 @@ def produce(job: Job, dataset: NnunetDataset, settings: ProductionSettings, dest
     return tally
 
 
-def reference_of(job: Job, dataset: NnunetDataset) -> RealReference:
+def reference_of(job: ExpansionJob, dataset: NnunetDataset) -> RealReference:
     """What the draws of a job are compared with: the training cases, or for edits the hosts and their lesions."""
     if job.editing is None:
         return NearestRealCase(job.model, dataset)
@@ -83,7 +83,7 @@ def reference_of(job: Job, dataset: NnunetDataset) -> RealReference:
 
 
 def judged_draws(
-    job: Job, requests: Sequence[Request], reference: RealReference, settings: ProductionSettings, tally: Tally
+    job: ExpansionJob, requests: Sequence[Request], reference: RealReference, settings: ProductionSettings, tally: Tally
 ) -> Iterator[tuple[Draw | EditedDraw | None, SyntheticRecord]]:
     """Draw until every request is accepted or given up: every draw, with its record.
 
@@ -123,7 +123,7 @@ def judged_draws(
 
 
 def _judged(
-    record: SyntheticRecord, verdict: Mapping[str, Any], request: Request, job: Job, settings: ProductionSettings
+    record: SyntheticRecord, verdict: Mapping[str, Any], request: Request, job: ExpansionJob, settings: ProductionSettings
 ) -> SyntheticRecord:
     """The record with the gate's verdict and with what the production was asked."""
     record.gate.update(verdict)
@@ -131,7 +131,7 @@ def _judged(
     return replace(record, fold=job.fold)
 
 
-def _record_of_nothing(request: Request, job: Job, sampler: SamplerConfig) -> SyntheticRecord:
+def _record_of_nothing(request: Request, job: ExpansionJob, sampler: SamplerConfig) -> SyntheticRecord:
     """The record of a request that nothing was drawn for."""
     names, asked = job.model.plan.condition_scaling.names, dict(request.asked)
     return record_of(job.model, request, sampler, asked, as_vector(names, asked), as_vector(names, {}))
@@ -147,7 +147,7 @@ class _Maker(Protocol):
     def judge(self, drawn: Any, record: SyntheticRecord) -> Verdict: ...
 
 
-def _maker(job: Job, reference: RealReference) -> _Maker:
+def _maker(job: ExpansionJob, reference: RealReference) -> _Maker:
     return reference if isinstance(reference, EditedCases) else WholeCases(job.model, reference)
 
 
@@ -195,7 +195,7 @@ def commonest_reasons(tally: Tally) -> str:
     return ", ".join(f"{name} ({count} times)" for name, count in tally.reasons.most_common(MAX_REASONS_NAMED))
 
 
-def refuse_unfit(job: Job, tally: Tally) -> None:
+def refuse_unfit(job: ExpansionJob, tally: Tally) -> None:
     """Raise an :class:`UnfitGeneratorError` if the requests decided so far say so, of the generator or of what is asked."""
     if not is_unfit(tally, len(job.requests)):
         return
@@ -250,7 +250,7 @@ class Writers:
                 self._pool.shutdown(cancel_futures=True)
 
 
-def seconds_per_draw(job: Job, dataset: NnunetDataset, sampler: SamplerConfig) -> float:
+def seconds_per_draw(job: ExpansionJob, dataset: NnunetDataset, sampler: SamplerConfig) -> float:
     """Measured time of one draw, the second of two batches, so that start-up does not count."""
     requests = job.requests[: sampler.batch_size]
     reference = reference_of(job, dataset)

@@ -98,7 +98,7 @@ def paste(
 
 
 @dataclass(frozen=True)
-class Region:
+class PastedRegion:
     """A region of a donor and where in a host it goes.
 
     Attributes:
@@ -113,7 +113,7 @@ class Region:
     mask: NDArray[np.bool_]
     centre: tuple[float, ...]
 
-    def moved_into(self, donor_shape: Sequence[int], host_label: LabelArray) -> Region:
+    def moved_into(self, donor_shape: Sequence[int], host_label: LabelArray) -> PastedRegion:
         """The part of the region that fits into the host's anatomy, at the same relative place."""
         sources, targets, parts = [], [], []
         for box, centre, donor_size, host_size in zip(self.source, self.centre, donor_shape, host_label.shape, strict=True):
@@ -123,7 +123,7 @@ class Region:
             sources.append(slice(start - shift, stop - shift))
             parts.append(slice(start - shift - box.start, stop - shift - box.start))
         target = tuple(targets)
-        return Region(tuple(sources), target, self.mask[tuple(parts)] & (host_label[target] != OUTSIDE), self.centre)
+        return PastedRegion(tuple(sources), target, self.mask[tuple(parts)] & (host_label[target] != OUTSIDE), self.centre)
 
     def locations_after(self, donor: Mapping[Any, Any], host: Mapping[Any, Any]) -> ClassLocations:
         """Voxels to sample foreground from in the composite: the host's outside the region and the donor's inside it."""
@@ -145,7 +145,7 @@ class Region:
 
 def carve(
     label: LabelArray, level: float, spacing_mm: Sequence[float] = ISOTROPIC, ignore_label: int | None = None
-) -> Region:
+) -> PastedRegion:
     """The level set of the signed distance to a case's foreground; its target is its own place.
 
     Args:
@@ -163,7 +163,7 @@ def carve(
     depth = distance_transform_edt(np.pad(inside, 1), spacing_mm)[1:-1, 1:-1, 1:-1]
     signed = distance_transform_edt(~inside, spacing_mm) - depth
     centre = tuple((s.start + s.stop) / 2 for s in tight)
-    return Region(box, box, (signed <= level * depth.max()) & (label[box] != OUTSIDE), centre)
+    return PastedRegion(box, box, (signed <= level * depth.max()) & (label[box] != OUTSIDE), centre)
 
 
 def _points(locations: Mapping[Any, Any], key: Any) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import pytest
 from study_fixtures import ARMS
 
 from nnunet_sbldm.ablation.cases import CaseGroup, CaseRecord, record_cases, recorded_cases, refuse_content_leaks
-from nnunet_sbldm.ablation.split import SourceDataset, Split, open_source, split_cases
+from nnunet_sbldm.ablation.split import SourceDataset, Split, open_source_dataset, split_cases
 from nnunet_sbldm.ablation.study import Study
 from nnunet_sbldm.data.formats import write_case
 from nnunet_sbldm.types import Case, Geometry, UserError
@@ -16,7 +16,7 @@ from nnunet_sbldm.types import Case, Geometry, UserError
 
 def test_a_renamed_copy_of_a_test_case_is_a_leak(study_of, raw, tmp_path):
     study = study_of(test_cases=["phantom_000"], num_cases=[9])
-    source = open_source(study, tmp_path)
+    source = open_source_dataset(study, tmp_path)
     split = split_cases(study, source)
     refuse_content_leaks(study, split, record_cases(study, source, split, tmp_path / "clean"))
     copied = replace(source, case_files={**source.case_files, "phantom_005": source.case_files["phantom_000"]})

@@ -13,7 +13,7 @@ from nnunet_sbldm.ablation.report import write_study_report
 from nnunet_sbldm.ablation.runner import study_folder
 from nnunet_sbldm.ablation.runs import runs_of
 from nnunet_sbldm.ablation.setup import set_up
-from nnunet_sbldm.ablation.split import open_source
+from nnunet_sbldm.ablation.split import open_source_dataset
 from nnunet_sbldm.ablation.tables import NOT_MEASURED
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.types import UserError
@@ -83,7 +83,7 @@ def test_report_shows_what_training_and_test_cases_are_like(finished):
     split, groups = read_json(folder / "split.json"), read_json(folder / "report" / "results.json")["cases"]
     assert [g["name"] for g in groups] == ["test cases", "n = 2, fold 0", "n = 3, fold 0", "n = 4, fold 0"]
     assert [list(g["cases"]) for g in groups] == [split["test"], *(split["order"]["0"][:n] for n in (2, 3, 4))]
-    source = open_source(study, folder)
+    source = open_source_dataset(study, folder)
     for case_id, told in groups[0]["cases"].items():
         case = source.read(case_id)
         assert told["foreground_ml"] == pytest.approx((case.label > 0).sum() * np.prod(case.geometry.spacing_mm) / 1000)
@@ -205,7 +205,7 @@ def test_arms_with_a_generator_are_also_compared_with_copy_paste(finished):
     study, jobs, folder = finished
     study = replace(study, arms=(*study.arms, Arm("sbldm", "sbldm_25", 0.25)))
     jobs, _ = set_up(study, folder)
-    source = open_source(study, folder)
+    source = open_source_dataset(study, folder)
     for run in runs_of(study):
         if run.arm.kind == "sbldm":
             predict(run, source, folder)

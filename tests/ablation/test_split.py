@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_sbldm.ablation.split import SourceDataset, Subset, open_source, split_cases
+from nnunet_sbldm.ablation.split import SourceDataset, Subset, open_source_dataset, split_cases
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.types import UserError
 
@@ -42,14 +42,14 @@ def split_with(groups, seed, num_test):
 
 
 def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
-    source = open_source(study_of(), tmp_path)
+    source = open_source_dataset(study_of(), tmp_path)
     for content, message in (({"num_cases": 8}, "has 7 case.s. besides 3 test case.s.; the study asks for 8"),
                              ({"arms": ["real_only", {"oracle": {"num_cases": 9}}]}, "asks for 9"),
                              ({"num_cases": 7, "folds": [0, 1]}, "7 are all of them, the same in each of 2 folds"),
                              ({"test_cases": ["nobody"]}, "test_cases names nobody"),
                              ({"test_cases": "imagesTs"}, "holds no case")):
         with pytest.raises(UserError, match=message):
-            split_cases(study_of(**content), open_source(study_of(**content), tmp_path))
+            split_cases(study_of(**content), open_source_dataset(study_of(**content), tmp_path))
     groups = {c: "one" if c in ("phantom_000", "phantom_001") else c for c in source.case_files}
     write_json(tmp_path / "groups.json", groups)
     with pytest.raises(UserError, match="hold only some scans of one"):
@@ -57,16 +57,16 @@ def test_too_few_cases_and_unknown_ones(study_of, raw, tmp_path):
 
 
 def test_a_dataset_without_a_title_is_found_by_its_number_and_hidden_files_are_no_cases(study_of, raw, tmp_path):
-    cases = set(open_source(study_of(), tmp_path).case_files)
+    cases = set(open_source_dataset(study_of(), tmp_path).case_files)
     (raw / "imagesTr" / "._phantom_000_0000.nii.gz").write_bytes(b"left by macOS")
-    source = open_source(study_of(dataset=900), tmp_path)
+    source = open_source_dataset(study_of(dataset=900), tmp_path)
     assert (source.folder.name, set(source.case_files)) == (raw.name, cases)
     untitled = raw.rename(raw.with_name("Dataset900"))
-    assert open_source(study_of(dataset=900), tmp_path).folder == untitled
+    assert open_source_dataset(study_of(dataset=900), tmp_path).folder == untitled
 
 
 def test_a_mask_that_nnunet_would_misread_is_refused(study_of, raw, tmp_path):
-    source = open_source(study_of(), tmp_path)
+    source = open_source_dataset(study_of(), tmp_path)
     label = sitk.ReadImage(source.files("phantom_000")["label"])
     sitk.WriteImage(sitk.Cast(label, sitk.sitkFloat32) * 0.99999, source.files("phantom_000")["label"])
     with pytest.raises(UserError, match=r"phantom_000 of Dataset900_\w+ has values that are no whole numbers"):
@@ -82,9 +82,9 @@ def test_patients_of_imagests_are_not_trained_on(study_of, raw, tmp_path):
     study = study_of(test_cases="imagesTs", groups="groups.json")
     write_json(tmp_path / "groups.json", groups)
     with pytest.raises(UserError, match="hold only some scans of P0"):
-        split_cases(study, open_source(study, tmp_path))
+        split_cases(study, open_source_dataset(study, tmp_path))
     write_json(tmp_path / "groups.json", {**groups, "phantom_001": "P1"})
-    split = split_cases(study, open_source(study, tmp_path))
+    split = split_cases(study, open_source_dataset(study, tmp_path))
     assert split.test == ("phantom_000",)
     assert len(split.order[0]) == 9
     del groups["phantom_000"]
@@ -92,4 +92,4 @@ def test_patients_of_imagests_are_not_trained_on(study_of, raw, tmp_path):
                          ([1], "must hold an object")):
         write_json(tmp_path / "groups.json", bad)
         with pytest.raises(UserError, match=message):
-            split_cases(study, open_source(study, tmp_path))
+            split_cases(study, open_source_dataset(study, tmp_path))

@@ -29,7 +29,7 @@ def test_a_missing_value_is_an_error():
 
 def test_filters_of_the_model_card():
     assert pages.table_cell("a\n b | c") == r"a b \| c"
-    assert (pages.number(None), pages.number(0.12345)) == ("", "0.123")
+    assert (pages.readable(None), pages.readable(0.12345)) == ("", "0.123")
     assert pages.number_range([1.0, 3.0004]) == "1 to 3"
     assert pages.number_range([2.0, 2.0]) == "2"
 

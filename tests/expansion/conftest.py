@@ -5,7 +5,7 @@ from expansion_commands import expand
 
 from nnunet_sbldm.data.splits import fold_cases
 from nnunet_sbldm.expansion.destinations import PoolDestination, views_of
-from nnunet_sbldm.expansion.ledger import Job
+from nnunet_sbldm.expansion.ledger import ExpansionJob
 from nnunet_sbldm.generator.requests import ExpansionRequest, plan_requests
 
 
@@ -21,7 +21,7 @@ def destination(phantom_dataset):
 
 @pytest.fixture
 def job(generator, phantom_dataset):
-    return Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, ExpansionRequest(num_cases=6, seed=3), set())))
+    return ExpansionJob(0, generator, tuple(plan_requests(generator.plan, 0, 8, ExpansionRequest(num_cases=6, seed=3), set())))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nnunet_sbldm.cli.regenerate import regenerate_entry
 from nnunet_sbldm.common.files import write_json
 from nnunet_sbldm.dataset_conversion.expand_dataset import expand_entry
 from nnunet_sbldm.expansion import production
-from nnunet_sbldm.expansion.ledger import Job
+from nnunet_sbldm.expansion.ledger import ExpansionJob
 from nnunet_sbldm.expansion.places import expansion_folder
 from nnunet_sbldm.expansion.pool import fill_pool
 from nnunet_sbldm.expansion.regenerate import regenerate
@@ -76,7 +76,7 @@ def test_regeneration_finds_a_moved_generator_and_says_when_it_is_gone(phantom, 
 
 def test_cases_of_the_first_record_format_are_kept_and_can_be_made_again(generator, phantom_dataset, destination, monkeypatch):
     wanted = ExpansionRequest(num_cases=4, size_range_ml=(4.0, 60.0), seed=3)
-    job = Job(0, generator, tuple(plan_requests(generator.plan, 0, 8, wanted, set())))
+    job = ExpansionJob(0, generator, tuple(plan_requests(generator.plan, 0, 8, wanted, set())))
     distances = []
     monkeypatch.setattr(production, "judge", judge_by_seed(lambda d: distances.append(d) or len(distances) > 4))
     settings = replace(QUICK, sampler=replace(QUICK.sampler, max_corrections=0))

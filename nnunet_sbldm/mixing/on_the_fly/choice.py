@@ -74,7 +74,7 @@ def _checked_generator(run: TrainingRun, model: str | None) -> SBLDMModel:
 
 def _refuse_unlike(model: SBLDMModel, fold: TrainingFold) -> None:
     """Its cases must look like those of the dataset to nnU-Net."""
-    dataset = dataset_of(fold)
+    dataset = dataset_of_fold(fold)
     try:
         refuse_mismatch(model, dataset)
     except UserError as e:
@@ -85,7 +85,7 @@ def _refuse_unlike(model: SBLDMModel, fold: TrainingFold) -> None:
 
 def _checked_hosts(run: TrainingRun, model: SBLDMModel) -> list[str]:
     """The real training cases that may be edited: none that share a patient with a validation case."""
-    dataset, fold = dataset_of(run.fold), run.fold
+    dataset, fold = dataset_of_fold(run.fold), run.fold
     if dataset.raw == dataset.preprocessed or not (dataset.raw / "dataset.json").is_file():
         raise UserError(f"mode edit needs the raw files of the training cases, but there is no {dataset.name} in nnUNet_raw: put "
                         "it back, or set mode to generate (sbldm_configure).")
@@ -111,7 +111,7 @@ def _checked_threads() -> int:
     return int(text)
 
 
-def dataset_of(fold: TrainingFold) -> NnunetDataset:
+def dataset_of_fold(fold: TrainingFold) -> NnunetDataset:
     """The dataset of a training, through the configuration that nnU-Net preprocessed its cases with; raw files may be away."""
     name, plans = fold.preprocessed.name, fold.plans
     raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else fold.preprocessed

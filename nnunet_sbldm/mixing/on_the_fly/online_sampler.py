@@ -14,7 +14,7 @@ from nnunet_sbldm.common.seeds import case_seed
 from nnunet_sbldm.data.cases import preprocess_case
 from nnunet_sbldm.data.dataset import NnunetDataset
 from nnunet_sbldm.editing.choices import EditSettings
-from nnunet_sbldm.expansion.ledger import Job, ProductionSettings, Tally
+from nnunet_sbldm.expansion.ledger import ExpansionJob, ProductionSettings, Tally
 from nnunet_sbldm.expansion.production import commonest_reasons, is_unfit, judged_draws, reference_of
 from nnunet_sbldm.generator.checkpoint import load_model
 from nnunet_sbldm.generator.records import SyntheticRecord
@@ -47,7 +47,7 @@ class OnlineSampler:
         plan = model.plan
         real = replace(self._view, plans_name=plan.plans_name, configuration=plan.configuration) if job.compare else self._view
         editing = EditSettings(tuple(job.hosts)) if job.hosts else None
-        self._production = Job(job.fold, model, (), editing)
+        self._production = ExpansionJob(job.fold, model, (), editing)
         self._reference, self._tally, self._seed = reference_of(self._production, real), Tally(), job.seed
         sampler = replace(EDIT_SAMPLER if editing else SamplerConfig(), precision=best_precision(device.type))
         self._settings = ProductionSettings(sampler, job.use_gate)

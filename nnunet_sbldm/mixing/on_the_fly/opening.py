@@ -14,11 +14,11 @@ from nnunet_sbldm.data.dataset import preprocessing_hash
 from nnunet_sbldm.expansion.places import FOLDER
 from nnunet_sbldm.generator.card import licence_note
 from nnunet_sbldm.generator.records import TRACE_NAME
-from nnunet_sbldm.mixing.on_the_fly.choice import Choice, choose, dataset_of, is_of_dataset
+from nnunet_sbldm.mixing.on_the_fly.choice import Choice, choose, dataset_of_fold, is_of_dataset
 from nnunet_sbldm.mixing.on_the_fly.job import GeneratorJob
 from nnunet_sbldm.mixing.on_the_fly.ranks import share_ring
 from nnunet_sbldm.mixing.on_the_fly.ring import make_ring
-from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, OnTheFly
+from nnunet_sbldm.mixing.on_the_fly.source import FirstCases, OnTheFlySource
 from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor
 from nnunet_sbldm.types import UserError
 
@@ -36,7 +36,7 @@ RINGS = "on_the_fly"
 LOG_NAME = "sbldm_generator.log"
 
 
-def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool = True) -> OnTheFly:
+def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool = True) -> OnTheFlySource:
     """Check all that making cases during a training needs, and prepare it; called on every rank.
 
     Args:
@@ -53,7 +53,7 @@ def open_on_the_fly(run: TrainingRun, settings: MixingSettings, use_gate: bool =
     supervisor = _supervisor_of(_job_of(run, settings, choice, ring, use_gate), run) if run.local_rank == 0 else None
     first = FirstCases(settings.pool_size or POOL_SIZE, settings.wait_s or 0.0, choice.device.type == "cuda")
     maker = "; ".join(filter(None, (str(choice.model.folder), licence_note(choice.model.folder))))
-    return OnTheFly(ring, supervisor, f"cases made on the fly on {choice.device} by {maker}", first, run.log, held)
+    return OnTheFlySource(ring, supervisor, f"cases made on the fly on {choice.device} by {maker}", first, run.log, held)
 
 
 def _supervisor_of(job: GeneratorJob, run: TrainingRun) -> GeneratorSupervisor:
@@ -66,7 +66,7 @@ def _supervisor_of(job: GeneratorJob, run: TrainingRun) -> GeneratorSupervisor:
 
 
 def _job_of(run: TrainingRun, settings: MixingSettings, choice: Choice, ring: Path, use_gate: bool) -> GeneratorJob:
-    dataset, fold = dataset_of(run.fold), run.fold
+    dataset, fold = dataset_of_fold(run.fold), run.fold
     fields = ("name", "dataset_json", "plans_name", "configuration")
     folders = {"raw": str(dataset.raw), "preprocessed": str(dataset.preprocessed)}
     return GeneratorJob(

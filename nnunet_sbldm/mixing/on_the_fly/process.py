@@ -42,7 +42,7 @@ def main() -> int:
     end_with(job.trainer_pid)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    report = Report()
+    report = LineReporter()
     try:
         _generate(job, report)
     except Exception as e:  # the trainer says why, whatever it is
@@ -65,7 +65,7 @@ def _end_after(trainer_pid: int) -> None:
     os._exit(0)
 
 
-class Report:
+class LineReporter:
     """Tells the trainer of events on standard output, and sends what libraries print there to standard error.
 
     Attributes:
@@ -77,7 +77,7 @@ class Report:
         os.dup2(2, 1)
 
     def __call__(self, event: str, **details: object) -> None:
-        """Report one event."""
+        """LineReporter one event."""
         self.has_sampled |= event == SAMPLED
         os.write(self._channel, f"{json.dumps({'event': event, **details})}\n".encode())
 
@@ -101,7 +101,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def _generate(job: GeneratorJob, report: Report) -> None:
+def _generate(job: GeneratorJob, report: LineReporter) -> None:
     """Fill the ring, then replace what was drawn often enough; without end."""
     from nnunet_sbldm.mixing.on_the_fly.online_sampler import OnlineSampler
     from nnunet_sbldm.mixing.on_the_fly.ring import RingWriter
@@ -124,7 +124,7 @@ def _generate(job: GeneratorJob, report: Report) -> None:
         rest_until = time.monotonic() + (seconds * (1 / job.busy_share - 1) if ring.is_full else 0)
 
 
-def _persist(write: Callable[[], object], report: Report) -> None:
+def _persist(write: Callable[[], object], report: LineReporter) -> None:
     """Write, and again as long as the disk is full."""
     was_full = False
     while True:

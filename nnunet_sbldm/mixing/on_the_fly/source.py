@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from nnunet_sbldm.mixing.on_the_fly.ranks import num_ranks
 from nnunet_sbldm.mixing.on_the_fly.ring import DrawCounter, RingReader, corrupt_cases
-from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor, Progress
+from nnunet_sbldm.mixing.on_the_fly.supervisor import GeneratorSupervisor, SupervisorProgress
 from nnunet_sbldm.types import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class FirstCases:
     need_memory: bool = False
 
 
-class OnTheFly:
+class OnTheFlySource:
     """A source of synthetic cases for :class:`nnunet_sbldm.mixing.dataset.MixedDataset`; its pickled copies only read."""
 
     def __init__(
@@ -159,7 +159,7 @@ class OnTheFly:
             "reason": progress.reason,
         }
 
-    def _since_last_report(self, progress: Progress) -> dict[str, float]:
+    def _since_last_report(self, progress: SupervisorProgress) -> dict[str, float]:
         self._draws.refresh()
         counts = self._draws.counts
         totals = {name: value for name, value in asdict(progress).items() if name in ("made", "rejected", "seconds")}

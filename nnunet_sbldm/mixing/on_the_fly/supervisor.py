@@ -27,7 +27,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 @dataclass
-class Progress:
+class SupervisorProgress:
     """What the generator process has done so far.
 
     Attributes:
@@ -64,7 +64,7 @@ class GeneratorSupervisor:
         self._failure: tuple[str, bool] | None = None
         self._notices: list[str] = []
         self._said: set[str] = set()
-        self.progress, self.is_over = Progress(), False
+        self.progress, self.is_over = SupervisorProgress(), False
 
     @property
     def has_started(self) -> bool:
