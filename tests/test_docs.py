@@ -1,5 +1,6 @@
 """The documentation: links lead somewhere, commands parse, pages that follow from the code are what the code says."""
 
+import argparse
 import ast
 import csv
 import importlib.util
@@ -223,3 +224,26 @@ def test_every_folder_of_results_says_what_it_shows_and_is_listed():
     for folder in folders:
         text = (folder / "README.md").read_text()
         assert all(f"**{word}:**" in text for word in ("Run", "Seen", "Means")), folder.name
+
+
+def defaults_that_lie(parser):
+    """Options whose help names another default than the parser has."""
+    for action in parser._actions:
+        said = re.search(r"Default: ([\w.+-]+(?: [\w.]+)*)", action.help or "")
+        if said is None or action.default is None or isinstance(action.default, bool):
+            continue
+        values = action.default if isinstance(action.default, list | tuple) else [action.default]
+        wanted = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        if said[1].rstrip(".") != wanted:
+            yield f"{action.option_strings[0]}: help says {said[1]}, the parser {wanted}"
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_defaults_in_help_are_those_of_the_parser(command):
+    assert list(defaults_that_lie(PARSERS[command])) == []
+
+
+def test_a_default_that_lies_is_found():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-mode", default="edit", help="[OPTIONAL] what to do. Default: generate")
+    assert list(defaults_that_lie(parser)) == ["-mode: help says generate, the parser edit"]

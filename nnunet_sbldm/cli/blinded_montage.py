@@ -9,7 +9,6 @@ from pathlib import Path
 from nnunet_sbldm.cli.edit_options import edit_arguments, edit_sampler_of, editing_of, host_dataset_arguments
 from nnunet_sbldm.cli.options import announce_licence, device_argument, model_argument, sampler_arguments
 from nnunet_sbldm.common.commands import Parser, count, run
-from nnunet_sbldm.types import UserError
 
 
 def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
@@ -21,11 +20,10 @@ def blinded_montage_entry(argv: Sequence[str] | None = None) -> None:
     model_argument(parser)
     parser.add_argument("-o", required=True, type=Path, metavar="DIR", help="[REQUIRED] output folder")
     parser.add_argument("-n", type=count, default=20, help="[OPTIONAL] number of edited and of real cases. Default: 20")
-    edit_arguments(parser)
+    edit_arguments(parser, modes=("edit",))
     host_dataset_arguments(parser)
     sampler_arguments(parser)
     device_argument(parser)
-    parser.set_defaults(mode="edit")
     args = parser.parse_args(argv)
     run(lambda: _blinded_montage(args))
 
@@ -37,8 +35,7 @@ def _blinded_montage(args: argparse.Namespace) -> None:
     from nnunet_sbldm.evaluation.blinded_montage import write_blinded_montage
 
     editing = editing_of(args)
-    if editing is None:
-        raise UserError("The blinded montage shows edits; leave out -mode generate.")
+    assert editing is not None  # the only mode
     model = SBLDM.load(args.m, args.device)
     announce_licence(model.folder)
     sampler, dataset = edit_sampler_of(args, model.device.type), dataset_of(model.trained, args.d, args.p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from nnunet_sbldm.ldm.config import SamplerConfig
 
 
-def edit_arguments(parser: argparse.ArgumentParser) -> None:
-    """``-mode``, ``-kind``, ``-hosts``, ``-deformation`` and ``--no_mirror``."""
+def edit_arguments(parser: argparse.ArgumentParser, modes: Sequence[str] = MODES) -> None:
+    """``-mode``, ``-kind``, ``-hosts``, ``-deformation`` and ``--no_mirror``; the first of the modes is the default."""
     group = parser.add_argument_group("edit mode")
     group.add_argument(
         "-mode",
-        choices=MODES,
-        default=MODES[0],
-        help="[OPTIONAL] generate whole cases, or edit lesions of real training cases (hosts). Default: generate",
+        choices=modes,
+        default=modes[0],
+        help=f"[OPTIONAL] generate whole cases, or edit lesions of real training cases (hosts). Default: {modes[0]}",
     )
     group.add_argument(
         "-kind", nargs="+", metavar="KIND", help="[OPTIONAL] replace, add, remove: each case draws one. Default: replace add"
