@@ -20,8 +20,9 @@ from nnunet_sbldm.api.samples import MAX_CASES_SHOWN, MONTAGE, montage_of
 from nnunet_sbldm.common.files import read_json, write_json
 from nnunet_sbldm.common.pictures import save_figure
 from nnunet_sbldm.data.formats import geometry_of
-from nnunet_sbldm.expansion.ledger import REJECTED, ROUNDING
-from nnunet_sbldm.types import Case, UnfitGeneratorError, UserError
+from nnunet_sbldm.expansion.ledger import NO_ROOM, REJECTED, ROUNDING
+from nnunet_sbldm.quality.gate import rules_of
+from nnunet_sbldm.types import Case, NoRoomError, UnfitGeneratorError, UserError
 
 REQUEST = "samples.json"
 
@@ -43,6 +44,7 @@ class SampleFolder:
 
         Raises:
             UserError: the folder holds samples that were asked for otherwise, or that do not say what was asked.
+            NoRoomError: no host has room for any edit that is asked for.
             UnfitGeneratorError: the quality gate gave up more than half of ten cases or more, or all.
         """
         self._claim()
@@ -60,10 +62,7 @@ class SampleFolder:
                 record.save(self.folder / REJECTED)
         shown = self.case_ids[:MAX_CASES_SHOWN]
         if not shown:
-            raise UnfitGeneratorError(
-                f"The quality gate gave up every one of {settings.num_cases} case(s) of the SBLDM in {self.drawer.model.folder}; "
-                f"why is in {self.folder / REJECTED}. Choose another folder to take every first draw with --no_gate."
-            )
+            raise self._why_none(numbers)
         save_figure(montage_of([scenes.get(c) or self._scene(c) for c in shown]), self.montage)
 
     @property
@@ -109,6 +108,18 @@ class SampleFolder:
             "max_attempts": settings.max_attempts,
             "editing": hosts.settings.signature() if hosts else None,
         }
+
+    def _why_none(self, numbers: range) -> Exception:
+        """Why there is no sample at all."""
+        settings, model = self.drawer.settings, self.drawer.model
+        ids = (settings.request(model.plan, n).case_id for n in numbers)
+        verdicts = [read_json(self.folder / REJECTED / f"{c}.json")["gate"] for c in ids]
+        if all(rules_of(verdict) == [NO_ROOM] for verdict in verdicts):
+            return NoRoomError(verdicts[0]["reasons"][0])
+        return UnfitGeneratorError(
+            f"The quality gate gave up every one of {len(verdicts)} case(s) of the SBLDM in {model.folder}; why is in "
+            f"{self.folder / REJECTED}. Choose another folder to take every first draw with --no_gate."
+        )
 
     def _is_decided(self, case_id: str) -> bool:
         """Whether a case is written, or was given up; its record comes last."""

@@ -33,7 +33,10 @@ def test_sbldm_sample_writes_edits_with_their_records_and_a_picture(generator, t
     sample_entry(["-m", str(generator.folder), "-o", str(out), "-n", "2", "-steps", "2", "-device", "cpu", "-mode", "edit",
                       "-kind", "replace", "-hosts", "phantom_001", "--no_mirror", "--no_gate"])
     assert {p.name for p in out.iterdir()} == {
-        "montage.png", *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json"))}
+        "montage.png",
+        "samples.json",
+        *(f"sbldm_0000{i}{e}" for i in range(2) for e in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json")),
+    }
     record = read_json(out / "sbldm_00001.json")
     assert (record["edit"]["host"], record["edit"]["kind"]) == ("phantom_001", "replace")
     assert record["sampler"]["name"] == EDIT_SAMPLER.name
