@@ -77,7 +77,7 @@ def test_a_newcomer_samples_by_name_without_any_setting_or_dataset(bundled, tmp_
     assert str(tmp_path / "out" / "montage.png") in out
     names = {p.name for p in (tmp_path / "out").iterdir()}
     cases = {f"sbldm_0000{i}{end}" for i in (0, 1) for end in ("_0000.nii.gz", "_0001.nii.gz", ".nii.gz", ".json")}
-    assert names == {*cases, "montage.png"}
+    assert names == {*cases, "montage.png", "samples.json"}
     assert hash_tree(bundled) == before
 
 
