@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,9 @@ class SampleFolder:
             UnfitGeneratorError: the quality gate gave up more than half of ten cases or more, or all.
         """
         self._claim()
-        settings, plan = self.drawer.settings, self.drawer.model.plan
-        numbers = range(settings.num_cases)
         scenes: dict[str, Scene] = {}
         try:
-            for sample in self.drawer.draw(n for n in numbers if not self._is_decided(settings.request(plan, n).case_id)):
+            for sample in self.drawer.draw(n for n, c in enumerate(self.asked_ids) if not self._is_decided(c)):
                 sample.save(self.folder)
                 if len(scenes) < MAX_CASES_SHOWN:
                     scenes[sample.case_id] = sample.scene
@@ -62,7 +61,7 @@ class SampleFolder:
                 record.save(self.folder / REJECTED)
         shown = self.case_ids[:MAX_CASES_SHOWN]
         if not shown:
-            raise self._why_none(numbers)
+            raise self._why_none()
         save_figure(montage_of([scenes.get(c) or self._scene(c) for c in shown]), self.montage)
 
     @property
@@ -70,18 +69,21 @@ class SampleFolder:
         """The picture of the first few samples."""
         return self.folder / MONTAGE
 
+    @cached_property
+    def asked_ids(self) -> list[str]:
+        """Ids of all cases that are asked for, in order."""
+        settings, plan = self.drawer.settings, self.drawer.model.plan
+        return [settings.request(plan, n).case_id for n in range(settings.num_cases)]
+
     @property
     def case_ids(self) -> list[str]:
         """Ids of the samples that are there, in order."""
-        settings, plan = self.drawer.settings, self.drawer.model.plan
-        ids = (settings.request(plan, n).case_id for n in range(settings.num_cases))
-        return [c for c in ids if (self.folder / f"{c}.json").is_file()]
+        return [c for c in self.asked_ids if (self.folder / f"{c}.json").is_file()]
 
     @property
     def num_decided(self) -> int:
         """How many of the cases are there, or were given up."""
-        settings, plan = self.drawer.settings, self.drawer.model.plan
-        return sum(self._is_decided(settings.request(plan, n).case_id) for n in range(settings.num_cases))
+        return sum(map(self._is_decided, self.asked_ids))
 
     def _claim(self) -> None:
         """Note what is asked; another request must not be mixed with it."""
@@ -109,16 +111,14 @@ class SampleFolder:
             "editing": hosts.settings.signature() if hosts else None,
         }
 
-    def _why_none(self, numbers: range) -> Exception:
+    def _why_none(self) -> Exception:
         """Why there is no sample at all."""
-        settings, model = self.drawer.settings, self.drawer.model
-        ids = (settings.request(model.plan, n).case_id for n in numbers)
-        verdicts = [read_json(self.folder / REJECTED / f"{c}.json")["gate"] for c in ids]
+        verdicts = [read_json(self.folder / REJECTED / f"{c}.json")["gate"] for c in self.asked_ids]
         if all(rules_of(verdict) == [NO_ROOM] for verdict in verdicts):
             return NoRoomError(verdicts[0]["reasons"][0])
         return UnfitGeneratorError(
-            f"The quality gate gave up every one of {len(verdicts)} case(s) of the SBLDM in {model.folder}; why is in "
-            f"{self.folder / REJECTED}. Choose another folder to take every first draw with --no_gate."
+            f"The quality gate gave up every one of {len(verdicts)} case(s) of the SBLDM in {self.drawer.model.folder}; why is "
+            f"in {self.folder / REJECTED}. Choose another folder to take every first draw with --no_gate."
         )
 
     def _is_decided(self, case_id: str) -> bool:
